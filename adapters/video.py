@@ -1,0 +1,358 @@
+"""Frames of a video file or of a folder of images, as one uint8 array.
+
+A video model looks at a few frames spread over the whole video, so the reader gets the number of
+frames, picks the indices, and decodes those. Files go through decord, which seeks; PyAV takes
+over on platforms for which no decord wheel exists. Both convert with ffmpeg's swscale and both
+turn frames upright, so 8-bit video comes out bit for bit the same. (10-bit 4:2:0 does not: decord
+carries an older swscale, which interpolates chroma differently.) Two weaknesses of decord are
+covered here. It reads a truncated Matroska or AVI file to the point of the break and calls that
+the video; so the container's own sizes are checked against the file first. And in AVI, which
+stores no presentation times, it seeks to wrong frames when the stream has B-frames; so AVI is
+read from the start.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+Reader = Literal["auto", "decord", "av"]
+Container = Literal["mp4", "matroska", "avi", "other"]
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+class VideoError(ValueError):
+    """A video that cannot be read; the message is one line and names the file."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """Sampled frames of one video.
+
+    Attributes:
+        frames: [T, H, W, 3] uint8, RGB.
+        indices: [T] int64, the frame of the source that each one is.
+        timestamps_s: [T] float64, seconds since the first frame of the source; None where the
+            source has no clock (a folder of images).
+        fps: average frames a second of the source; None where it has no clock.
+        total_frames: frames of the source. Below the number asked for, all of them were taken.
+        source: the file or folder.
+    """
+
+    frames: np.ndarray
+    indices: np.ndarray
+    timestamps_s: np.ndarray | None
+    fps: float | None
+    total_frames: int
+    source: Path
+
+
+def sample_indices(total: int, n: int) -> np.ndarray:
+    """Indices of n frames spread evenly over a video, first and last included: ``linspace(0,
+    total - 1, n)``.
+
+    This is LLaVA-OneVision's published sampling; positions are cut to whole frames, not rounded.
+
+    Args:
+        total: frames of the video, >= 1.
+        n: frames wanted, >= 1. At least ``total``: every frame once.
+
+    Returns:
+        [min(n, total)] int64, ascending, without repeats.
+
+    Raises:
+        ValueError: ``total`` or ``n`` below 1.
+    """
+    if total < 1:
+        raise ValueError(f"total must be an integer >= 1, got {total}")
+    if n < 1:
+        raise ValueError(f"the number of frames must be an integer >= 1, got {n}")
+    if total <= n:
+        return np.arange(total, dtype=np.int64)
+    return np.linspace(0, total - 1, n).astype(np.int64)
+
+
+def read_video(source: str | Path, num_frames: int, *, reader: Reader = "auto") -> Video:
+    """Read ``num_frames`` frames, evenly spread, of a video file or of a folder of images.
+
+    Args:
+        source: a video file (mp4, mov, mkv, webm, avi and whatever else ffmpeg decodes), or a
+            folder whose png and jpg files are the frames, in natural order of their names (2.jpg
+            before 10.jpg).
+        num_frames: frames wanted, >= 1. A shorter source gives all of its frames.
+        reader: ``"decord"`` or ``"av"`` (PyAV) reads files with that library; ``"auto"`` takes
+            decord where it is installed.
+
+    Raises:
+        ValueError: ``num_frames`` below 1.
+        VideoError: no such file, not a video, no video stream, a truncated or damaged file, no
+            frames, a folder without images or with images of different sizes.
+        ImportError: the chosen library is not installed.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be an integer >= 1, got {num_frames}")
+    path = Path(source)
+    if path.is_dir():
+        return _read_folder(path, num_frames)
+    if not path.exists():
+        raise VideoError(f"{path}: no such file")
+    if not path.is_file():
+        raise VideoError(f"{path}: neither a file nor a folder")
+    try:
+        container = check_container(path)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if reader == "auto":
+        reader = "decord" if importlib.util.find_spec("decord") else "av"
+    if reader == "decord":
+        return _read_decord(path, num_frames, seekable=container != "avi")
+    return _read_av(path, num_frames)
+
+
+# ---- readers
+
+
+def _read_decord(path: Path, num_frames: int, *, seekable: bool) -> Video:
+    import decord
+
+    # Complaints reach the caller as exceptions; ffmpeg's own lines on stderr would only double
+    # them.
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        video = decord.VideoReader(str(path), ctx=decord.cpu(0))
+        total = len(video)
+    except (RuntimeError, decord.DECORDError) as error:
+        raise VideoError(_open_failure(path, "decord", error)) from error
+    if total == 0:
+        raise VideoError(f"{path}: the video stream has no frames")
+    indices = sample_indices(total, num_frames)
+    try:
+        fps = float(video.get_avg_fps())
+        if seekable:
+            frames = video.get_batch(indices).asnumpy()
+            starts_s = video.get_frame_timestamp(range(total))[:, 0].astype(np.float64)
+            timestamps_s = starts_s[indices] - starts_s[0]
+        else:
+            frames = np.stack(list(_decord_in_order(video, indices)))
+            timestamps_s = indices / fps
+    except (RuntimeError, StopIteration, decord.DECORDError) as error:
+        raise VideoError(_decode_failure(path, "decord", error)) from error
+    return Video(frames, indices, timestamps_s, fps, total, path)
+
+
+def _decord_in_order(video: Any, indices: np.ndarray) -> Iterator[np.ndarray]:
+    """The wanted frames by decoding every frame up to the last of them: right where neither
+    decord's seeking nor its skipping is."""
+    wanted = set(indices.tolist())
+    for position in range(int(indices[-1]) + 1):
+        frame = video.next()
+        if position in wanted:
+            yield frame.asnumpy()
+
+
+def _read_av(path: Path, num_frames: int) -> Video:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise VideoError(f"{path}: no video stream")
+            total = sum(1 for packet in container.demux(video=0) if packet.size)
+    except av.FFmpegError as error:
+        raise VideoError(_open_failure(path, "PyAV", error)) from error
+    if total == 0:
+        raise VideoError(f"{path}: the video stream has no frames")
+    indices = sample_indices(total, num_frames)
+    wanted = set(indices.tolist())
+    frames: list[np.ndarray] = []
+    times_s: list[float] = []
+    first_s = 0.0
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            fps = float(stream.average_rate or 0)
+            for position, frame in enumerate(container.decode(stream)):
+                time_s = float(frame.time or 0.0)
+                if position == 0:
+                    first_s = time_s
+                if position in wanted:
+                    upright = np.rot90(frame.to_ndarray(format="rgb24"), (frame.rotation // 90) % 4)
+                    frames.append(np.ascontiguousarray(upright))
+                    times_s.append(time_s - first_s)
+                if len(frames) == len(indices):
+                    break
+    except av.FFmpegError as error:
+        raise VideoError(_decode_failure(path, "PyAV", error)) from error
+    if len(frames) < len(indices):
+        raise VideoError(
+            f"{path}: truncated or damaged: frame {indices[len(frames)]} of {total}"
+            " cannot be decoded"
+        )
+    return Video(np.stack(frames), indices, np.array(times_s), fps, total, path)
+
+
+def _read_folder(path: Path, num_frames: int) -> Video:
+    images = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(images, key=_natural_key)
+    if not files:
+        raise VideoError(f"{path}: the folder has no images ({', '.join(IMAGE_SUFFIXES)})")
+    indices = sample_indices(len(files), num_frames)
+    frames: list[np.ndarray] = []
+    for index in indices:
+        try:
+            with Image.open(files[index]) as image:
+                frame = np.asarray(image.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise VideoError(f"{files[index]}: not a readable image: {_one_line(error)}") from error
+        if frames and frame.shape != frames[0].shape:
+            raise VideoError(
+                f"{files[index]}: {frame.shape[1]}x{frame.shape[0]} pixels, but the first frame of"
+                f" the folder has {frames[0].shape[1]}x{frames[0].shape[0]}"
+            )
+        frames.append(frame)
+    return Video(np.stack(frames), indices, None, None, len(files), path)
+
+
+def _natural_key(file: Path) -> tuple[list[tuple[bool, int, str]], str]:
+    """Digit runs compare as numbers; the name itself decides between 1.png and 01.png."""
+    parts = re.findall(r"\d+|\D+", file.name)
+    return [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts], file.name
+
+
+def _open_failure(path: Path, library: str, error: BaseException) -> str:
+    text = _one_line(error)
+    if "cannot find video stream" in text:  # decord's words
+        return f"{path}: no video stream"
+    return f"{path}: no frame can be decoded ({library}: {text})"
+
+
+def _decode_failure(path: Path, library: str, error: BaseException) -> str:
+    return f"{path}: truncated or damaged: decoding failed ({library}: {_one_line(error)})"
+
+
+def _one_line(error: BaseException) -> str:
+    """The first line of a decoder's message, without the source location in decord's."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", lines[0])
+
+
+# ---- is the file whole?
+
+_MP4_BOXES = frozenset(b"ftyp moov mdat free skip wide pnot moof mfra sidx styp uuid".split())
+_MATROSKA_SEGMENT_ID = 0x18538067
+
+
+def check_container(path: Path) -> Container:
+    """Which container a file is, by its first bytes, and whether it is as long as it says.
+
+    Returns:
+        ``"mp4"`` (also mov), ``"matroska"`` (also webm), ``"avi"``, or ``"other"`` for formats of
+        which only the signature is looked at.
+
+    Raises:
+        VideoError: an empty file, no known signature, or a container that ends before its
+            declared end.
+    """
+    file_bytes = path.stat().st_size
+    if file_bytes == 0:
+        raise VideoError(f"{path}: the file is empty")
+    with path.open("rb") as file:
+        head = file.read(189)
+        file.seek(0)
+        if head[4:8] in _MP4_BOXES:
+            _check_mp4(path, file, file_bytes)
+            return "mp4"
+        if head[:4] == b"\x1aE\xdf\xa3":
+            _check_matroska(path, file, file_bytes)
+            return "matroska"
+        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+            _check_avi(path, file, file_bytes)
+            return "avi"
+    mpeg_ts = head[0] == 0x47 and len(head) == 189 and head[188] == 0x47
+    if mpeg_ts or head.startswith((b"\0\0\1", b"\0\0\0\1", b"FLV", b"OggS", b"0&\xb2u", b"GIF8")):
+        return "other"
+    raise VideoError(
+        f"{path}: not a video file (no signature of mp4, mov, mkv, webm, avi, mpeg, flv, ogg, wmv"
+        " or gif)"
+    )
+
+
+def _truncated(path: Path, file_bytes: int, declared_bytes: int) -> VideoError:
+    return VideoError(
+        f"{path}: truncated: {file_bytes} bytes, but its container declares {declared_bytes}"
+    )
+
+
+def _check_mp4(path: Path, file: BinaryIO, file_bytes: int) -> None:
+    """Walk the top-level boxes: each must end inside the file, and one must be the index (moov)."""
+    position, has_index = 0, False
+    while position + 8 <= file_bytes:
+        file.seek(position)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        if kind not in _MP4_BOXES:
+            break  # trailing data of another tool: players ignore it too
+        if size == 1:
+            wide = file.read(8)
+            size = struct.unpack(">Q", wide)[0] if len(wide) == 8 else file_bytes + 1
+        elif size == 0:
+            size = file_bytes - position  # "up to the end of the file"
+        has_index |= kind == b"moov"
+        if size < 8 or position + size > file_bytes:
+            raise _truncated(path, file_bytes, position + size)
+        position += size
+    if not has_index:
+        raise VideoError(f"{path}: truncated or never finished: no index (moov box)")
+
+
+def _check_matroska(path: Path, file: BinaryIO, file_bytes: int) -> None:
+    """Walk from the EBML header to the segment, whose declared end must lie inside the file."""
+    position = 0
+    while position < file_bytes:
+        file.seek(position)
+        header = file.read(12)
+        id_bytes = _vint_bytes(header, 0)
+        size_bytes = _vint_bytes(header, id_bytes)
+        if not id_bytes or not size_bytes or id_bytes + size_bytes > len(header):
+            raise VideoError(f"{path}: damaged: no valid Matroska element at byte {position}")
+        element = int.from_bytes(header[:id_bytes], "big")
+        mask = (1 << (7 * size_bytes)) - 1
+        size = int.from_bytes(header[id_bytes : id_bytes + size_bytes], "big") & mask
+        end = position + id_bytes + size_bytes + size
+        if size == mask:
+            return  # unknown size: a live recording says nothing about its length
+        if end > file_bytes:
+            raise _truncated(path, file_bytes, end)
+        if element == _MATROSKA_SEGMENT_ID:
+            return
+        position = end
+    raise VideoError(f"{path}: truncated: the Matroska file ends before its segment")
+
+
+def _vint_bytes(data: bytes, offset: int) -> int:
+    """Length of the EBML variable-size integer that starts at ``offset``; 0 where there is none."""
+    if offset >= len(data) or data[offset] == 0:
+        return 0
+    return 9 - data[offset].bit_length()
+
+
+def _check_avi(path: Path, file: BinaryIO, file_bytes: int) -> None:
+    """Walk the RIFF chunks (large files have several): each must end inside the file."""
+    position = 0
+    while position + 8 <= file_bytes:
+        file.seek(position)
+        kind, size = struct.unpack("<4sI", file.read(8))
+        if kind != b"RIFF":
+            break
+        if position + 8 + size > file_bytes:
+            raise _truncated(path, file_bytes, position + 8 + size)
+        position += 8 + size + size % 2
