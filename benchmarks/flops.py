@@ -1,0 +1,104 @@
+"""How much arithmetic a prefill costs, from the sequence length of each decoder layer.
+
+Pure arithmetic on measured lengths; nothing is timed here. Counts are multiply-accumulates, which
+is what the PruneVid paper prints as FLOPs; ratios do not depend on that. Two forms:
+
+* ``paper``: ``4 n d^2 + 2 n^2 d + 2 n d m`` for a layer of width d and MLP width m on n tokens, as
+  in FastV and PruneVid: full-width keys and values, two MLP matrices, no vocabulary head.
+* ``exact``: ``2 n d^2 (1 + h_kv / h) + 2 n^2 d + 3 n d m`` with grouped-query attention and the
+  three matrices of a gated MLP, and the vocabulary head for the one row that is sampled.
+
+A method is a list of lengths, one a layer: the released PruneVid code prunes *after* layer index
+10, so eleven layers run at merged length and the others at kept length (``prunevid_lengths``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FlopsForm = Literal["paper", "exact"]
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The dimensions of a decoder that its arithmetic depends on."""
+
+    hidden_size: int
+    mlp_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    vocab_size: int
+
+    @classmethod
+    def from_text_config(cls, config: Any) -> DecoderShape:
+        """Read the dimensions from the text config of a transformers model."""
+        return cls(
+            hidden_size=config.hidden_size,
+            mlp_size=config.intermediate_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
+            vocab_size=config.vocab_size,
+        )
+
+
+VICUNA_7B = DecoderShape(4096, 11008, 32, 32, 32, 32064)  # PLLaVA 7B
+QWEN2_7B = DecoderShape(3584, 18944, 28, 28, 4, 152128)  # LLaVA-OneVision 7B
+
+
+def layer_macs(tokens: float, shape: DecoderShape, form: FlopsForm) -> float:
+    """Multiply-accumulates of one decoder layer on ``tokens`` tokens.
+
+    Raises:
+        ValueError: an unknown form.
+    """
+    n, d, m = tokens, shape.hidden_size, shape.mlp_size
+    if form == "paper":
+        return 4 * n * d**2 + 2 * n**2 * d + 2 * n * d * m
+    if form == "exact":
+        grouped = 1 + shape.num_kv_heads / shape.num_heads
+        return 2 * n * d**2 * grouped + 2 * n**2 * d + 3 * n * d * m
+    raise ValueError(f"form must be 'paper' or 'exact', got {form!r}")
+
+
+def prefill_macs(tokens_per_layer: Sequence[float], shape: DecoderShape, form: FlopsForm) -> float:
+    """Multiply-accumulates of a prefill that runs layer i on ``tokens_per_layer[i]`` tokens.
+
+    Raises:
+        ValueError: not one length a layer; an unknown form.
+    """
+    if len(tokens_per_layer) != shape.num_layers:
+        raise ValueError(
+            f"tokens_per_layer must have one length for each of the {shape.num_layers} layers,"
+            f" got {len(tokens_per_layer)}"
+        )
+    layers = sum(layer_macs(tokens, shape, form) for tokens in tokens_per_layer)
+    head = shape.hidden_size * shape.vocab_size if form == "exact" else 0
+    return layers + head
+
+
+def flops_ratio(
+    tokens_per_layer: Sequence[float], dense_tokens: float, shape: DecoderShape, form: FlopsForm
+) -> float:
+    """Arithmetic of a pruned prefill as a share of the dense one, on ``dense_tokens`` throughout.
+
+    Raises:
+        ValueError: not one length a layer; an unknown form.
+    """
+    dense = prefill_macs([dense_tokens] * shape.num_layers, shape, form)
+    return prefill_macs(tokens_per_layer, shape, form) / dense
+
+
+def prunevid_lengths(
+    merged_tokens: float, kept_tokens: float, text_tokens: int, *, layer: int, num_layers: int
+) -> list[float]:
+    """Tokens of each layer when visual tokens are dropped after layer index ``layer``.
+
+    Counts need not be whole: averages over a data set, as published, are not.
+    """
+    full = min(layer + 1, num_layers)
+    merged, kept = merged_tokens + text_tokens, kept_tokens + text_tokens
+    return [merged] * full + [kept] * (num_layers - full)
