@@ -1,8 +1,9 @@
 """Which folder is which package; everything else is in pyproject.toml.
 
-The folders ``adapters/`` and ``benchmarks/`` lie beside the core, so that the arrows between the three
-are visible in the tree, and are installed inside it, because plain top-level names would collide with
-other projects. The list is written out: ``tests/test_packaging.py`` fails when a folder is missing.
+The folders ``adapters/`` and ``benchmarks/`` lie beside the core, so that the arrows between the
+three are visible in the tree, and are installed inside it, because plain top-level names would
+collide with other projects. The list is written out, it probes nothing:
+``tests/test_packaging.py`` fails when a folder is missing from it.
 """
 
 from setuptools import setup

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Every check of the project: lint, format, the whole suite (types and the installed wheel are part
+# of it), and the model tests once more on the oldest transformers that is supported.
+# Options go to pytest: bash scripts/test.sh -k layering
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$root"
+
+oldest=5.17.0
+overlay=$venv/transformers-$oldest
+
+# It runs on the pinned versions of everything else, so it is one folder that goes before the
+# environment's own copy. Renamed into place when complete.
+if [[ ! -d $overlay ]]; then
+  echo "Installing transformers $oldest into $overlay ..." >&2
+  rm -rf "$overlay.part"
+  "$python" -m pip install --no-deps --target "$overlay.part" "transformers==$oldest" >&2
+  mv "$overlay.part" "$overlay"
+fi
+
+step() { printf '\n== %s\n' "$*"; }
+
+# Runs pytest on two processes; tests/test_environment.py fails on any other transformers than $1.
+suite() {
+  PRUNEVID_EXPECT_TRANSFORMERS=$1 "$python" -m pytest -n 2 --dist loadgroup "${@:2}"
+}
+
+step "ruff"
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+
+current=$("$python" -c 'from importlib.metadata import version; print(version("transformers"))')
+step "pytest, transformers $current"
+suite "$current" "$@"
+
+step "pytest, model tests, transformers $oldest"
+status=0
+PYTHONPATH=$overlay suite "$oldest" tests/test_environment.py tests/adapters tests/cli "$@" || status=$?
+# 5: the caller's options select none of these tests. Without options that is a failure.
+if [[ $status -ne 0 && ! ($status -eq 5 && $# -gt 0) ]]; then
+  exit "$status"
+fi

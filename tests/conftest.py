@@ -1,0 +1,38 @@
+"""For every test: no network, one thread a process, Triton's interpreter, poisoned memory.
+
+The environment is set before anything is imported, because OpenMP, huggingface-hub and
+``@triton.jit`` read it once, on import. A value that the caller has set stays.
+"""
+
+import os
+import sys
+
+if "triton" in sys.modules:
+    raise RuntimeError(
+        "triton was imported before tests/conftest.py could switch its interpreter on"
+    )
+os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# The same examples on every run and machine: a failure is a failure of the change at hand.
+settings.register_profile(
+    "prunevid",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("prunevid")
+
+# Fresh memory (torch.empty and its relatives) holds NaN or the largest integer, so that an output
+# that a kernel leaves unwritten shows, whatever the allocator hands out. torch fills it while
+# deterministic algorithms are on; warn_only, because an operation of a model that has no
+# deterministic form is not what is being tested.
+torch.use_deterministic_algorithms(True, warn_only=True)
+torch.utils.deterministic.fill_uninitialized_memory = True
