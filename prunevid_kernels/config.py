@@ -1,0 +1,131 @@
+"""What a pruning run is told: one frozen, validated record.
+
+Every number of the method lives here under the name the field uses for it, with the authors'
+published value as its default. A value that cannot mean anything is refused on construction, so
+nothing further down has to check it again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Literal
+
+ScoreMode = Literal["nope", "rope"]
+SelectionMode = Literal["grouped", "global"]
+
+
+def scaled_count(count: int, ratio: float) -> int:
+    """``int(count * ratio)``: the product in IEEE double precision, cut towards zero.
+
+    This is the rounding of the published method, and it is not the exact product's: ``100 * 0.29``
+    gives 28.
+    """
+    return int(count * ratio)
+
+
+@dataclass(frozen=True)
+class PruneVidConfig:
+    """Hyper-parameters of PruneVid (Huang et al., ACL Findings 2025,
+    https://arxiv.org/abs/2412.16117).
+
+    Args:
+        tau: static threshold. A patch position of a segment is static when the mean cosine over all
+            pairs of its frames is strictly greater. In (0, 1].
+        segment_ratio: frame clusters per frame, gamma in the paper. In (0, 1].
+        cluster_ratio: merged tokens per token of a clustered group, beta in the paper. In (0, 1].
+        keep_ratio: kept tokens per merged token in the selection, alpha in the paper. In (0, 1].
+        layer: 0-based decoder layer whose attention selects tokens. Layers ``0..layer`` run on all
+            merged tokens, the layers after it on the kept ones.
+        num_neighbors: size of the neighbourhood of the density estimate; a point counts as its own
+            neighbour. Fewer points than that: all of them.
+        min_cluster_tokens: groups of at most this many tokens are passed through unclustered.
+        score: ``"nope"`` scores with the un-rotated projections and no mask, as the authors'
+            released code does; ``"rope"`` uses the layer's ordinary causal attention, as the
+            paper's text says.
+        selection: ``"grouped"`` keeps ``int(size * keep_ratio)`` of every group, as the released
+            code does; ``"global"`` keeps the best ``int(V * keep_ratio)`` of the whole video.
+        budget: merged tokens a video, exactly: a count (int >= 1) or a fraction of ``T * N`` (float
+            in (0, 1]). ``None`` (threshold mode): whatever ``cluster_ratio`` gives.
+        merge: False skips the merging of tokens before the LLM (ablation).
+        select: False skips the selection inside the LLM (ablation).
+
+    Raises:
+        TypeError: a value of the wrong type; the message names the field, what was expected and
+        what came. ValueError: a value outside its range, likewise.
+    """
+
+    tau: float = 0.8
+    segment_ratio: float = 0.25
+    cluster_ratio: float = 0.5
+    keep_ratio: float = 0.4
+    layer: int = 10
+    num_neighbors: int = 7
+    min_cluster_tokens: int = 14
+    score: ScoreMode = "nope"
+    selection: SelectionMode = "grouped"
+    budget: int | float | None = None
+    merge: bool = True
+    select: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("tau", "segment_ratio", "cluster_ratio", "keep_ratio"):
+            _require_ratio(name, getattr(self, name))
+        _require_count("layer", self.layer, minimum=0)
+        _require_count("num_neighbors", self.num_neighbors, minimum=1)
+        _require_count("min_cluster_tokens", self.min_cluster_tokens, minimum=1)
+        _require_choice("score", self.score, ("nope", "rope"))
+        _require_choice("selection", self.selection, ("grouped", "global"))
+        for name in ("merge", "select"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.budget is not None:
+            if isinstance(self.budget, Integral) and not isinstance(self.budget, bool):
+                _require_count("budget", self.budget, minimum=1)
+            else:
+                _require_ratio("budget", self.budget)
+
+    @classmethod
+    def reference(cls, **overrides: Any) -> PruneVidConfig:
+        """The behaviour of the authors' released code: un-rotated scores, selection group by
+        group."""
+        return cls(**{"score": "nope", "selection": "grouped", **overrides})
+
+    @classmethod
+    def paper(cls, **overrides: Any) -> PruneVidConfig:
+        """The behaviour that the paper's text describes: causal attention scores, one global
+        top-k."""
+        return cls(**{"score": "rope", "selection": "global", **overrides})
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> PruneVidConfig:
+        """Build a config from parsed JSON or YAML.
+
+        Raises:
+            ValueError: an unknown key; the message lists the known ones.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"unknown config key {unknown[0]!r}; known keys: {', '.join(known)}")
+        return cls(**values)
+
+
+def _require_ratio(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number in (0, 1], got {value!r}")
+    if not (math.isfinite(value) and 0.0 < value <= 1.0):
+        raise ValueError(f"{name} must be in (0, 1], got {value!r}")
+
+
+def _require_count(name: str, value: object, *, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+
+
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

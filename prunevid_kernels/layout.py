@@ -1,0 +1,144 @@
+"""Where every token went: the record that the merge hands to the selection, to reports and to other
+stacks.
+
+A video of T frames with N tokens each is cut into segments. A *group* is either the static tokens
+of one segment or the dynamic tokens of one frame; the merged tokens of a group lie next to each
+other. Groups come in this order: the first segment's static group, then the dynamic group of each
+of its frames, then the second segment's, and so on. Groups may be empty; there are always ``S + T``
+of them for S segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The structure of one merged video of T frames, N tokens a frame, S segments, L merged tokens.
+
+    The four small fields are int64/bool tensors in host memory, so that reading them never waits
+    for a device; the other three lie on the device of the features.
+
+    Attributes:
+        segment_lengths: [S] frames of each segment, in time order; sums to T.
+        group_sizes: [S + T] merged tokens of each group; sums to L.
+        group_is_static: [S + T] bool.
+        group_segment: [S + T] segment that each group belongs to.
+        source_to_merged: [T, N] int64, the merged token that each source token is averaged into.
+        merged_anchor: [L] int64, flat index ``t * N + n`` of each merged token's first source
+        token. merged_count: [L] int64, source tokens of each merged token.
+    """
+
+    segment_lengths: Tensor
+    group_sizes: Tensor
+    group_is_static: Tensor
+    group_segment: Tensor
+    source_to_merged: Tensor
+    merged_anchor: Tensor
+    merged_count: Tensor
+
+    @property
+    def num_frames(self) -> int:
+        return self.source_to_merged.shape[0]
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.source_to_merged.shape[1]
+
+    @property
+    def num_segments(self) -> int:
+        return self.segment_lengths.shape[0]
+
+    @property
+    def num_merged(self) -> int:
+        return self.merged_anchor.shape[0]
+
+    def frame_segments(self) -> Tensor:
+        """[T] int64 in host memory: the segment of each frame."""
+        return torch.repeat_interleave(self.segment_lengths)
+
+    def merged_groups(self) -> Tensor:
+        """[L] int64 in host memory: the group of each merged token."""
+        return torch.repeat_interleave(self.group_sizes)
+
+    def static_sizes(self) -> Tensor:
+        """[S] merged static tokens of each segment, in host memory."""
+        return self.group_sizes[self.group_is_static]
+
+    def dynamic_sizes(self) -> Tensor:
+        """[S] merged dynamic tokens of each segment, all its frames together, in host memory."""
+        dynamic = ~self.group_is_static
+        sizes = torch.zeros_like(self.segment_lengths)
+        return sizes.index_add_(0, self.group_segment[dynamic], self.group_sizes[dynamic])
+
+    def static_mask(self) -> Tensor:
+        """[T, N] bool on the features' device: the source tokens that were merged over time."""
+        static = self.group_is_static[self.merged_groups()]
+        return static.to(self.source_to_merged.device)[self.source_to_merged]
+
+    @classmethod
+    def from_sizes(
+        cls,
+        segment_lengths: Tensor,
+        static_sizes: Tensor,
+        frame_sizes: Tensor,
+        *,
+        source_to_merged: Tensor,
+        merged_anchor: Tensor,
+        merged_count: Tensor,
+    ) -> TokenLayout:
+        """Put the groups into their order.
+
+        Args:
+            segment_lengths: [S] int64, host.
+            static_sizes: [S] int64, host: merged static tokens of each segment.
+            frame_sizes: [T] int64, host: merged dynamic tokens of each frame.
+            source_to_merged, merged_anchor, merged_count: as the attributes.
+        """
+        segments = torch.arange(len(segment_lengths))
+        segment_starts = segment_lengths.cumsum(0) - segment_lengths
+        frame_segments = torch.repeat_interleave(segments, segment_lengths)
+        static_slots = segment_starts + segments  # behind the earlier frames and static groups
+        frame_slots = torch.arange(len(frame_sizes)) + frame_segments + 1
+
+        num_groups = len(segment_lengths) + len(frame_sizes)
+        group_sizes = torch.empty(num_groups, dtype=torch.int64)
+        group_sizes[static_slots], group_sizes[frame_slots] = static_sizes, frame_sizes
+        group_segment = torch.empty(num_groups, dtype=torch.int64)
+        group_segment[static_slots], group_segment[frame_slots] = segments, frame_segments
+        group_is_static = torch.zeros(num_groups, dtype=torch.bool)
+        group_is_static[static_slots] = True
+        return cls(
+            segment_lengths=segment_lengths,
+            group_sizes=group_sizes,
+            group_is_static=group_is_static,
+            group_segment=group_segment,
+            source_to_merged=source_to_merged,
+            merged_anchor=merged_anchor,
+            merged_count=merged_count,
+        )
+
+    @classmethod
+    def identity(cls, num_frames: int, tokens_per_frame: int, device: torch.device) -> TokenLayout:
+        """The layout of an unmerged video: one segment, every token dynamic and alone."""
+        tokens = torch.arange(num_frames * tokens_per_frame, device=device)
+        return cls.from_sizes(
+            torch.tensor([num_frames]),
+            torch.tensor([0]),
+            torch.full((num_frames,), tokens_per_frame),
+            source_to_merged=tokens.view(num_frames, tokens_per_frame),
+            merged_anchor=tokens,
+            merged_count=torch.ones_like(tokens),
+        )
+
+
+@dataclass(frozen=True)
+class MergedVideo:
+    """The merged tokens [L, C] of one video, in the features' dtype, and how they came about."""
+
+    tokens: Tensor
+    layout: TokenLayout

@@ -1,0 +1,410 @@
+"""The whole method in eager PyTorch, in the order in which the data flows: the specification that
+runs.
+
+Read from top to bottom this is PruneVid (Huang et al., ACL Findings 2025). It is written to be read
+and to be compared against, on any device, not to be fast: it loops over segments and frames.
+
+Two things differ from the authors' released code, both on purpose:
+
+* That code adds random noise to densities to break ties. Here the lower index wins, so equal input
+gives equal
+  output: point ``j`` counts as denser than ``i`` when ``rho[j] > rho[i]``, or when they are equal
+      and ``j < i``.
+* All decisions are made in float32 (float64 for float64 input), whatever the dtype of the features;
+only the merged
+  tokens are rounded to it. The released code rounds every intermediate to the features' dtype.
+
+Where the released code fails or is undefined, this is the definition:
+
+==================================================  ============================================
+input                                               result
+==================================================  ============================================
+fewer points than neighbours (T < 7, say)           ``k = min(num_neighbors, n)``
+``int(T * segment_ratio) == 0``                     one cluster, hence one segment
+``int(n * cluster_ratio) == 0``, n large            one cluster
+T = 1                                               one segment, every token dynamic
+a segment of one frame                              every token dynamic
+a group of no token                                 no merged token
+features that are not finite                        ValueError naming video and first bad frame
+==================================================  ============================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prunevid_kernels.config import PruneVidConfig, scaled_count
+from prunevid_kernels.layout import MergedVideo, TokenLayout
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which decisions are made for features of ``dtype``."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+# ------------------------------------------------------------------------------------------------
+# Density-peak clustering, used on frames and on tokens
+# ------------------------------------------------------------------------------------------------
+
+
+class PointClusters(NamedTuple):
+    """Clusters of n points: labels [n] int64, centers [K] int64 by rank, density [n], score [n]."""
+
+    labels: Tensor
+    centers: Tensor
+    density: Tensor
+    score: Tensor
+
+
+def cluster_points(points: Tensor, num_clusters: int, num_neighbors: int) -> PointClusters:
+    """DPC-KNN (Du et al., 2016) of points [n, C] into ``num_clusters`` clusters, n >= num_clusters
+    >= 1.
+
+    The centres are the points of highest ``density * distance to the nearest denser point``, in
+    descending order; a centre's rank is its cluster's label. Every other point joins the nearest
+    centre.
+    """
+    n, channels = points.shape
+    points = points.to(compute_dtype(points.dtype))
+
+    # The exact form, not the expanded square: equal points get a distance of exactly 0, in any
+    # batch.
+    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = distance / math.sqrt(channels)  # [n, n]
+
+    nearest = distance.topk(
+        min(num_neighbors, n), dim=1, largest=False
+    ).values  # with the point itself
+    density = (-nearest.square().mean(dim=1)).exp()  # [n]
+
+    index = torch.arange(n, device=points.device)
+    is_denser = (density[None, :] > density[:, None]) | (
+        (density[None, :] == density[:, None]) & (index[None, :] < index[:, None])
+    )  # [i, j]: j is denser than i
+    parent_distance = distance.masked_fill(~is_denser, math.inf).amin(dim=1)
+    parent_distance = torch.where(is_denser.any(dim=1), parent_distance, distance.max())
+    score = density * parent_distance
+
+    centers = torch.sort(score, descending=True, stable=True).indices[:num_clusters]
+    labels = distance[centers].argmin(dim=0)  # the lowest rank among equals
+    labels[centers] = torch.arange(num_clusters, device=points.device)
+    return PointClusters(labels, centers, density, score)
+
+
+def dpc_knn(
+    x: Tensor, num_clusters: int, num_neighbors: int, lengths: Sequence[int] | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """:func:`cluster_points` of each row of x [B, N, C], of its first ``lengths[b]`` points.
+
+    Returns labels [B, N] int64 (-1 beyond a row's length), centers [B, K] int64, density and score
+    [B, N] (0 beyond).
+    """
+    batch, n, _ = x.shape
+    floats = compute_dtype(x.dtype)
+    labels = torch.full((batch, n), -1, device=x.device)
+    centers = torch.empty((batch, num_clusters), dtype=torch.int64, device=x.device)
+    density = torch.zeros((batch, n), dtype=floats, device=x.device)
+    score = torch.zeros((batch, n), dtype=floats, device=x.device)
+    for row, length in enumerate(lengths if lengths is not None else [n] * batch):
+        clusters = cluster_points(x[row, :length], num_clusters, num_neighbors)
+        labels[row, :length] = clusters.labels
+        centers[row] = clusters.centers
+        density[row, :length] = clusters.density
+        score[row, :length] = clusters.score
+    return labels, centers, density, score
+
+
+# ------------------------------------------------------------------------------------------------
+# Temporal segments
+# ------------------------------------------------------------------------------------------------
+
+
+def refine_labels(labels: Sequence[int]) -> list[int]:
+    """Turn the frames' cluster labels into labels whose maximal runs are the segments.
+
+    A label keeps its longest runs, unless they are single frames; all other frames are open. From
+    left to right, each stretch of open frames takes the label of the longer of its two neighbouring
+    runs (the left one if they are equally long), label 0 if it has none. From two frames on, no
+    segment is shorter than two frames.
+    """
+    longest: dict[int, int] = {}
+    for label, frames in groupby(labels):
+        longest[label] = max(longest.get(label, 0), len(list(frames)))
+
+    refined: list[int | None] = []
+    for label, frames in groupby(labels):
+        length = len(list(frames))
+        stays = length > 1 and length == longest[label]
+        refined += [label if stays else None] * length
+
+    position = 0
+    while position < len(refined):
+        if refined[position] is not None:
+            position += 1
+            continue
+        end = position
+        while end < len(refined) and refined[end] is None:
+            end += 1
+        left, left_length = _run_at(refined, position - 1, step=-1)
+        right, right_length = _run_at(refined, end, step=+1)
+        winner = right if right_length > left_length else left
+        refined[position:end] = [0 if winner is None else winner] * (end - position)
+        position = end
+    return [label for label in refined if label is not None]
+
+
+def _run_at(labels: Sequence[int | None], start: int, step: int) -> tuple[int | None, int]:
+    """The label at ``start`` and how often it repeats from there on in direction ``step``."""
+    if not 0 <= start < len(labels) or labels[start] is None:
+        return None, 0
+    length = 0
+    while (
+        0 <= start + step * length < len(labels) and labels[start + step * length] == labels[start]
+    ):
+        length += 1
+    return labels[start], length
+
+
+def segment_frames(frame_features: Tensor, config: PruneVidConfig) -> Tensor:
+    """The segment id [T] int64 of each frame from its descriptor [T, C]: 0, 0, 0, 1, 1, ..."""
+    num_frames = frame_features.shape[0]
+    num_clusters = max(1, scaled_count(num_frames, config.segment_ratio))
+    labels = cluster_points(frame_features, num_clusters, config.num_neighbors).labels
+    refined = torch.tensor(refine_labels(labels.tolist()), device=frame_features.device)
+    starts_segment = torch.zeros_like(refined)
+    starts_segment[1:] = refined[1:] != refined[:-1]
+    return starts_segment.cumsum(0)
+
+
+# ------------------------------------------------------------------------------------------------
+# Merging
+# ------------------------------------------------------------------------------------------------
+
+
+def position_similarity(segment: Tensor) -> Tensor:
+    """Mean cosine [N] over the pairs of different frames of a segment [W, N, C], W >= 2, position
+    by position.
+
+    The sum over all ordered pairs of W unit vectors' products is the squared length of their sum,
+    so this is linear in W. 1 is subtracted for each frame's product with itself, for all-zero
+    vectors too, although theirs is 0.
+    """
+    frames = segment.shape[0]
+    directions = F.normalize(segment, dim=-1, eps=1e-12)
+    return (directions.sum(dim=0).square().sum(dim=-1) - frames) / (frames * (frames - 1))
+
+
+def static_positions(segment: Tensor, tau: float) -> Tensor:
+    """Which positions [N] bool of a segment [W, N, C] hold still. A single frame shows no
+    stillness: none."""
+    if segment.shape[0] == 1:
+        return torch.zeros(segment.shape[1], dtype=torch.bool, device=segment.device)
+    return position_similarity(segment) > tau
+
+
+def cluster_count(size: int, config: PruneVidConfig) -> int:
+    """Merged tokens of a group of ``size`` tokens."""
+    if size <= config.min_cluster_tokens:
+        return size
+    return max(1, scaled_count(size, config.cluster_ratio))
+
+
+def cluster_group(tokens: Tensor, config: PruneVidConfig) -> tuple[Tensor, Tensor]:
+    """Labels [n] and centres [K] of a group of tokens [n, C]; a small group is passed through as it
+    is."""
+    size = tokens.shape[0]
+    if size <= config.min_cluster_tokens:
+        each_its_own = torch.arange(size, device=tokens.device)
+        return each_its_own, each_its_own
+    clusters = cluster_points(tokens, cluster_count(size, config), config.num_neighbors)
+    return clusters.labels, clusters.centers
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """What is merged with what: every decision of the merge, and no average yet.
+
+    segment_lengths [S], static_sizes [S] and frame_sizes [T] (merged tokens) int64 in host memory;
+    source_to_merged [T, N] and center_position [L] (position of each merged token's centre in its
+    frame) int64.
+    """
+
+    segment_lengths: Tensor
+    static_sizes: Tensor
+    frame_sizes: Tensor
+    source_to_merged: Tensor
+    center_position: Tensor
+
+
+def plan_merge(features: Tensor, config: PruneVidConfig) -> MergePlan:
+    """Decide what is merged with what in a video [T, N, C] of a computing dtype."""
+    num_frames, tokens_per_frame, _ = features.shape
+    segment_lengths = torch.bincount(segment_frames(features.mean(dim=1), config)).cpu()
+    source_to_merged = torch.empty(
+        (num_frames, tokens_per_frame), dtype=torch.int64, device=features.device
+    )
+    static_sizes: list[int] = []
+    frame_sizes: list[int] = []
+    centers: list[Tensor] = []
+    num_merged = 0
+
+    segment_start = 0
+    for length in segment_lengths.tolist():
+        segment = features[segment_start : segment_start + length]  # [W, N, C]
+        is_static = static_positions(segment, config.tau)
+        static, dynamic = is_static.nonzero()[:, 0], (~is_static).nonzero()[:, 0]
+
+        labels, group_centers = cluster_group(segment[:, static].mean(dim=0), config)
+        source_to_merged[segment_start : segment_start + length, static] = num_merged + labels
+        centers.append(static[group_centers])
+        static_sizes.append(len(group_centers))
+        num_merged += len(group_centers)
+
+        for frame in range(segment_start, segment_start + length):
+            labels, group_centers = cluster_group(features[frame, dynamic], config)
+            source_to_merged[frame, dynamic] = num_merged + labels
+            centers.append(dynamic[group_centers])
+            frame_sizes.append(len(group_centers))
+            num_merged += len(group_centers)
+        segment_start += length
+
+    return MergePlan(
+        segment_lengths,
+        torch.tensor(static_sizes),
+        torch.tensor(frame_sizes),
+        source_to_merged,
+        torch.cat(centers),
+    )
+
+
+def merge_videos(
+    features: Tensor, frames: Sequence[int], config: PruneVidConfig
+) -> list[MergedVideo]:
+    """Merge each of the videos of ``frames`` frames that features [sum of T_i, N, C] holds, on its
+    own.
+
+    Raises:
+        ValueError: features that are not finite; names the video and its first bad frame.
+    """
+    videos = features.split(list(frames))
+    for index, video in enumerate(videos):
+        first_bad = first_nonfinite_frame(video)
+        if first_bad is not None:
+            raise nonfinite_error(index, first_bad)
+    return [merge_video(video, config) for video in videos]
+
+
+def merge_video(features: Tensor, config: PruneVidConfig) -> MergedVideo:
+    """Merge a video [T, N, C] of finite features into [L, C]: each merged token is the mean of its
+    sources."""
+    num_frames, tokens_per_frame, channels = features.shape
+    values = features.to(compute_dtype(features.dtype))
+    plan = plan_merge(values, config)
+
+    # Sorting the sources by target (stable, so in source order) makes every sum run in one fixed
+    # order.
+    targets = plan.source_to_merged.flatten()
+    order = torch.sort(targets, stable=True).indices
+    counts = torch.bincount(targets)
+    tokens = torch.segment_reduce(
+        values.reshape(num_frames * tokens_per_frame, channels)[order],
+        "mean",
+        lengths=counts,
+        axis=0,
+    )
+    layout = TokenLayout.from_sizes(
+        plan.segment_lengths,
+        plan.static_sizes,
+        plan.frame_sizes,
+        source_to_merged=plan.source_to_merged,
+        merged_anchor=order[counts.cumsum(0) - counts],
+        merged_count=counts,
+    )
+    return MergedVideo(tokens.to(features.dtype), layout)
+
+
+def first_nonfinite_frame(features: Tensor) -> int | None:
+    """The first frame of features [T, N, C] that holds a NaN or an infinity."""
+    bad_frames = (~features.isfinite().flatten(1).all(dim=1)).nonzero()
+    return int(bad_frames[0]) if len(bad_frames) else None
+
+
+def nonfinite_error(video: int, frame: int) -> ValueError:
+    return ValueError(
+        f"features must be finite: video {video}, frame {frame} holds a NaN or an infinity"
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# Question-guided selection inside the LLM
+# ------------------------------------------------------------------------------------------------
+
+
+def score_visual_tokens(
+    query: Tensor,
+    key: Tensor,
+    visual_slice: slice,
+    scale: float,
+    causal_offset: int | None,
+    key_mask: Tensor | None,
+) -> Tensor:
+    """The most attention [B, V] float32 that any head of any question row pays to each visual
+    token.
+
+    query [B, H, Q, D] holds the question rows only, key [B, Hkv, S, D] all tokens; key head h
+    serves the ``H / Hkv`` query heads from ``h * H / Hkv`` on. With ``causal_offset`` row i attends
+    to the keys up to ``causal_offset + i``; ``key_mask`` [B, S] bool marks the keys that exist. A
+    row that sees no key pays no attention.
+    """
+    floats = compute_dtype(query.dtype)
+    query, key = query.to(floats), key.to(floats)
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    logits = query @ key.transpose(-1, -2) * scale  # [B, H, Q, S]
+
+    rows = torch.arange(logits.shape[-2], device=key.device)
+    columns = torch.arange(logits.shape[-1], device=key.device)
+    if causal_offset is not None:
+        logits = logits.masked_fill(columns > causal_offset + rows[:, None], -math.inf)
+    if key_mask is not None:
+        logits = logits.masked_fill(~key_mask[:, None, None, :], -math.inf)
+    attention = torch.nan_to_num(logits.softmax(dim=-1), nan=0.0)  # NaN: the rows without a key
+    return attention[..., visual_slice].amax(dim=(1, 2)).float()
+
+
+def select_tokens(scores: Tensor, layout: TokenLayout, config: PruneVidConfig) -> Tensor:
+    """The kept merged tokens, ascending int64, by scores [V]; the lower position wins among
+    equals."""
+    if config.selection == "global":
+        sizes = [layout.num_merged]
+    else:
+        sizes = layout.group_sizes.tolist()
+    kept: list[Tensor] = []
+    start = 0
+    for size in sizes:
+        best_first = torch.sort(scores[start : start + size], descending=True, stable=True).indices
+        kept.append(start + best_first[: scaled_count(size, config.keep_ratio)])
+        start += size
+    return torch.sort(torch.cat(kept)).values
+
+
+def compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Tensor]:
+    """Each tensor's entries ``index`` [K] (or [B, K]: one row for each entry of dimension 0) along
+    ``dim``."""
+    if index.ndim == 1:
+        return [tensor.index_select(dim, index) for tensor in tensors]
+    compacted = []
+    for tensor in tensors:
+        shape = list(tensor.shape)
+        shape[dim % tensor.ndim] = index.shape[1]
+        by_dim = [1] * tensor.ndim
+        by_dim[0], by_dim[dim % tensor.ndim] = index.shape
+        compacted.append(tensor.gather(dim, index.view(by_dim).expand(shape)))
+    return compacted
