@@ -55,7 +55,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """The Python of a clean environment with the wheel; it sees torch and the rest through a path."""
+    """The Python of a clean environment with the wheel, which sees torch and the rest by a path."""
     folder = tmp_path_factory.mktemp("installed")
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
     python = folder / "bin" / "python"
