@@ -1,6 +1,6 @@
 """The clip that ``prunevid run`` shows when it is given no video: generated, so that it is ours.
 
-Eight seconds in three scenes with hard cuts, each a textured background that stands still, shapes
+Eight seconds in four scenes with hard cuts, each a textured background that stands still, shapes
 that stand still and shapes that move; in the second scene a star flashes for half a second. That
 is everything the method tells apart: cuts (segments), things that stay (static tokens) and things
 that move (dynamic tokens). Shapes are drawn from signed distances, so their edges are smooth, and
@@ -12,7 +12,7 @@ all randomness comes from fixed seeds. ``data/sample.mp4`` was written by
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 SIZE_PX = 384
 FPS = 24
-SCENES_S = (2.6, 3.0, 2.4)  # how long each scene lasts
-FLASH_S = (1.2, 1.7)  # when the star shows, in seconds of the second scene
+SCENE_S = 2.0  # each scene; 16 sampled frames are 4 of each
+FLASH_S = (1.0, 1.5)  # when the star shows, in seconds of the second scene
 SAMPLE_CLIP = Path(__file__).parent / "data" / "sample.mp4"
 SAMPLE_QUESTION = "Where does the red circle go?"
 
 Canvas = NDArray[np.float32]  # [SIZE_PX, SIZE_PX, 3], RGB in [0, 1]
 Color = tuple[float, float, float]
+Draw = Callable[[Canvas, float], None]
 
 RED: Color = (0.87, 0.20, 0.18)
 BLUE: Color = (0.16, 0.36, 0.78)
@@ -40,12 +41,11 @@ WHITE: Color = (1.0, 0.99, 0.94)
 
 def frames() -> Iterator[NDArray[np.uint8]]:
     """The clip's frames in order: [SIZE_PX, SIZE_PX, 3] uint8, RGB."""
-    scenes = (_meadow, _bricks, _night)
-    for scene, duration_s in zip(scenes, SCENES_S, strict=True):
+    for scene in (_meadow, _bricks, _night, _beach):
         background, draw = scene()
-        for index in range(round(duration_s * FPS)):
+        for index in range(round(SCENE_S * FPS)):
             canvas = background.copy()
-            draw(canvas, index / FPS, index / FPS / duration_s)
+            draw(canvas, index / FPS)
             yield np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 
 
@@ -62,10 +62,10 @@ def write_clip(path: Path) -> None:
         container.mux(stream.encode())
 
 
-# ---- scenes: a background, and what is drawn on it at time_s, a share `done` of the scene
+# ---- scenes: a background, and what is drawn on it at a time of the scene
 
 
-def _meadow() -> tuple[Canvas, Any]:
+def _meadow() -> tuple[Canvas, Draw]:
     """A red circle rolls from left to right past a blue square."""
     texture = _clouds(seed=1)[..., None]
     grass = _mix((0.42, 0.62, 0.32), (0.66, 0.78, 0.46), texture)
@@ -74,13 +74,14 @@ def _meadow() -> tuple[Canvas, Any]:
     background = np.where(is_sky[..., None], sky, grass)
     _paint(background, _square(0.72, 0.30, 0.085), BLUE)
 
-    def draw(canvas: Canvas, time_s: float, done: float) -> None:
+    def draw(canvas: Canvas, time_s: float) -> None:
+        done = time_s / SCENE_S
         _paint(canvas, _circle(0.14 + 0.70 * done, 0.68, 0.095), RED)
 
     return background.astype(np.float32), draw
 
 
-def _bricks() -> tuple[Canvas, Any]:
+def _bricks() -> tuple[Canvas, Draw]:
     """A yellow triangle bounces in front of a wall; a star flashes in the corner."""
     course = np.floor(_rows() * 12)
     joint_x = np.abs((_columns() * 6 + 0.5 * (course % 2)) % 1 - 0.5) > 0.47
@@ -90,8 +91,9 @@ def _bricks() -> tuple[Canvas, Any]:
     background = np.where((joint_x | joint_y)[..., None], np.float32(0.86), wall)
     _paint(background, _circle(0.24, 0.76, 0.09), PURPLE)
 
-    def draw(canvas: Canvas, time_s: float, done: float) -> None:
-        height = abs(np.sin(done * 2.5 * np.pi))
+    def draw(canvas: Canvas, time_s: float) -> None:
+        done = time_s / SCENE_S
+        height = abs(np.sin(done * 2 * np.pi + 0.3))
         _paint(canvas, _polygon(0.38 + 0.34 * done, 0.74 - 0.40 * height, 0.11, 3), YELLOW)
         if FLASH_S[0] <= time_s < FLASH_S[1]:
             _paint(canvas, _star(0.84, 0.17, 0.11), WHITE)
@@ -99,7 +101,7 @@ def _bricks() -> tuple[Canvas, Any]:
     return background.astype(np.float32), draw
 
 
-def _night() -> tuple[Canvas, Any]:
+def _night() -> tuple[Canvas, Draw]:
     """The red circle is back and sinks; a green hexagon stays."""
     glow = 0.8 * _rows() + 0.2 * _clouds(seed=5)
     sky = _mix((0.07, 0.09, 0.22), (0.24, 0.24, 0.46), glow[..., None])
@@ -113,8 +115,27 @@ def _night() -> tuple[Canvas, Any]:
     background = np.where(hill[..., None], ground, background)
     _paint(background, _polygon(0.74, 0.62, 0.11, 6), GREEN)
 
-    def draw(canvas: Canvas, time_s: float, done: float) -> None:
+    def draw(canvas: Canvas, time_s: float) -> None:
+        done = time_s / SCENE_S
         _paint(canvas, _circle(0.28 + 0.10 * done, 0.14 + 0.56 * done, 0.095), RED)
+
+    return background.astype(np.float32), draw
+
+
+def _beach() -> tuple[Canvas, Draw]:
+    """A white sail crosses the sea from right to left under a sun that stays."""
+    sky = _mix((0.98, 0.78, 0.55), (0.99, 0.90, 0.74), _clouds(seed=8)[..., None])
+    waves = 0.6 * _clouds(seed=9) + 0.2 + 0.2 * np.sin(_rows() * 90 + 3 * _clouds(seed=10))
+    sea = _mix((0.05, 0.42, 0.55), (0.26, 0.66, 0.72), waves[..., None])
+    sand = _mix((0.86, 0.74, 0.52), (0.96, 0.88, 0.70), _clouds(seed=11, cells=40)[..., None])
+    background = np.where((_rows() < 0.38)[..., None], sky, sea)
+    shore = _rows() > 0.84 - 0.04 * np.sin(_columns() * 4)
+    background = np.where(shore[..., None], sand, background)
+    _paint(background, _circle(0.20, 0.19, 0.09), YELLOW)
+
+    def draw(canvas: Canvas, time_s: float) -> None:
+        done = time_s / SCENE_S
+        _paint(canvas, _polygon(0.88 - 0.70 * done, 0.56, 0.13, 3), WHITE)
 
     return background.astype(np.float32), draw
 
