@@ -36,6 +36,7 @@ BLUE: Color = (0.16, 0.36, 0.78)
 YELLOW: Color = (0.98, 0.80, 0.22)
 GREEN: Color = (0.22, 0.66, 0.40)
 PURPLE: Color = (0.52, 0.30, 0.66)
+CYAN: Color = (0.25, 0.80, 0.88)
 WHITE: Color = (1.0, 0.99, 0.94)
 
 
@@ -82,7 +83,7 @@ def _meadow() -> tuple[Canvas, Draw]:
 
 
 def _bricks() -> tuple[Canvas, Draw]:
-    """A yellow triangle bounces in front of a wall; a star flashes in the corner."""
+    """A cyan triangle bounces in front of a wall; a star flashes in the corner."""
     course = np.floor(_rows() * 12)
     joint_x = np.abs((_columns() * 6 + 0.5 * (course % 2)) % 1 - 0.5) > 0.47
     joint_y = np.abs((_rows() * 12) % 1 - 0.5) > 0.44
@@ -93,8 +94,8 @@ def _bricks() -> tuple[Canvas, Draw]:
 
     def draw(canvas: Canvas, time_s: float) -> None:
         done = time_s / SCENE_S
-        height = abs(np.sin(done * 2 * np.pi + 0.3))
-        _paint(canvas, _polygon(0.38 + 0.34 * done, 0.74 - 0.40 * height, 0.11, 3), YELLOW)
+        height = abs(np.sin(done * 1.6 * np.pi + 0.2))
+        _paint(canvas, _polygon(0.40 + 0.44 * done, 0.72 - 0.38 * height, 0.12, 3), CYAN)
         if FLASH_S[0] <= time_s < FLASH_S[1]:
             _paint(canvas, _star(0.84, 0.17, 0.11), WHITE)
 
