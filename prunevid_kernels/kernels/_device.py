@@ -1,11 +1,82 @@
-"""What every kernel file shares."""
+"""What every kernel file shares: the configs, the interpreter check, two small device functions.
+
+The tuned block sizes of each kernel lie in ``configs.json``, one entry by kernel and architecture
+(``sm_90``, ``gfx942``, ...), ``default`` for architectures without one, ``interpreter`` for Triton's
+interpreter, where few large blocks are fastest. Nothing is tuned at import or on a first call.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
+import struct
+from importlib import resources
+from typing import Any
+
+import torch
 import triton
+import triton.language as tl
 
 
 def is_interpreted() -> bool:
-    """Whether the kernels were defined under Triton's interpreter (TRITON_INTERPRET=1), which runs
-    them on a CPU."""
-    return bool(triton.knobs.runtime.interpret)
+    """Whether the kernels were defined under Triton's interpreter, which runs them on a CPU."""
+    return isinstance(merged_size, triton.runtime.interpreter.InterpretedFunction)
+
+
+@functools.cache
+def config_table() -> dict[str, dict[str, dict[str, int]]]:
+    """The shipped configs: kernel name -> architecture -> block sizes, num_warps, num_stages."""
+    text = resources.files(__package__).joinpath("configs.json").read_text()
+    table: dict[str, dict[str, dict[str, int]]] = json.loads(text)
+    return table
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """The name of a device's architecture in the config table."""
+    if device.type == "cpu":
+        return "interpreter"
+    if torch.version.hip is not None:
+        return str(torch.cuda.get_device_properties(device).gcnArchName).split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+def config_for(kernel: str, device: torch.device) -> dict[str, Any]:
+    """Launch arguments of ``kernel`` on ``device``: its constexpr block sizes, warps and stages."""
+    by_architecture = config_table()[kernel]
+    return by_architecture.get(architecture(device), by_architecture["default"])
+
+
+def double_bits(value: float) -> int:
+    """A double's bit pattern: Triton passes float arguments as float32, which is too coarse where
+    ``int(count * ratio)`` has to come out as in IEEE double precision."""
+    bits: int = struct.unpack("<q", struct.pack("<d", value))[0]
+    return bits
+
+
+@triton.jit
+def scaled_count(count, ratio_bits):
+    """``max(1, int(count * ratio))``, the product in double precision as on the host."""
+    ratio = ratio_bits.to(tl.float64, bitcast=True)
+    return tl.maximum((count.to(tl.float64) * ratio).to(tl.int32), 1)
+
+
+@triton.jit
+def merged_size(count, ratio_bits, min_cluster_tokens):
+    """Merged tokens of groups of ``count`` tokens: small groups are passed through."""
+    return tl.where(count > min_cluster_tokens, scaled_count(count, ratio_bits), count)
+
+
+def needs_upcast(dtype: torch.dtype) -> bool:
+    """Whether :func:`dot` has to widen its operands: the interpreter has no bfloat16 product."""
+    return dtype == torch.bfloat16 and is_interpreted()
+
+
+@triton.jit
+def dot(a, b, total, UPCAST: tl.constexpr):
+    """``total + a @ b`` in float32; float32 operands use the IEEE product. Products of 16-bit floats are
+    exact in float32, so widening the operands changes no result."""
+    if UPCAST:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="ieee")

@@ -1,0 +1,226 @@
+"""Gram matrices on the tensor cores: the products of all pairs of points, from which distances follow.
+
+    |a - b|^2 = aa + bb - 2 ab
+
+Products of 16-bit floats are exact in the float32 accumulator, float32 points use the IEEE product, not tf32.
+The norms are taken from the Gram matrix's own diagonal, never summed another way: two equal points then
+get a distance of exactly 0, and points equal to them get equal distances, so ties stay ties.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from prunevid_kernels.kernels._device import config_for, dot, needs_upcast
+
+
+@triton.jit
+def gram_tile(
+    a_ptrs,
+    b_ptrs,
+    a_inside,
+    b_inside,
+    first_c,
+    last_c,
+    UPCAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Products [BLOCK, BLOCK] of the rows at ``a_ptrs`` and ``b_ptrs`` over channels [first_c, last_c)."""
+    tile = tl.zeros([BLOCK, BLOCK], dtype=tl.float32)
+    for c_start in range(first_c, last_c, BLOCK_C):
+        c = c_start + tl.arange(0, BLOCK_C)
+        c_inside = c < last_c
+        # [BLOCK, BLOCK_C] and [BLOCK_C, BLOCK]
+        a = tl.load(
+            a_ptrs[:, None] + c[None, :], mask=a_inside[:, None] & c_inside[None, :], other=0.0
+        )
+        b = tl.load(
+            b_ptrs[None, :] + c[:, None], mask=b_inside[None, :] & c_inside[:, None], other=0.0
+        )
+        tile = dot(a, b, tile, UPCAST)
+    return tile
+
+
+@triton.jit
+def store_gram_tile(tile, gram_ptr, norm_ptr, i, j, n, pitch):
+    """Store a tile at rows i and columns j of a Gram matrix of n points, and the norms on its diagonal."""
+    inside = (i < n)[:, None] & (j < n)[None, :]
+    tl.store(gram_ptr + i[:, None] * pitch + j[None, :], tile, mask=inside)
+    on_diagonal = i[:, None] == j[None, :]
+    norm = tl.sum(tl.where(on_diagonal, tile, 0.0), axis=1)
+    holds_norm = tl.sum(on_diagonal.to(tl.int32), axis=1) > 0
+    tl.store(norm_ptr + i, norm, mask=holds_norm & (i < n))
+
+
+@triton.jit
+def _gram_kernel(
+    x_ptr,
+    first_row_ptr,
+    gram_ptr,
+    norm_ptr,
+    num_rows,
+    C,
+    pitch,
+    channels_per_split,
+    UPCAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Program (tile, set of points, split): rows ``first_row[set] .. first_row[set + 1]`` of x."""
+    points, split = tl.program_id(1), tl.program_id(2)
+    first = tl.load(first_row_ptr + points).to(tl.int64)
+    n = (tl.load(first_row_ptr + points + 1) - first).to(tl.int32)
+    tiles = tl.cdiv(pitch, BLOCK)
+    i = tl.program_id(0) // tiles * BLOCK + tl.arange(0, BLOCK)
+    j = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    first_c = split * channels_per_split
+    tile = gram_tile(
+        x_ptr + (first + i) * C,
+        x_ptr + (first + j) * C,
+        i < n,
+        j < n,
+        first_c,
+        tl.minimum(first_c + channels_per_split, C),
+        UPCAST,
+        BLOCK,
+        BLOCK_C,
+    )
+    row = split.to(tl.int64) * num_rows + first
+    store_gram_tile(tile, gram_ptr + row * pitch, norm_ptr + row, i, j, n, pitch)
+
+
+def gram(x: Tensor, first_row: Tensor, pitch: int) -> tuple[Tensor, Tensor]:
+    """Gram matrices of the sets of points that x [R, C] holds one after the other.
+
+    Few points of many channels would leave most of the chip idle, so the channels are split and the
+    parts stored side by side; their reader adds them up in order.
+
+    Args:
+        first_row: [B + 1] int32, the first row of each set; ends with R.
+        pitch: the most points of a set.
+
+    Returns:
+        gram [splits, R, pitch] and norms [splits, R], float32.
+    """
+    assert x.is_contiguous()
+    rows, channels = x.shape
+    config = config_for("gram", x.device).copy()
+    per_split = config.pop("SPLIT_C")
+    splits = triton.cdiv(channels, per_split)
+    matrices = torch.empty((splits, rows, pitch), dtype=torch.float32, device=x.device)
+    norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)
+    tiles = triton.cdiv(pitch, config["BLOCK"])
+    _gram_kernel[(tiles * tiles, len(first_row) - 1, splits)](
+        x, first_row, matrices, norms, rows, channels, pitch, per_split, UPCAST=needs_upcast(x.dtype), **config
+    )
+    return matrices, norms
+
+
+@triton.jit
+def _group_gram_kernel(
+    x_ptr,
+    static_mean_ptr,
+    segment_start_ptr,
+    static_count_ptr,
+    position_ptr,
+    gram_ptr,
+    norm_ptr,
+    num_frames,
+    N,
+    C,
+    min_cluster_tokens,
+    UPCAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Program (tile, group): the dynamic tokens of frame ``group``, or, from ``num_frames`` on, the
+    static tokens of the segment that starts at frame ``group - num_frames``."""
+    group = tl.program_id(1)
+    is_static = group >= num_frames
+    frame = tl.where(is_static, group - num_frames, group)
+    start = tl.load(segment_start_ptr + frame)
+    num_static = tl.load(static_count_ptr + start)
+    n = tl.where(is_static, num_static, N - num_static)
+    is_group = (start == frame) | (group < num_frames)
+    tiles = tl.cdiv(N, BLOCK)
+    first_i, first_j = tl.program_id(0) // tiles * BLOCK, tl.program_id(0) % tiles * BLOCK
+    if is_group & (n > min_cluster_tokens) & (first_i < n) & (first_j < n):
+        i, j = first_i + tl.arange(0, BLOCK), first_j + tl.arange(0, BLOCK)
+        position_ptr += start.to(tl.int64) * N + tl.where(is_static, 0, num_static)
+        position_i = tl.load(position_ptr + i, mask=i < n, other=0)
+        position_j = tl.load(position_ptr + j, mask=j < n, other=0)
+        if is_static:
+            first = (frame // 2).to(tl.int64) * N
+            tile = gram_tile(
+                static_mean_ptr + (first + position_i) * C,
+                static_mean_ptr + (first + position_j) * C,
+                i < n,
+                j < n,
+                0,
+                C,
+                False,
+                BLOCK,
+                BLOCK_C,
+            )
+            row = (num_frames + frame // 2).to(tl.int64) * N
+        else:
+            first = frame.to(tl.int64) * N
+            tile = gram_tile(
+                x_ptr + (first + position_i) * C,
+                x_ptr + (first + position_j) * C,
+                i < n,
+                j < n,
+                0,
+                C,
+                UPCAST,
+                BLOCK,
+                BLOCK_C,
+            )
+            row = first
+        store_gram_tile(tile, gram_ptr + row * N, norm_ptr + row, i, j, n, N)
+
+
+def group_gram(
+    x: Tensor,
+    static_mean: Tensor,
+    segment_start: Tensor,
+    static_count: Tensor,
+    position: Tensor,
+    min_cluster_tokens: int,
+) -> tuple[Tensor, Tensor]:
+    """Gram matrices of all groups of more than ``min_cluster_tokens`` tokens.
+
+    Args:
+        x: [F, N, C] features. static_mean: [ceil(F / 2), N, C] float32.
+        segment_start, static_count: [F] int32; position: [F, N] int32.
+
+    Returns:
+        gram [G, N, N] and norms [G, N] float32 with G = F + ceil(F / 2): the frames' dynamic groups, then the
+        segments' static ones, at ``F + start // 2`` (segments start at least two frames apart).
+    """
+    frames, n, channels = x.shape
+    config = config_for("group_gram", x.device)
+    groups = frames + triton.cdiv(frames, 2)
+    matrices = torch.empty((groups, n, n), dtype=torch.float32, device=x.device)
+    norms = torch.empty((groups, n), dtype=torch.float32, device=x.device)
+    tiles = triton.cdiv(n, config["BLOCK"])
+    _group_gram_kernel[(tiles * tiles, 2 * frames)](
+        x,
+        static_mean,
+        segment_start,
+        static_count,
+        position,
+        matrices,
+        norms,
+        frames,
+        n,
+        channels,
+        min_cluster_tokens,
+        UPCAST=needs_upcast(x.dtype),
+        **config,
+    )
+    return matrices, norms

@@ -1,0 +1,260 @@
+"""Cluster every group of every video in one launch, and write down who is merged with whom.
+
+A program owns a group: the dynamic tokens of a frame, or the static tokens of a segment. Groups small enough are
+passed through: each token is its own cluster. Beside the labels the program leaves each cluster's members next to each
+other, so that the averaging afterwards reads members and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from prunevid_kernels.kernels.dpc_knn import cluster_points, row_blocks
+from prunevid_kernels.kernels.groups import GroupTable
+
+
+class GroupClusters(NamedTuple):
+    """The clusters of all groups. Row ``first_frame[v] * N + l`` belongs to merged token l of video v.
+
+    Attributes:
+        source_to_merged: [F, N] int64 merged token, within its video, of each source token.
+        merged_anchor, merged_count: [F * N] int64 first source token, within its video, and their number.
+        row_group: [F * N] int32 the group of each merged token: the frame of a dynamic one, F plus the first
+            frame of the segment of a static one.
+        row_begin, row_size: [F * N] int32 its members' place among the members of its group.
+        member: [F + ceil(F / 2), N] int32 positions of each group's tokens, sorted by cluster.
+    """
+
+    source_to_merged: Tensor
+    merged_anchor: Tensor
+    merged_count: Tensor
+    row_group: Tensor
+    row_begin: Tensor
+    row_size: Tensor
+    member: Tensor
+
+
+@triton.jit
+def _store_members(
+    label_ptr, position_ptr, member_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """Sort the positions by (label, position): a token's place is the number of tokens before it."""
+    j = tl.arange(0, BLOCK_N)
+    label_j = tl.load(label_ptr + j, mask=j < n, other=2147483647)
+    for first in range(0, n, BLOCK_M):
+        i = first + tl.arange(0, BLOCK_M)
+        label = tl.load(label_ptr + i, mask=i < n, other=0)
+        position = tl.load(position_ptr + i, mask=i < n, other=0)
+        is_before = (label_j[None, :] < label[:, None]) | (
+            (label_j[None, :] == label[:, None]) & (j[None, :] < i[:, None])
+        )
+        place = tl.sum(is_before.to(tl.int32), axis=1)
+        tl.store(member_ptr + place, position, mask=i < n)
+
+
+@triton.jit
+def _store_rows(
+    label_ptr,
+    position_ptr,
+    row_group_ptr,
+    row_begin_ptr,
+    row_size_ptr,
+    anchor_ptr,
+    count_ptr,
+    group,
+    first_token,
+    length,
+    n,
+    num_clusters,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """The record of each cluster. A static token stands for ``length`` source tokens."""
+    j = tl.arange(0, BLOCK_N)
+    label_j = tl.load(label_ptr + j, mask=j < n, other=2147483647)
+    position_j = tl.load(position_ptr + j, mask=j < n, other=2147483647)
+    for first in range(0, num_clusters, BLOCK_M):
+        r = first + tl.arange(0, BLOCK_M)
+        is_member = label_j[None, :] == r[:, None]
+        size = tl.sum(is_member.to(tl.int32), axis=1)
+        begin = tl.sum((label_j[None, :] < r[:, None]).to(tl.int32), axis=1)
+        anchor = tl.min(tl.where(is_member, position_j[None, :], 2147483647), axis=1)
+        tl.store(row_group_ptr + r, tl.zeros([BLOCK_M], tl.int32) + group, mask=r < num_clusters)
+        tl.store(row_begin_ptr + r, begin, mask=r < num_clusters)
+        tl.store(row_size_ptr + r, size, mask=r < num_clusters)
+        tl.store(anchor_ptr + r, first_token + anchor.to(tl.int64), mask=r < num_clusters)
+        tl.store(count_ptr + r, size.to(tl.int64) * length, mask=r < num_clusters)
+
+
+@triton.jit
+def _group_clusters_kernel(
+    gram_ptr,
+    norm_ptr,
+    density_ptr,
+    score_ptr,
+    rank_ptr,
+    label_ptr,
+    first_frame_ptr,
+    segment_start_ptr,
+    segment_length_ptr,
+    static_count_ptr,
+    position_ptr,
+    static_offset_ptr,
+    static_size_ptr,
+    frame_offset_ptr,
+    frame_size_ptr,
+    source_to_merged_ptr,
+    anchor_ptr,
+    count_ptr,
+    row_group_ptr,
+    row_begin_ptr,
+    row_size_ptr,
+    member_ptr,
+    num_frames,
+    num_videos,
+    N,
+    sqrt_channels,
+    num_neighbors,
+    min_cluster_tokens,
+    BLOCK_B: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    group = tl.program_id(0)
+    is_static = group >= num_frames
+    frame = tl.where(is_static, group - num_frames, group)
+    start = tl.load(segment_start_ptr + frame)
+    if (start == frame) | (group < num_frames):
+        num_static = tl.load(static_count_ptr + start)
+        if is_static:
+            n = num_static
+            offset = tl.load(static_offset_ptr + frame)
+            num_clusters = tl.load(static_size_ptr + frame)
+            slot = num_frames + frame // 2
+            length = tl.load(segment_length_ptr + frame)
+            first_position = start.to(tl.int64) * N
+        else:
+            n = N - num_static
+            offset = tl.load(frame_offset_ptr + frame)
+            num_clusters = tl.load(frame_size_ptr + frame)
+            slot = frame
+            length = 1
+            first_position = start.to(tl.int64) * N + num_static
+        position_ptr += first_position
+        scratch = slot.to(tl.int64) * N
+        label_ptr += scratch
+        j = tl.arange(0, BLOCK_N)
+        if n > min_cluster_tokens:
+            cluster_points(
+                gram_ptr + scratch * N,
+                norm_ptr + scratch,
+                density_ptr + scratch,
+                score_ptr + scratch,
+                rank_ptr + scratch,
+                label_ptr,
+                n,
+                N,
+                1,
+                0,
+                0,
+                sqrt_channels,
+                num_neighbors,
+                num_clusters,
+                BLOCK_M,
+                BLOCK_N,
+            )
+        else:
+            tl.store(label_ptr + j, j, mask=j < n)
+            tl.debug_barrier()
+
+        video = tl.arange(0, BLOCK_B)
+        first = tl.load(first_frame_ptr + video, mask=video < num_videos, other=0)
+        first_frame = tl.max(tl.where(first <= frame, first, 0), axis=0)
+        row = first_frame.to(tl.int64) * N + offset
+        _store_members(label_ptr, position_ptr, member_ptr + scratch, n, BLOCK_M, BLOCK_N)
+        _store_rows(
+            label_ptr,
+            position_ptr,
+            row_group_ptr + row,
+            row_begin_ptr + row,
+            row_size_ptr + row,
+            anchor_ptr + row,
+            count_ptr + row,
+            group,
+            (frame - first_frame).to(tl.int64) * N,
+            length,
+            n,
+            num_clusters,
+            BLOCK_M,
+            BLOCK_N,
+        )
+        label = tl.load(label_ptr + j, mask=j < n, other=0)
+        position = tl.load(position_ptr + j, mask=j < n, other=0)
+        merged = (offset + label).to(tl.int64)
+        for step in range(length):
+            source = (frame + step).to(tl.int64) * N + position
+            tl.store(source_to_merged_ptr + source, merged, mask=j < n)
+
+
+def group_clusters(
+    matrices: Tensor,
+    norms: Tensor,
+    first_frame: Tensor,
+    segment_start: Tensor,
+    segment_length: Tensor,
+    static_count: Tensor,
+    table: GroupTable,
+    channels: int,
+    num_neighbors: int,
+    min_cluster_tokens: int,
+) -> GroupClusters:
+    """Cluster the groups of ``table`` by their Gram matrices [G, N, N], which become distances in place."""
+    groups, n = norms.shape
+    frames = len(segment_start)
+    device = norms.device
+    floats = torch.empty((2, groups, n), dtype=torch.float32, device=device)
+    integers = torch.empty((3, groups, n), dtype=torch.int32, device=device)
+    rows = torch.empty((3, frames * n), dtype=torch.int32, device=device)
+    long_rows = torch.empty((3, frames * n), dtype=torch.int64, device=device)
+    source_to_merged, anchor, count = long_rows
+    _group_clusters_kernel[(2 * frames,)](
+        matrices,
+        norms,
+        floats[0],
+        floats[1],
+        integers[0],
+        integers[1],
+        first_frame,
+        segment_start,
+        segment_length,
+        static_count,
+        table.position,
+        table.static_offset,
+        table.static_size,
+        table.frame_offset,
+        table.frame_size,
+        source_to_merged,
+        anchor,
+        count,
+        rows[0],
+        rows[1],
+        rows[2],
+        integers[2],
+        frames,
+        len(first_frame) - 1,
+        n,
+        math.sqrt(channels),
+        num_neighbors,
+        min_cluster_tokens,
+        BLOCK_B=triton.next_power_of_2(len(first_frame) - 1),
+        **row_blocks(device, n),
+    )
+    return GroupClusters(
+        source_to_merged.view(frames, n), anchor, count, rows[0], rows[1], rows[2], integers[2]
+    )

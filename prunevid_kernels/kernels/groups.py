@@ -1,0 +1,156 @@
+"""The ragged table of groups: what each one holds, how much it gives, and where its output starts.
+
+A video's groups are the static tokens of each segment and the dynamic tokens of each frame. How many merged
+tokens a group gives follows from its size alone, so all output offsets are known, and the host can be
+told the output's length, before anything is clustered.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from prunevid_kernels.kernels._device import double_bits, merged_size
+
+
+class GroupTable(NamedTuple):
+    """Groups of all F frames; all int32, on the device.
+
+    Attributes:
+        position: [F, N], in the row of a segment's first frame: its static positions, ascending, and behind
+            them its dynamic ones, ascending.
+        static_offset, static_size: [F], at the segments' first frames: where a static group's merged tokens
+            start in its video's output, and how many there are; size 0 elsewhere.
+        frame_offset, frame_size: [F] the same for the frames' dynamic groups.
+        host: [F + F + F + B + B] what the host has to know: segment starts, static sizes, frame sizes, each
+            video's number of merged tokens, and its first bad frame (its frame count if there is none).
+    """
+
+    position: Tensor
+    static_offset: Tensor
+    static_size: Tensor
+    frame_offset: Tensor
+    frame_size: Tensor
+    host: Tensor
+
+
+@triton.jit
+def _group_table_kernel(
+    first_frame_ptr,
+    segment_start_ptr,
+    static_count_ptr,
+    is_static_ptr,
+    is_bad_ptr,
+    position_ptr,
+    static_offset_ptr,
+    frame_offset_ptr,
+    host_ptr,
+    num_frames,
+    num_videos,
+    N,
+    num_bad_blocks,
+    ratio_bits,
+    min_cluster_tokens,
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    """Program (frame): the positions of the segment that starts there, and, at the first frame of a video, the
+    sizes and offsets of all its groups."""
+    frame = tl.program_id(0)
+    if tl.load(segment_start_ptr + frame) == frame:
+        row = frame.to(tl.int64) * N
+        n = tl.arange(0, BLOCK_N)
+        is_static = tl.load(is_static_ptr + row + n, mask=n < N, other=0).to(tl.int32)
+        is_dynamic = tl.where(n < N, 1 - is_static, 0)
+        num_static = tl.sum(is_static, axis=0)
+        slot = tl.where(
+            is_static > 0,
+            tl.cumsum(is_static, axis=0) - 1,
+            num_static + tl.cumsum(is_dynamic, axis=0) - 1,
+        )
+        tl.store(position_ptr + row + slot, n, mask=n < N)
+
+    video_index = tl.arange(0, BLOCK_B)
+    first = tl.load(first_frame_ptr + video_index, mask=video_index < num_videos, other=-1)
+    video = tl.max(tl.where(first == frame, video_index, -1), axis=0)
+    if video >= 0:
+        length = tl.load(first_frame_ptr + video + 1) - frame
+        t = tl.arange(0, BLOCK_T)
+        inside = t < length
+        start = tl.load(segment_start_ptr + frame + t, mask=inside, other=0)
+        num_static = tl.load(static_count_ptr + start, mask=inside, other=0)
+        starts = inside & (start == frame + t)
+        static_size = tl.where(starts, merged_size(num_static, ratio_bits, min_cluster_tokens), 0)
+        frame_size = merged_size(N - num_static, ratio_bits, min_cluster_tokens)
+        frame_size = tl.where(inside, frame_size, 0)
+        static_end = tl.cumsum(static_size, axis=0)
+        frame_end = tl.cumsum(frame_size, axis=0)
+        # In front of a frame's group stand the earlier frames' and all static groups up to its segment's.
+        tl.store(frame_offset_ptr + frame + t, static_end + frame_end - frame_size, mask=inside)
+        static_offset = static_end - static_size + frame_end - frame_size
+        tl.store(static_offset_ptr + frame + t, static_offset, mask=inside)
+
+        tl.store(host_ptr + frame + t, start, mask=inside)
+        tl.store(host_ptr + num_frames + frame + t, static_size, mask=inside)
+        tl.store(host_ptr + 2 * num_frames + frame + t, frame_size, mask=inside)
+        num_merged = tl.sum(static_size, axis=0) + tl.sum(frame_size, axis=0)
+        tl.store(host_ptr + 3 * num_frames + video, num_merged)
+        is_bad = tl.zeros([BLOCK_T], dtype=tl.int32)
+        for block in range(num_bad_blocks):
+            is_bad |= tl.load(
+                is_bad_ptr + (frame + t) * num_bad_blocks + block, mask=inside, other=0
+            )
+        first_bad = tl.min(tl.where(is_bad > 0, t, length), axis=0)
+        tl.store(host_ptr + 3 * num_frames + num_videos + video, first_bad)
+
+
+def group_table(
+    first_frame: Tensor,
+    max_frames: int,
+    segment_start: Tensor,
+    static_count: Tensor,
+    is_static: Tensor,
+    is_bad: Tensor,
+    cluster_ratio: float,
+    min_cluster_tokens: int,
+) -> GroupTable:
+    """Lay out the groups of all videos in one launch."""
+    frames, n = is_static.shape
+    videos = len(first_frame) - 1
+    position = torch.empty((frames, n), dtype=torch.int32, device=is_static.device)
+    offsets = torch.empty((2, frames), dtype=torch.int32, device=is_static.device)
+    host = torch.empty(3 * frames + 2 * videos, dtype=torch.int32, device=is_static.device)
+    _group_table_kernel[(frames,)](
+        first_frame,
+        segment_start,
+        static_count,
+        is_static,
+        is_bad,
+        position,
+        offsets[0],
+        offsets[1],
+        host,
+        frames,
+        videos,
+        n,
+        is_bad.shape[1],
+        double_bits(cluster_ratio),
+        min_cluster_tokens,
+        BLOCK_N=triton.next_power_of_2(n),
+        BLOCK_T=triton.next_power_of_2(max_frames),
+        BLOCK_B=triton.next_power_of_2(videos),
+        num_warps=4,
+    )
+    return GroupTable(
+        position,
+        static_offset=offsets[0],
+        static_size=host[frames : 2 * frames],
+        frame_offset=offsets[1],
+        frame_size=host[2 * frames : 3 * frames],
+        host=host,
+    )

@@ -1,0 +1,116 @@
+"""Static and dynamic positions of every segment, and the static ones' means over time.
+
+The mean cosine over the ordered pairs of W different frames is
+
+    sim = (|sum over frames of x / |x||^2 - W) / (W (W - 1))
+
+so one running sum a position replaces W x W products. A program owns one position of one segment. It walks
+over the segment's frames once for the sum and, if the position is static, once more for the mean; the
+second walk finds the rows in the L2 cache.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from prunevid_kernels.kernels._device import config_for
+
+
+@triton.jit
+def _static_split_kernel(
+    x_ptr,
+    square_norm_ptr,
+    segment_start_ptr,
+    segment_length_ptr,
+    static_count_ptr,
+    is_static_ptr,
+    static_mean_ptr,
+    N,
+    C,
+    num_blocks,
+    tau,
+    BLOCK_NORMS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    n, start = tl.program_id(0), tl.program_id(1)
+    if tl.load(segment_start_ptr + start) == start:
+        length = tl.load(segment_length_ptr + start)
+        first_row = start.to(tl.int64) * N + n  # rows of one position lie N apart
+        norm_block = tl.arange(0, BLOCK_NORMS)
+        square = 0.0
+        for c_start in range(0, C, BLOCK_C):
+            c = c_start + tl.arange(0, BLOCK_C)
+            direction = tl.zeros([BLOCK_C], dtype=tl.float32)
+            for frame in range(length):
+                row = first_row + frame * N
+                square_norm = tl.load(
+                    square_norm_ptr + row * num_blocks + norm_block,
+                    mask=norm_block < num_blocks,
+                    other=0.0,
+                )
+                norm = tl.maximum(tl.sqrt_rn(tl.sum(square_norm, axis=0)), 1e-12)
+                x = tl.load(x_ptr + row * C + c, mask=c < C, other=0.0)
+                direction += x.to(tl.float32) / norm
+            square += tl.sum(direction * direction, axis=0)
+        # A single frame shows no stillness.
+        similarity = (square - length) / tl.maximum(length * (length - 1), 1)
+        is_static = (similarity > tau) & (length > 1)
+        tl.store(is_static_ptr + first_row, is_static.to(tl.int8))
+        if is_static:
+            tl.atomic_add(static_count_ptr + start, 1)
+            mean_row = (start // 2).to(tl.int64) * N + n
+            for c_start in range(0, C, BLOCK_C):
+                c = c_start + tl.arange(0, BLOCK_C)
+                total = tl.zeros([BLOCK_C], dtype=tl.float32)
+                for frame in range(length):
+                    row = first_row + frame * N
+                    total += tl.load(x_ptr + row * C + c, mask=c < C, other=0.0).to(tl.float32)
+                tl.store(static_mean_ptr + mean_row * C + c, total / length, mask=c < C)
+
+
+def static_split(
+    x: Tensor,
+    square_norm: Tensor,
+    segment_start: Tensor,
+    segment_length: Tensor,
+    static_count: Tensor,
+    tau: float,
+) -> tuple[Tensor, Tensor]:
+    """Split the positions of every segment of x [F, N, C].
+
+    Args:
+        square_norm: [F, N, blocks] float32. segment_start, segment_length: [F] int32.
+        static_count: [F] int32 zeros; holds each segment's static positions, at its first frame, afterwards.
+
+    Returns:
+        is_static [F, N] int8, defined in the rows of the segments' first frames; static_mean
+        [ceil(F / 2), N, C] float32, the static tokens of the segment that starts at frame f in row f // 2 (no
+        two segments with static tokens start closer than two frames apart).
+    """
+    frames, n, channels = x.shape
+    blocks = square_norm.shape[2]
+    is_static = torch.empty((frames, n), dtype=torch.int8, device=x.device)
+    static_mean = torch.empty(
+        (triton.cdiv(frames, 2), n, channels), dtype=torch.float32, device=x.device
+    )
+    config = config_for("static_split", x.device).copy()
+    config["BLOCK_C"] = min(config["BLOCK_C"], triton.next_power_of_2(channels))
+    _static_split_kernel[(n, frames)](
+        x,
+        square_norm,
+        segment_start,
+        segment_length,
+        static_count,
+        is_static,
+        static_mean,
+        n,
+        channels,
+        blocks,
+        tau,
+        BLOCK_NORMS=triton.next_power_of_2(blocks),
+        **config,
+    )
+    return is_static, static_mean
