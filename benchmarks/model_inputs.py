@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, LlavaOnevisionForConditionalGeneration
+from transformers.utils import logging
 
 
 class ModelError(ValueError):
@@ -106,6 +107,12 @@ class VideoModel:
         pixels = np.stack(resized).astype(np.float32) / 255.0  # [T, side, side, 3]
         pixels = (pixels - np.float32(self.image_mean)) / np.float32(self.image_std)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)[None].contiguous()
+
+
+def silence_transformers() -> None:
+    """Keep transformers' warnings and loading bars off a command's stderr."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def load_checkpoint(folder: Path, device: str) -> VideoModel:

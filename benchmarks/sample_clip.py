@@ -89,7 +89,8 @@ def _bricks() -> tuple[Canvas, Draw]:
     joint_y = np.abs((_rows() * 12) % 1 - 0.5) > 0.44
     shade = 0.6 * _clouds(seed=3) + 0.4 * _clouds(seed=4, cells=48)
     wall = _mix((0.66, 0.42, 0.32), (0.84, 0.62, 0.48), shade[..., None])
-    background = np.where((joint_x | joint_y)[..., None], np.float32(0.86), wall)
+    joints = np.asarray((0.80, 0.60, 0.48))
+    background = np.where((joint_x | joint_y)[..., None], joints, wall)
     _paint(background, _circle(0.24, 0.76, 0.09), PURPLE)
 
     def draw(canvas: Canvas, time_s: float) -> None:

@@ -157,7 +157,7 @@ def _draw_weights(
     embeddings = next(m for m in tower.modules() if hasattr(m, "patch_embedding"))
     embeddings.patch_embedding.weight.copy_(_smooth_filters(96, generator))
     embeddings.patch_embedding.bias.zero_()
-    embeddings.position_embedding.weight.copy_(0.25 * _position_waves(96, generator))
+    embeddings.position_embedding.weight.copy_(0.5 * _position_waves(96, generator))
     for name, module in tower.named_modules():
         if name.endswith(("out_proj", "fc2")):
             module.weight.mul_(0.15)  # a token stays mostly its own patch

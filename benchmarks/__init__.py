@@ -1,0 +1,1 @@
+"""Measuring, running and reporting."""

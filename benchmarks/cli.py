@@ -1,0 +1,165 @@
+"""The command ``prunevid``: arguments in, exit codes and streams out, nothing else.
+
+Progress goes to stderr and results to stdout, whose last line is JSON. What the user can put right
+(a file, an option) ends in one line on stderr and exit code 2; anything else is a bug and may show
+its traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from prunevid_kernels import __version__
+
+if TYPE_CHECKING:
+    from .run import RunResult
+
+app = typer.Typer(
+    name="prunevid",
+    help="Prune the visual tokens of video language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+_console = Console(stderr=True, highlight=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"prunevid {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Prune the visual tokens of video language models."""
+
+
+@app.command("run")
+def run_command(
+    video: Annotated[
+        Path | None,
+        typer.Option(help="Video file, or folder of png/jpg frames.  [default: a sample clip]"),
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(help="What to ask; needed together with --video.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="LLaVA-OneVision checkpoint folder.  [default: tiny, random weights]"),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames to sample.  [default: 16; with --model: 32]")
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE.json or key=value, such as keep_ratio=0.3; may be repeated."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("prunevid-report"),
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 16,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.")
+    ] = "auto",
+) -> None:
+    """Prune one video for one question, answer it, and write a report that shows what happened."""
+    if out.exists() and not out.is_dir():
+        _fail(f"--out: {out} is not a folder")
+    # Imported here and not above: transformers takes seconds, and --help should not.
+    with _console.status("Starting ..."):
+        from prunevid_kernels.adapters.video import VideoError
+
+        from .model_inputs import ModelError, silence_transformers
+        from .report import write_report
+        from .run import InputError, RunRequest, prepare, run
+
+        silence_transformers()
+    request = RunRequest(
+        video=video,
+        question=question,
+        model=model,
+        frames=frames,
+        config=tuple(config or ()),
+        max_new_tokens=max_new_tokens,
+        device=device,
+    )
+    try:
+        with _progress("Reading video and model"):
+            inputs = prepare(request)
+        result = run(inputs, _progress)
+        with _progress("Drawing the report"):
+            path = write_report(result, out)
+    except (InputError, ModelError, VideoError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"--out: {error.filename or out}: {error.strerror or error}")
+    _print_result(result, path)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _print_result(result: RunResult, report: Path) -> None:
+    counts, model = result.counts, result.inputs.model
+    taken, total = counts.frames, result.inputs.video.total_frames
+    which = f"all {taken} frames" if taken == total else f"{taken} of {total} frames"
+    visual, merged, kept = counts.visual_tokens, counts.merged_tokens, counts.kept_tokens
+    where = "" if counts.layer is None else f", after layer {counts.layer} of {counts.num_layers}"
+    print(f"model          {model.name}")
+    if model.is_random:
+        print("               random weights: the answers mean nothing, the pruning is real")
+    print(f"video          {result.inputs.video.source} ({which}, {counts.segments} segments)")
+    print(f"question       {result.inputs.question}")
+    print(f"answer         {result.answer}")
+    print(f"unpruned       {result.dense_answer}")
+    print(
+        f"visual tokens  {visual} -> {merged} merged ({merged / visual:.1%})"
+        f" -> {kept} kept ({kept / visual:.1%}{where})"
+    )
+    print(
+        f"FLOPs          {result.flops_ratio_exact:.3f}x of the unpruned prompt"
+        f" ({result.flops_ratio_paper:.3f}x by the paper's formula)"
+    )
+    for stage, seconds in result.seconds.items():
+        dense = result.dense_seconds.get(stage)
+        beside = "" if dense is None else f"   (unpruned {dense:.3f} s)"
+        print(f"  {stage:<28}{seconds:8.3f} s{beside}")
+    print(f"report         {report}")
+    print(json.dumps(result.summary() | {"report": str(report)}))
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[None]:
+    """A spinner while the block runs; a line with its time once it is done."""
+    start = time.perf_counter()
+    with _console.status(f"{text} ..."):
+        yield
+    _console.print(f"{text}: {time.perf_counter() - start:.1f} s", style="dim")
+
+
+def _fail(message: str) -> NoReturn:
+    """One line on stderr, whatever line breaks a file name may hold, and exit code 2."""
+    print("prunevid: error: " + " ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    main()

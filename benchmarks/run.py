@@ -1,0 +1,374 @@
+"""One video, one question: pruned and unpruned, with everything needed to look at what happened.
+
+The pruned run and the dense run see the same inputs after one warm-up; the dense one goes last,
+so that whatever still warms up works against pruning and not for it. Times are single runs, meant
+to show where time goes; ``prunevid bench`` is for measuring.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor, nn
+
+from prunevid_kernels import PruneVidConfig, __version__
+from prunevid_kernels.adapters import prune
+from prunevid_kernels.adapters.video import Video, read_video
+
+from . import tiny_model
+from .drawing import PrunedVideo
+from .flops import DecoderShape, flops_ratio, prunevid_lengths
+from .model_inputs import VideoModel, load_checkpoint
+from .sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
+
+CHECKPOINT_FRAMES = 32  # what LLaVA-OneVision was published with
+
+# Announces a stage of work for as long as the ``with`` block runs.
+Progress = Callable[[str], AbstractContextManager[None]]
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user asked for; None stands for the embedded default.
+
+    Attributes:
+        video: file or folder of frames.
+        question: needed with a video of one's own.
+        model: checkpoint folder.
+        frames: frames to sample.
+        config: ``key=value`` pairs and paths of JSON files, later ones win.
+        max_new_tokens: length of the answer.
+        device: a torch device; "auto" is CUDA where there is one.
+    """
+
+    video: Path | None = None
+    question: str | None = None
+    model: Path | None = None
+    frames: int | None = None
+    config: tuple[str, ...] = ()
+    max_new_tokens: int = 16
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A request that turned out to be usable."""
+
+    video: Video
+    video_is_sample: bool
+    question: str
+    model: VideoModel
+    config: PruneVidConfig
+    max_new_tokens: int
+    read_seconds: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Visual tokens at each step, and what shares the prompt with them."""
+
+    frames: int
+    segments: int
+    visual_tokens: int
+    merged_tokens: int
+    kept_tokens: int
+    static_share: float  # of the visual tokens
+    other_tokens: int  # text, and the newline after the video
+    layer: int | None  # selection at the end of this decoder layer; None: no selection
+    num_layers: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Both answers, what pruning did, and what it cost.
+
+    ``seconds`` and ``dense_seconds`` map stages of the pruned and of the unpruned run to seconds.
+    """
+
+    inputs: Inputs
+    answer: str
+    dense_answer: str
+    counts: Counts
+    pruned_video: PrunedVideo
+    flops_ratio_paper: float
+    flops_ratio_exact: float
+    seconds: dict[str, float]
+    dense_seconds: dict[str, float]
+
+    def summary(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return {
+            "prunevid_kernels": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": _device_name(self.inputs.model.model.device),
+            "model": self.inputs.model.name,
+            "random_weights": self.inputs.model.is_random,
+            "video": str(self.inputs.video.source),
+            "question": self.inputs.question,
+            "answer": self.answer,
+            "dense_answer": self.dense_answer,
+            "config": asdict(self.inputs.config),
+            **asdict(self.counts),
+            "flops_ratio_paper": self.flops_ratio_paper,
+            "flops_ratio_exact": self.flops_ratio_exact,
+            "seconds": self.seconds,
+            "dense_seconds": self.dense_seconds,
+        }
+
+
+def prepare(request: RunRequest) -> Inputs:
+    """Check everything the user gave and load it, before anything is computed.
+
+    Raises:
+        InputError: no question, a bad number of frames or tokens, a bad config or device.
+        VideoError: a video that cannot be read.
+        ModelError: a checkpoint that cannot be loaded.
+    """
+    for name in ("frames", "max_new_tokens"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"{option} must be an integer >= 1, got {value}")
+    question = (request.question or "").strip()
+    if not question:
+        if request.video is not None or request.question is not None:
+            raise InputError("no question: say what to ask with --question TEXT")
+        question = SAMPLE_QUESTION
+    values = parse_config(request.config)
+    if request.model is None:
+        values = {"layer": tiny_model.SELECTION_LAYER, **values}
+    try:
+        config = PruneVidConfig.from_mapping(values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--config: {error}") from error
+    device = _resolve_device(request.device)
+
+    start = time.perf_counter()
+    default_frames = tiny_model.DEFAULT_FRAMES if request.model is None else CHECKPOINT_FRAMES
+    video = read_video(request.video or SAMPLE_CLIP, request.frames or default_frames)
+    read_seconds = time.perf_counter() - start
+    if request.model is None:
+        model = tiny_model.build_tiny_model()
+        model.model.to(device)
+    else:
+        model = load_checkpoint(request.model, device)
+    num_layers = model.model.config.text_config.num_hidden_layers
+    if config.select and config.layer >= num_layers:
+        raise InputError(
+            f"--config: layer {config.layer} does not exist, the decoder has layers 0 to"
+            f" {num_layers - 1}; choose one with --config layer=N"
+        )
+    return Inputs(
+        video=video,
+        video_is_sample=request.video is None,
+        question=question,
+        model=model,
+        config=config,
+        max_new_tokens=request.max_new_tokens,
+        read_seconds=read_seconds,
+    )
+
+
+def parse_config(items: tuple[str, ...]) -> dict[str, Any]:
+    """Config values from ``key=value`` pairs and JSON files; a later one replaces an earlier one.
+
+    Raises:
+        InputError: an item that is neither, an unreadable file, a file without a JSON object.
+    """
+    values: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if item.endswith(".json"):
+            values.update(_read_config_file(Path(item)))
+        elif equals and key:
+            try:
+                values[key.strip()] = json.loads(text)
+            except ValueError:
+                values[key.strip()] = text.strip()  # a bare word, such as score=rope
+        else:
+            raise InputError(f"--config must be key=value or a .json file, got {item!r}")
+    return values
+
+
+def run(inputs: Inputs, progress: Progress) -> RunResult:
+    """Answer the question pruned and unpruned.
+
+    Raises:
+        ModelError: the question or the chat template cannot make a prompt.
+    """
+    model = inputs.model
+    start = time.perf_counter()
+    encoded = model.encode(inputs.video.frames, inputs.question)
+    encode_seconds = time.perf_counter() - start
+    with progress("Warming up"), prune(model.model, inputs.config):
+        _generate(model, encoded, max_new_tokens=1)
+    with progress("Answering, pruned"), _clock(model.model) as clock:
+        with prune(model.model, inputs.config) as handle:
+            answer, total_seconds = _generate(model, encoded, inputs.max_new_tokens)
+    call = handle.report.last
+    record = call.videos[0]
+    steps = {
+        "merge": call.merge_seconds,
+        "scoring": call.score_seconds,
+        "gather": call.gather_seconds,
+    }
+    shared = {"read frames": inputs.read_seconds, "resize frames": encode_seconds}
+    seconds = shared | _split(clock, total_seconds, steps)
+    with progress("Answering, unpruned (for comparison)"), _clock(model.model) as clock:
+        dense_answer, total_seconds = _generate(model, encoded, inputs.max_new_tokens)
+    dense_seconds = shared | _split(clock, total_seconds, {})
+
+    counts = Counts(
+        frames=record.layout.num_frames,
+        segments=record.layout.num_segments,
+        visual_tokens=record.tokens_before,
+        merged_tokens=record.tokens_merged,
+        kept_tokens=record.tokens_kept,
+        static_share=float(record.layout.static_mask().float().mean()),
+        other_tokens=call.other_tokens[0],
+        layer=call.layer,
+        num_layers=call.num_layers,
+    )
+    kept = np.zeros(counts.merged_tokens, dtype=bool)
+    kept[record.kept.cpu().numpy()] = True
+    shape = DecoderShape.from_text_config(model.model.config.text_config)
+    lengths = prunevid_lengths(
+        counts.merged_tokens,
+        counts.kept_tokens,
+        counts.other_tokens,
+        layer=counts.num_layers if counts.layer is None else counts.layer,
+        num_layers=counts.num_layers,
+    )
+    dense_tokens = counts.visual_tokens + counts.other_tokens
+    return RunResult(
+        inputs=inputs,
+        answer=answer,
+        dense_answer=dense_answer,
+        counts=counts,
+        pruned_video=PrunedVideo(
+            frames=inputs.video.frames,
+            times_s=inputs.video.timestamps_s,
+            grid=(model.grid_side, model.grid_side),
+            layout=record.layout,
+            kept=kept,
+            scores=None if record.scores is None else record.scores.float().cpu().numpy(),
+        ),
+        flops_ratio_paper=flops_ratio(lengths, dense_tokens, shape, "paper"),
+        flops_ratio_exact=flops_ratio(lengths, dense_tokens, shape, "exact"),
+        seconds=seconds,
+        dense_seconds=dense_seconds,
+    )
+
+
+def _read_config_file(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config: {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"--config: {path}: not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"--config: {path}: must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def _resolve_device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"--device: {name!r} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
+    return name
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+# ---- timing
+
+
+def _generate(
+    model: VideoModel, encoded: Mapping[str, Tensor], max_new_tokens: int
+) -> tuple[str, float]:
+    """The answer and the seconds of ``generate``."""
+    start = _now(model.model.device)
+    output = model.model.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)
+    seconds = _now(model.model.device) - start
+    new_ids = output[0, encoded["input_ids"].shape[1] :]
+    return model.tokenizer.decode(new_ids, skip_special_tokens=True).strip(), seconds
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+@contextmanager
+def _clock(model: Any) -> Iterator[dict[str, list[float]]]:
+    """Seconds of every forward of the vision side and of the decoder, while the block runs.
+
+    Entered before ``prune``, so that the decoder's times include what pruning does around it.
+    """
+    core = model.model
+    parts: dict[str, nn.Module] = {
+        "vision": core.vision_tower,
+        "projector": core.multi_modal_projector,
+        "decoder": core.language_model,
+    }
+    times: dict[str, list[float]] = {name: [] for name in parts}
+    starts: dict[str, float] = {}
+    handles = []
+
+    def watch(name: str, module: nn.Module) -> None:
+        def before(*_: object) -> None:
+            starts[name] = _now(model.device)
+
+        def after(*_: object) -> None:
+            times[name].append(_now(model.device) - starts[name])
+
+        handles.append(module.register_forward_pre_hook(before))
+        handles.append(module.register_forward_hook(after))
+
+    try:
+        for name, module in parts.items():
+            watch(name, module)
+        yield times
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _split(
+    clock: Mapping[str, list[float]], total_seconds: float, steps: Mapping[str, float]
+) -> dict[str, float]:
+    """Stages of one ``generate``; the first decoder forward is the prompt, the others are words."""
+    vision = sum(clock["vision"]) + sum(clock["projector"])
+    prompt, words = clock["decoder"][0], sum(clock["decoder"][1:])
+    return {
+        "vision tower": vision,
+        **steps,
+        "prompt through the decoder": prompt - sum(steps.values()),
+        "writing the answer": words,
+        "everything else": total_seconds - vision - prompt - words,
+    }
