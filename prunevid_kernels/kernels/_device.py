@@ -68,15 +68,15 @@ def merged_size(count, ratio_bits, min_cluster_tokens):
     return tl.where(count > min_cluster_tokens, scaled_count(count, ratio_bits), count)
 
 
-def needs_upcast(dtype: torch.dtype) -> bool:
-    """Whether :func:`dot` has to widen its operands: the interpreter has no bfloat16 product."""
-    return dtype == torch.bfloat16 and is_interpreted()
-
-
 @triton.jit
-def dot(a, b, total, UPCAST: tl.constexpr):
-    """``total + a @ b`` in float32; float32 operands use the IEEE product. Products of 16-bit floats are
-    exact in float32, so widening the operands changes no result."""
-    if UPCAST:
-        a, b = a.to(tl.float32), b.to(tl.float32)
+def dot(a, b, total, INTERPRETED: tl.constexpr):
+    """``total + a @ b`` in float32; float32 operands use the IEEE product.
+
+    A tensor core adds up a row's products in an order that does not depend on the row's place in the tile, so
+    equal rows give equal results. The interpreter's BLAS promises no such thing (and knows no bfloat16);
+    there the tile is computed in float64 and rounded once.
+    """
+    if INTERPRETED:
+        tile = tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64)
+        return total + tile.to(tl.float32)
     return tl.dot(a, b, total, input_precision="ieee")

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import config_for, dot, needs_upcast
+from prunevid_kernels.kernels._device import config_for, dot, is_interpreted
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def gram_tile(
     b_inside,
     first_c,
     last_c,
-    UPCAST: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -41,7 +41,7 @@ def gram_tile(
         b = tl.load(
             b_ptrs[None, :] + c[:, None], mask=b_inside[None, :] & c_inside[:, None], other=0.0
         )
-        tile = dot(a, b, tile, UPCAST)
+        tile = dot(a, b, tile, INTERPRETED)
     return tile
 
 
@@ -66,7 +66,7 @@ def _gram_kernel(
     C,
     pitch,
     channels_per_split,
-    UPCAST: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -85,7 +85,7 @@ def _gram_kernel(
         j < n,
         first_c,
         tl.minimum(first_c + channels_per_split, C),
-        UPCAST,
+        INTERPRETED,
         BLOCK,
         BLOCK_C,
     )
@@ -115,7 +115,7 @@ def gram(x: Tensor, first_row: Tensor, pitch: int) -> tuple[Tensor, Tensor]:
     norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)
     tiles = triton.cdiv(pitch, config["BLOCK"])
     _gram_kernel[(tiles * tiles, len(first_row) - 1, splits)](
-        x, first_row, matrices, norms, rows, channels, pitch, per_split, UPCAST=needs_upcast(x.dtype), **config
+        x, first_row, matrices, norms, rows, channels, pitch, per_split, INTERPRETED=is_interpreted(), **config
     )
     return matrices, norms
 
@@ -133,7 +133,7 @@ def _group_gram_kernel(
     N,
     C,
     min_cluster_tokens,
-    UPCAST: tl.constexpr,
+    INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -162,7 +162,7 @@ def _group_gram_kernel(
                 j < n,
                 0,
                 C,
-                False,
+                INTERPRETED,
                 BLOCK,
                 BLOCK_C,
             )
@@ -176,7 +176,7 @@ def _group_gram_kernel(
                 j < n,
                 0,
                 C,
-                UPCAST,
+                INTERPRETED,
                 BLOCK,
                 BLOCK_C,
             )
@@ -220,7 +220,7 @@ def group_gram(
         n,
         channels,
         min_cluster_tokens,
-        UPCAST=needs_upcast(x.dtype),
+        INTERPRETED=is_interpreted(),
         **config,
     )
     return matrices, norms

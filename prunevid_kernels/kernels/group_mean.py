@@ -1,6 +1,6 @@
 """The merged tokens: each the mean of its members, written straight to its final row.
 
-A program owns one merged token and one block of channels. Members of a dynamic cluster are read from the
+A program owns a few merged tokens and one block of channels. Members of a dynamic cluster are read from the
 features, those of a static one from the means over time that the static split left behind. Sums are float32,
 in ascending order of the members.
 """
@@ -31,47 +31,47 @@ def _group_mean_kernel(
     num_videos,
     N,
     C,
+    total_merged,
     BLOCK_B: tl.constexpr,
+    BLOCK_L: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    out_row = tl.program_id(0).to(tl.int64)
+    out_row = tl.program_id(0).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
+    exists = out_row < total_merged
     videos = tl.arange(0, BLOCK_B)
     num_merged = tl.load(num_merged_ptr + videos, mask=videos < num_videos, other=0)
-    end = tl.cumsum(num_merged, axis=0)
-    is_before = (videos < num_videos) & (end <= out_row)
-    video = tl.sum(is_before.to(tl.int32), axis=0)
-    video_row = tl.max(tl.where(is_before, end, 0), axis=0)
-    row = tl.load(first_frame_ptr + video).to(tl.int64) * N + out_row - video_row
+    end = tl.cumsum(num_merged, axis=0).to(tl.int64)
+    is_before = (videos < num_videos)[None, :] & (end[None, :] <= out_row[:, None])
+    video = tl.sum(is_before.to(tl.int32), axis=1)  # [BLOCK_L]
+    video_row = tl.max(tl.where(is_before, end[None, :], 0), axis=1)
+    first_frame = tl.load(first_frame_ptr + video, mask=exists, other=0)
+    row = first_frame.to(tl.int64) * N + out_row - video_row
 
-    group = tl.load(row_group_ptr + row)
-    begin = tl.load(row_begin_ptr + row)
-    size = tl.load(row_size_ptr + row)
+    group = tl.load(row_group_ptr + row, mask=exists, other=0)
+    begin = tl.load(row_begin_ptr + row, mask=exists, other=0)
+    size = tl.load(row_size_ptr + row, mask=exists, other=0)
+    is_static = group >= num_frames
+    static_slot = (group - num_frames) // 2
+    slot = tl.where(is_static, num_frames + static_slot, group).to(tl.int64)
+    source_row = tl.where(is_static, static_slot, group).to(tl.int64) * N
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    total = tl.zeros([BLOCK_C], dtype=tl.float32)
-    if group < num_frames:
-        member_ptr += group.to(tl.int64) * N + begin
-        x_ptr += group.to(tl.int64) * N * C
-        for first in range(0, size, BLOCK_M):
-            m = first + tl.arange(0, BLOCK_M)
-            position = tl.load(member_ptr + m, mask=m < size, other=0).to(tl.int64)
-            inside = (m < size)[:, None] & (c < C)[None, :]
-            x = tl.load(x_ptr + position[:, None] * C + c[None, :], mask=inside, other=0.0)
-            total += tl.sum(x.to(tl.float32), axis=0)
-    else:
-        slot = (group - num_frames) // 2
-        member_ptr += (num_frames + slot).to(tl.int64) * N + begin
-        static_mean_ptr += slot.to(tl.int64) * N * C
-        for first in range(0, size, BLOCK_M):
-            m = first + tl.arange(0, BLOCK_M)
-            position = tl.load(member_ptr + m, mask=m < size, other=0).to(tl.int64)
-            inside = (m < size)[:, None] & (c < C)[None, :]
-            x = tl.load(
-                static_mean_ptr + position[:, None] * C + c[None, :], mask=inside, other=0.0
-            )
-            total += tl.sum(x, axis=0)
-    mean = (total / size).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + out_row * C + c, mean, mask=c < C)
+    total = tl.zeros([BLOCK_L, BLOCK_C], dtype=tl.float32)
+    for first in range(0, tl.max(size, axis=0), BLOCK_M):
+        m = first + tl.arange(0, BLOCK_M)
+        is_member = m[None, :] < size[:, None]  # [BLOCK_L, BLOCK_M]
+        member_ptrs = member_ptr + (slot * N + begin)[:, None] + m[None, :]
+        position = tl.load(member_ptrs, mask=is_member, other=0)
+        place = (source_row[:, None] + position)[:, :, None] * C + c[None, None, :]
+        inside = is_member[:, :, None] & (c < C)[None, None, :]
+        of_static = inside & is_static[:, None, None]
+        of_dynamic = inside & (is_static == 0)[:, None, None]
+        x = tl.load(x_ptr + place, mask=of_dynamic, other=0.0).to(tl.float32)
+        x += tl.load(static_mean_ptr + place, mask=of_static, other=0.0)
+        total += tl.sum(x, axis=1)
+    mean = (total / size[:, None]).to(out_ptr.dtype.element_ty)
+    inside = exists[:, None] & (c < C)[None, :]
+    tl.store(out_ptr + out_row[:, None] * C + c[None, :], mean, mask=inside)
 
 
 def group_mean(
@@ -92,7 +92,11 @@ def group_mean(
     config = config_for("group_mean", x.device).copy()
     config["BLOCK_C"] = min(config["BLOCK_C"], triton.next_power_of_2(channels))
     out = torch.empty((total_merged, channels), dtype=x.dtype, device=x.device)
-    _group_mean_kernel[(total_merged, triton.cdiv(channels, config["BLOCK_C"]))](
+    grid = (
+        triton.cdiv(total_merged, config["BLOCK_L"]),
+        triton.cdiv(channels, config["BLOCK_C"]),
+    )
+    _group_mean_kernel[grid](
         x,
         static_mean,
         first_frame,
@@ -106,6 +110,7 @@ def group_mean(
         videos,
         n,
         channels,
+        total_merged,
         BLOCK_B=triton.next_power_of_2(videos),
         **config,
     )

@@ -4,9 +4,9 @@ The mean cosine over the ordered pairs of W different frames is
 
     sim = (|sum over frames of x / |x||^2 - W) / (W (W - 1))
 
-so one running sum a position replaces W x W products. A program owns one position of one segment. It walks
-over the segment's frames once for the sum and, if the position is static, once more for the mean; the
-second walk finds the rows in the L2 cache.
+so one running sum a position replaces W x W products. A program owns a few positions of one segment. It walks
+over the segment's frames once for the sum and, for the static ones, once more for the mean; the second
+walk finds the rows in the L2 cache.
 """
 
 from __future__ import annotations
@@ -33,42 +33,48 @@ def _static_split_kernel(
     num_blocks,
     tau,
     BLOCK_NORMS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    n, start = tl.program_id(0), tl.program_id(1)
+    """Program (positions, frame): works if a segment starts at the frame."""
+    start = tl.program_id(1)
     if tl.load(segment_start_ptr + start) == start:
         length = tl.load(segment_length_ptr + start)
+        n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
         first_row = start.to(tl.int64) * N + n  # rows of one position lie N apart
         norm_block = tl.arange(0, BLOCK_NORMS)
-        square = 0.0
+        norm_inside = (n < N)[:, None] & (norm_block < num_blocks)[None, :]
+        square = tl.zeros([BLOCK_N], dtype=tl.float32)
         for c_start in range(0, C, BLOCK_C):
             c = c_start + tl.arange(0, BLOCK_C)
-            direction = tl.zeros([BLOCK_C], dtype=tl.float32)
+            inside = (n < N)[:, None] & (c < C)[None, :]
+            direction = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
             for frame in range(length):
                 row = first_row + frame * N
-                square_norm = tl.load(
-                    square_norm_ptr + row * num_blocks + norm_block,
-                    mask=norm_block < num_blocks,
-                    other=0.0,
-                )
-                norm = tl.maximum(tl.sqrt_rn(tl.sum(square_norm, axis=0)), 1e-12)
-                x = tl.load(x_ptr + row * C + c, mask=c < C, other=0.0)
-                direction += x.to(tl.float32) / norm
-            square += tl.sum(direction * direction, axis=0)
+                norm_ptrs = square_norm_ptr + row[:, None] * num_blocks + norm_block[None, :]
+                norm = tl.sum(tl.load(norm_ptrs, mask=norm_inside, other=0.0), axis=1)
+                norm = tl.maximum(tl.sqrt_rn(norm), 1e-12)
+                x = tl.load(x_ptr + row[:, None] * C + c[None, :], mask=inside, other=0.0)
+                direction += x.to(tl.float32) / norm[:, None]
+            square += tl.sum(direction * direction, axis=1)
         # A single frame shows no stillness.
         similarity = (square - length) / tl.maximum(length * (length - 1), 1)
-        is_static = (similarity > tau) & (length > 1)
-        tl.store(is_static_ptr + first_row, is_static.to(tl.int8))
-        if is_static:
-            tl.atomic_add(static_count_ptr + start, 1)
+        is_static = (similarity > tau) & (length > 1) & (n < N)
+        tl.store(is_static_ptr + first_row, is_static.to(tl.int8), mask=n < N)
+        num_static = tl.sum(is_static.to(tl.int32), axis=0)
+        if num_static > 0:
+            tl.atomic_add(static_count_ptr + start, num_static)
             mean_row = (start // 2).to(tl.int64) * N + n
             for c_start in range(0, C, BLOCK_C):
                 c = c_start + tl.arange(0, BLOCK_C)
-                total = tl.zeros([BLOCK_C], dtype=tl.float32)
+                inside = is_static[:, None] & (c < C)[None, :]
+                total = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
                 for frame in range(length):
                     row = first_row + frame * N
-                    total += tl.load(x_ptr + row * C + c, mask=c < C, other=0.0).to(tl.float32)
-                tl.store(static_mean_ptr + mean_row * C + c, total / length, mask=c < C)
+                    x = tl.load(x_ptr + row[:, None] * C + c[None, :], mask=inside, other=0.0)
+                    total += x.to(tl.float32)
+                mean_ptrs = static_mean_ptr + mean_row[:, None] * C + c[None, :]
+                tl.store(mean_ptrs, total / length, mask=inside)
 
 
 def static_split(
@@ -98,7 +104,7 @@ def static_split(
     )
     config = config_for("static_split", x.device).copy()
     config["BLOCK_C"] = min(config["BLOCK_C"], triton.next_power_of_2(channels))
-    _static_split_kernel[(n, frames)](
+    _static_split_kernel[(triton.cdiv(n, config["BLOCK_N"]), frames)](
         x,
         square_norm,
         segment_start,
