@@ -159,10 +159,10 @@ def draw_heat_map(video: PrunedVideo, columns: int = 8, tile_px: int = 150) -> I
     ramp_px, y = min(320, size[0] - 20), size[1] - legend + 10
     ramp = _heat_colors(np.linspace(0, 1, ramp_px)[None].repeat(18, axis=0))
     page.paste(_image(ramp), (0, y))
-    draw.text((0, y + 24), f"{10**low:.1e}", SOFT, _font(14))
-    draw.text((ramp_px, y + 24), f"{10**high:.1e}", SOFT, _font(14), anchor="ra")
-    if size[0] > ramp_px + 360:
-        note = "largest attention share from any question token, any head"
+    draw.text((0, y + 24), f"{10 ** (low + 2):.2g} %", SOFT, _font(14))
+    draw.text((ramp_px, y + 24), f"{10 ** (high + 2):.2g} %", SOFT, _font(14), anchor="ra")
+    if size[0] > ramp_px + 580:
+        note = "largest share of attention, any question token, any head (log scale)"
         draw.text((ramp_px + 16, y + 9), note, SOFT, _font(15), anchor="lm")
     return page
 

@@ -105,7 +105,8 @@ class VideoModel:
             np.asarray(Image.fromarray(f).resize(side, Image.Resampling.BICUBIC)) for f in frames
         ]
         pixels = np.stack(resized).astype(np.float32) / 255.0  # [T, side, side, 3]
-        pixels = (pixels - np.float32(self.image_mean)) / np.float32(self.image_std)
+        mean, std = np.array((self.image_mean, self.image_std), dtype=np.float32)
+        pixels = (pixels - mean) / std
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)[None].contiguous()
 
 
