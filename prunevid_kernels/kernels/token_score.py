@@ -1,0 +1,307 @@
+"""Question -> visual attention scores without an attention matrix.
+
+    score[v] = max over heads h and question rows q of  exp(s[h, q, v] - lse[h, q]),   s = scale * q k
+
+Two launches. The first finds the log-sum-exp of every row over all keys, split over blocks of keys so that few
+rows fill the chip. The second visits the visual keys alone and takes the maximum. The query heads that share a key
+head are rows of one tile, so grouped-query attention reads each key once. Memory is O(rows + V).
+
+The maximum over heads is an atomic integer maximum on the bits of non-negative floats, which order as the floats do:
+a maximum has no rounding, so the order of arrival cannot change the result.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from prunevid_kernels.kernels._device import config_for, dot, is_interpreted
+
+
+@triton.jit
+def _load_queries(
+    q_ptr,
+    row,
+    kv_head,
+    group,
+    Q,
+    D,
+    stride_q_h,
+    stride_q_q,
+    BLOCK_D: tl.constexpr,
+):
+    """Rows of the query heads that share ``kv_head``: row r is question row r % Q of head r // Q."""
+    d = tl.arange(0, BLOCK_D)
+    head = kv_head * group + row // Q
+    ptrs = q_ptr + (head * stride_q_h + row % Q * stride_q_q)[:, None] + d[None, :]
+    return tl.load(ptrs, mask=(row < group * Q)[:, None] & (d < D)[None, :], other=0.0)
+
+
+@triton.jit
+def _logits(
+    q,
+    k_ptr,
+    s,
+    row,
+    key_mask_ptr,
+    Q,
+    S,
+    D,
+    stride_k_s,
+    scale,
+    causal_offset,
+    HAS_MASK: tl.constexpr,
+    IS_CAUSAL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Scaled products [BLOCK_M, BLOCK_S] of question rows and keys s; -inf where a row does not see a key."""
+    d = tl.arange(0, BLOCK_D)
+    k_ptrs = k_ptr + s[None, :].to(tl.int64) * stride_k_s + d[:, None]
+    k = tl.load(k_ptrs, mask=(s < S)[None, :] & (d < D)[:, None], other=0.0)  # [BLOCK_D, BLOCK_S]
+    logits = dot(q, k, tl.zeros([BLOCK_M, BLOCK_S], dtype=tl.float32), INTERPRETED) * scale
+    sees = (s < S)[None, :]
+    if IS_CAUSAL:
+        sees = sees & (s[None, :] <= causal_offset + (row % Q)[:, None])
+    if HAS_MASK:
+        sees = sees & (tl.load(key_mask_ptr + s, mask=s < S, other=0) != 0)[None, :]
+    return tl.where(sees, logits, float("-inf"))
+
+
+@triton.jit
+def _log_sum_kernel(
+    q_ptr,
+    k_ptr,
+    key_mask_ptr,
+    log_sum_ptr,
+    score_ptr,
+    num_kv_heads,
+    group,
+    Q,
+    S,
+    D,
+    V,
+    stride_q_b,
+    stride_q_h,
+    stride_q_q,
+    stride_k_b,
+    stride_k_h,
+    stride_k_s,
+    scale,
+    causal_offset,
+    keys_per_split,
+    HAS_MASK: tl.constexpr,
+    IS_CAUSAL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Program (split, rows, batch and key head): log_sum[split, b, kv_head, row] over the split's keys."""
+    split, batch_head = tl.program_id(0), tl.program_id(2)
+    b, kv_head = (batch_head // num_kv_heads).to(tl.int64), batch_head % num_kv_heads
+    row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
+    first_key = split * keys_per_split
+    last_key = tl.minimum(first_key + keys_per_split, S)
+
+    q_ptr += b * stride_q_b
+    k_ptr += b * stride_k_b + kv_head * stride_k_h
+    key_mask_ptr += b * S
+    q = _load_queries(q_ptr, row, kv_head, group, Q, D, stride_q_h, stride_q_q, BLOCK_D)
+    largest = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    for start in range(first_key, last_key, BLOCK_S):
+        s = start + tl.arange(0, BLOCK_S)
+        logits = _logits(
+            q,
+            k_ptr,
+            s,
+            row,
+            key_mask_ptr,
+            Q,
+            last_key,
+            D,
+            stride_k_s,
+            scale,
+            causal_offset,
+            HAS_MASK,
+            IS_CAUSAL,
+            INTERPRETED,
+            BLOCK_M,
+            BLOCK_S,
+            BLOCK_D,
+        )
+        new_largest = tl.maximum(largest, tl.max(logits, axis=1))
+        shift = tl.where(new_largest == float("-inf"), 0.0, new_largest)  # no key seen yet
+        total = total * tl.exp(largest - shift) + tl.sum(tl.exp(logits - shift[:, None]), axis=1)
+        largest = new_largest
+    seen = total > 0.0
+    log_sum = tl.where(seen, largest + tl.log(tl.where(seen, total, 1.0)), float("-inf"))
+    rows = group * Q
+    out = (split.to(tl.int64) * tl.num_programs(2) + batch_head) * rows + row
+    tl.store(log_sum_ptr + out, log_sum, mask=row < rows)
+
+    if (tl.program_id(1) == 0) & (kv_head == 0):  # clear the scores for the second launch
+        for start in range(first_key, last_key, BLOCK_S):
+            v = start + tl.arange(0, BLOCK_S)
+            zero = tl.zeros([BLOCK_S], dtype=tl.int32)
+            tl.store(score_ptr + b * V + v, zero, mask=(v < last_key) & (v < V))
+
+
+@triton.jit
+def _max_probability_kernel(
+    q_ptr,
+    k_ptr,
+    key_mask_ptr,
+    log_sum_ptr,
+    score_ptr,
+    num_kv_heads,
+    group,
+    Q,
+    S,
+    D,
+    first_visual,
+    V,
+    stride_q_b,
+    stride_q_h,
+    stride_q_q,
+    stride_k_b,
+    stride_k_h,
+    stride_k_s,
+    scale,
+    causal_offset,
+    num_splits,
+    HAS_MASK: tl.constexpr,
+    IS_CAUSAL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_SPLITS: tl.constexpr,
+):
+    """Program (visual keys, batch and key head): the maximum over the rows of that key head."""
+    batch_head = tl.program_id(1)
+    b, kv_head = (batch_head // num_kv_heads).to(tl.int64), batch_head % num_kv_heads
+    v = tl.program_id(0) * BLOCK_S + tl.arange(0, BLOCK_S)
+    q_ptr += b * stride_q_b
+    k_ptr += b * stride_k_b + kv_head * stride_k_h
+    key_mask_ptr += b * S
+    split = tl.arange(0, BLOCK_SPLITS)
+    rows = group * Q
+    best = tl.zeros([BLOCK_S], dtype=tl.float32)
+    for first_row in range(0, rows, BLOCK_M):
+        row = first_row + tl.arange(0, BLOCK_M)
+        part = (split[None, :].to(tl.int64) * tl.num_programs(1) + batch_head) * rows + row[:, None]
+        inside = (split < num_splits)[None, :] & (row < rows)[:, None]
+        parts = tl.load(log_sum_ptr + part, mask=inside, other=float("-inf"))
+        largest = tl.max(parts, axis=1)
+        sees_any = largest > float("-inf")
+        shift = tl.where(sees_any, largest, 0.0)
+        total = tl.sum(tl.exp(parts - shift[:, None]), axis=1)
+        log_sum = shift + tl.log(tl.where(sees_any, total, 1.0))
+
+        q = _load_queries(q_ptr, row, kv_head, group, Q, D, stride_q_h, stride_q_q, BLOCK_D)
+        logits = _logits(
+            q,
+            k_ptr,
+            first_visual + v,
+            row,
+            key_mask_ptr,
+            Q,
+            S,
+            D,
+            stride_k_s,
+            scale,
+            causal_offset,
+            HAS_MASK,
+            IS_CAUSAL,
+            INTERPRETED,
+            BLOCK_M,
+            BLOCK_S,
+            BLOCK_D,
+        )
+        probability = tl.exp(logits - log_sum[:, None])
+        probability = tl.where((row < rows)[:, None], probability, 0.0)
+        best = tl.maximum(best, tl.max(probability, axis=0))
+    tl.atomic_max(score_ptr + b * V + v, best.to(tl.int32, bitcast=True), mask=v < V)
+
+
+def score_visual_tokens(
+    query: Tensor,
+    key: Tensor,
+    first_visual: int,
+    last_visual: int,
+    scale: float,
+    causal_offset: int | None,
+    key_mask: Tensor | None,
+) -> Tensor:
+    """Scores [B, V] float32 of keys [first_visual, last_visual); see
+    :func:`prunevid_kernels.score_visual_tokens`."""
+    batch, heads, q_rows, head_dim = query.shape
+    kv_heads, num_keys = key.shape[1:3]
+    query = query if query.stride(3) == 1 else query.contiguous()
+    key = key if key.stride(3) == 1 else key.contiguous()
+    group = heads // kv_heads
+    rows = group * q_rows
+    num_visual = last_visual - first_visual
+
+    config = config_for("token_score", query.device).copy()
+    keys_per_split = config.pop("KEYS_PER_SPLIT")
+    config["BLOCK_D"] = max(16, triton.next_power_of_2(head_dim))
+    splits = triton.cdiv(num_keys, keys_per_split)
+    log_sums = torch.empty(
+        (splits, batch, kv_heads, rows), dtype=torch.float32, device=query.device
+    )
+    score_bits = torch.empty((batch, num_visual), dtype=torch.int32, device=query.device)
+    mask = query if key_mask is None else key_mask.contiguous().view(torch.uint8)
+    flags = {
+        "HAS_MASK": key_mask is not None,
+        "IS_CAUSAL": causal_offset is not None,
+        "INTERPRETED": is_interpreted(),
+    }
+    strides = (*query.stride()[:3], *key.stride()[:3])
+    _log_sum_kernel[(splits, triton.cdiv(rows, config["BLOCK_M"]), batch * kv_heads)](
+        query,
+        key,
+        mask,
+        log_sums,
+        score_bits,
+        kv_heads,
+        group,
+        q_rows,
+        num_keys,
+        head_dim,
+        num_visual,
+        *strides,
+        scale,
+        causal_offset or 0,
+        keys_per_split,
+        **flags,
+        **config,
+    )
+    _max_probability_kernel[(triton.cdiv(num_visual, config["BLOCK_S"]), batch * kv_heads)](
+        query,
+        key,
+        mask,
+        log_sums,
+        score_bits,
+        kv_heads,
+        group,
+        q_rows,
+        num_keys,
+        head_dim,
+        first_visual,
+        num_visual,
+        *strides,
+        scale,
+        causal_offset or 0,
+        splits,
+        **flags,
+        BLOCK_SPLITS=triton.next_power_of_2(splits),
+        **config,
+    )
+    return score_bits.view(torch.float32)
