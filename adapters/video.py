@@ -6,9 +6,10 @@ over on platforms for which no decord wheel exists. Both convert with ffmpeg's s
 turn frames upright, so 8-bit video comes out bit for bit the same. (10-bit 4:2:0 does not: decord
 carries an older swscale, which interpolates chroma differently.) Two weaknesses of decord are
 covered here. It reads a truncated Matroska or AVI file to the point of the break and calls that
-the video; so the container's own sizes are checked against the file first. And in AVI, which
-stores no presentation times, it seeks to wrong frames when the stream has B-frames; so AVI is
-read from the start.
+the video; so the container's own sizes are checked against the file first. And where packets have
+no presentation times, as in AVI, it seeks to wrong frames; so everything but MP4 and Matroska is
+decoded from the start. What decord cannot read at all (MPEG-TS with its last frame, Matroska of a
+live recording) is an error that says so; ``reader="av"`` reads those.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def read_video(source: str | Path, num_frames: int, *, reader: Reader = "auto") 
     if reader == "auto":
         reader = "decord" if importlib.util.find_spec("decord") else "av"
     if reader == "decord":
-        return _read_decord(path, num_frames, seekable=container != "avi")
+        return _read_decord(path, num_frames, seekable=container in ("mp4", "matroska"))
     return _read_av(path, num_frames)
 
 
