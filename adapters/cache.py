@@ -1,0 +1,170 @@
+"""What a pruned key/value cache has to remember, and how it answers for it.
+
+The caller (``generate``, a chat loop) goes on counting the tokens it has fed; the cache holds
+fewer. So a pruned cache gives two answers: ``get_seq_length()`` is the caller's count, by which
+``generate`` slices its inputs, ``get_query_offset()`` is the number of entries held, by which masks
+are built. The state lives on the cache object and nowhere else, so a cache can be copied, reordered
+by beam search, cropped by assisted decoding, or continued much later. The cache keeps its identity:
+its class is swapped for a subclass of itself, and swapped back by ``reset()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache as memoize
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+
+from prunevid_kernels import compact
+
+
+@dataclass(frozen=True)
+class PrunedState:
+    """A cache at the moment its prompt was pruned; all that came later follows from the cache's
+    length.
+
+    Attributes:
+        fed: tokens that the caller had fed, padding included.
+        held: entries of each layer.
+        kv_mask: [B, held] bool, False for padding; None if there is none. A static cache, whose
+            length no graph may read, has it at full capacity, True behind ``held``.
+        position_offset: [B] int64: the position of a token, less its place in the cache; None where
+            the caller's own positions hold.
+        is_active: whether the model that the cache belongs to is still pruned.
+    """
+
+    fed: int
+    held: int
+    kv_mask: Tensor | None
+    position_offset: Tensor | None
+    is_active: Callable[[], bool]
+
+    def select_rows(self, index: Tensor) -> PrunedState:
+        """The state of a batch with these rows of it."""
+
+        def rows(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.index_select(0, index.to(tensor.device))
+
+        return replace(self, kv_mask=rows(self.kv_mask), position_offset=rows(self.position_offset))
+
+
+class PrunedCache:
+    """Mixed in before the class of a cache, see :func:`attach_state`."""
+
+    pruned_state: PrunedState
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.pruned_state.is_active():
+            raise RuntimeError(
+                "this key/value cache was pruned, but its model no longer is, so that tokens would "
+                "get wrong positions; continue it while the model is pruned"
+            )
+        return super().update(*args, **kwargs)  # type: ignore[misc]
+
+    def get_seq_length(self, layer_idx: int = 0) -> Any:
+        held = super().get_seq_length(layer_idx)  # type: ignore[misc]
+        return held + (self.pruned_state.fed - self.pruned_state.held)
+
+    def get_query_offset(self, layer_idx: int = 0) -> Any:
+        return super().get_seq_length(layer_idx)  # type: ignore[misc]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        since_pruning = int(self.get_query_offset()) - self.pruned_state.held
+        if tokens_to_remove > 0 or -tokens_to_remove > since_pruning:
+            raise ValueError(
+                f"a pruned cache can be cropped by at most the {since_pruning} tokens fed since "
+                f"its prompt, given as a negative number, got {tokens_to_remove}"
+            )
+        super().crop(tokens_to_remove)  # type: ignore[misc]
+
+    def reset(self) -> None:
+        super().reset()  # type: ignore[misc]
+        detach_state(self)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
+        self.pruned_state = self.pruned_state.select_rows(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)  # type: ignore[misc]
+        rows = torch.arange(_first_keys(self).shape[0] // repeats).repeat_interleave(repeats)
+        self.pruned_state = self.pruned_state.select_rows(rows)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)  # type: ignore[misc]
+        self.pruned_state = self.pruned_state.select_rows(indices)
+
+
+@memoize
+def _pruned_class(base: type[Cache]) -> type[Cache]:
+    return type(f"Pruned{base.__name__}", (PrunedCache, base), {})
+
+
+def _first_keys(cache: Any) -> Tensor:
+    return cache.layers[0].keys
+
+
+def state_of(cache: Cache | None) -> PrunedState | None:
+    """The state of a pruned cache, None for any other."""
+    return cache.pruned_state if isinstance(cache, PrunedCache) else None
+
+
+def attach_state(cache: Cache, state: PrunedState) -> None:
+    """Make ``cache`` answer for its pruned prompt."""
+    if is_static(cache) and state.kv_mask is not None:
+        free = cache.layers[0].get_max_length() - state.held
+        padded = torch.nn.functional.pad(state.kv_mask, (0, free), value=True)
+        state = replace(state, kv_mask=padded)
+    if not isinstance(cache, PrunedCache):
+        cache.__class__ = _pruned_class(type(cache))
+    cache.pruned_state = state  # type: ignore[attr-defined]
+
+
+def detach_state(cache: Any) -> None:
+    """Make ``cache``, emptied, what it was before :func:`attach_state`."""
+    del cache.pruned_state
+    cache.__class__ = type(cache).__mro__[2]
+
+
+def is_static(cache: Cache) -> bool:
+    return bool(cache.layers) and isinstance(cache.layers[0], StaticLayer)
+
+
+def require_supported(cache: Cache) -> None:
+    """Refuse the caches whose entries cannot be gathered.
+
+    Raises:
+        ValueError: names the kind of the cache or of its layer.
+    """
+    if getattr(cache, "offloading", False):
+        raise ValueError("pruning does not support offloaded key/value caches")
+    kinds = {type(layer) for layer in cache.layers} - {DynamicLayer, StaticLayer}
+    if kinds:
+        raise ValueError(
+            "pruning supports caches of DynamicLayer or StaticLayer (full attention, not "
+            f"quantized, no sliding window, no linear attention), got {kinds.pop().__name__}"
+        )
+
+
+def gather_entries(cache: Cache, num_layers: int, index: Tensor) -> None:
+    """Cut the entries of the first ``num_layers`` layers down to ``index`` [B, K], keys and values
+    of all layers in one launch for each device."""
+    by_device: dict[torch.device, list[Any]] = {}
+    for layer in cache.layers[:num_layers]:
+        by_device.setdefault(layer.keys.device, []).append(layer)
+    kept = index.shape[1]
+    for device, layers in by_device.items():
+        tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+        gathered = compact(tensors, index.to(device), dim=2)
+        for layer, keys, values in zip(layers, gathered[::2], gathered[1::2], strict=True):
+            if not isinstance(layer, StaticLayer):
+                layer.keys, layer.values = keys, values
+                continue
+            for buffer, entries in ((layer.keys, keys), (layer.values, values)):
+                buffer[:, :, :kept] = entries  # in place: compiled graphs hold the address
+                buffer[:, :, kept:] = 0
+            layer.cumulative_length.fill_(kept)

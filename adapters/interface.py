@@ -1,0 +1,87 @@
+"""What a model adapter tells the engine: where things live, never how pruning works.
+
+An adapter is a small stateless object for one model family. It names the modules to hook and finds,
+in the arguments of one forward call, which prompt positions hold the tokens of which video. The
+rest (merging, scoring, gathering, caches, positions) is the engine's and is the same for every
+family.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class VideoSpan:
+    """The tokens of one video in a prompt: ``num_frames * tokens_per_frame`` positions from
+    ``start`` on, frame by frame."""
+
+    start: int
+    num_frames: int
+    tokens_per_frame: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.num_frames * self.tokens_per_frame
+
+
+@dataclass(frozen=True)
+class PromptVisuals:
+    """What is not text in one prompt of a batch; positions count from the first token of the
+    forward call, padding included.
+
+    Attributes:
+        videos: the spans to prune, in order.
+        images: (start, stop) of image tokens, which are neither pruned nor question rows.
+        separators: (start, stop) of other tokens that are neither, such as the newline embedding
+            that LLaVA-OneVision puts behind a video.
+    """
+
+    videos: tuple[VideoSpan, ...] = ()
+    images: tuple[tuple[int, int], ...] = ()
+    separators: tuple[tuple[int, int], ...] = ()
+
+
+class ModelAdapter(ABC):
+    """Where things live in one model family.
+
+    Attributes:
+        positions: ``"renumber"`` gives the merged tokens consecutive positions and lets decoding go
+            on from the merged length, as the authors' released code does. ``"keep"`` leaves every
+            token the position that the caller gave to it (a merged token: to its first source
+            token), which a model with multi-dimensional rotary positions needs.
+    """
+
+    positions: Literal["renumber", "keep"] = "renumber"
+
+    @abstractmethod
+    def decoder(self, model: nn.Module) -> nn.Module:
+        """The text decoder: the module with ``layers`` and ``rotary_emb`` that is called with
+        ``inputs_embeds``, the visual features already in their places."""
+
+    @abstractmethod
+    def entries(self, model: nn.Module) -> Sequence[nn.Module]:
+        """The modules, outermost first, whose forward gets what :meth:`locate` reads. A call may
+        begin at any of them."""
+
+    @abstractmethod
+    def brings_visuals(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether the call brings visual features. Cheap: asked at every decoding step, and never
+        answered from token ids, since a generated token can equal a placeholder."""
+
+    @abstractmethod
+    def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
+        """Where the features of such a call go, for each prompt of the batch.
+
+        Raises:
+            ValueError: they cannot be placed; the message says why.
+        """
+
+    def video_token_id(self, model: nn.Module) -> int | None:
+        """The id that stands for a video token in ``input_ids``, if the family has one."""
+        return None

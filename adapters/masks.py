@@ -1,0 +1,175 @@
+"""What callers say about padding, and what it means once the cache holds fewer tokens than they
+fed.
+
+A caller's mask counts the tokens it has fed, a mask over a pruned cache the entries it holds; this
+module translates. ``generate`` gives a 2-D mask, none when nothing is padding, or, for static
+caches, one already expanded to 4-D.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from .cache import PrunedState, is_static, state_of
+
+
+@dataclass(frozen=True)
+class PromptPadding:
+    """The padding of a prompt that is about to be fed, and of what was fed before.
+
+    Attributes:
+        fed: tokens fed before, padding included.
+        held: entries that the cache holds of them.
+        first: for each row of the batch, the first token of the prompt that is not padding.
+        past_mask: [B, held] bool, False for padding; None if there is none.
+        past_offset: [B] int64, position less place in the cache for what was fed before; None: 0.
+        needs_mask: the decoder must get a mask even where nothing is padding. FlashAttention tells
+            by its length how much of a static cache is filled.
+    """
+
+    fed: int
+    held: int
+    first: list[int]
+    past_mask: Tensor | None
+    past_offset: Tensor | None
+    needs_mask: bool = False
+
+    def next_position(self, device: torch.device) -> Tensor:
+        """[B] int64: the position of the first token of each prompt."""
+        next_position = torch.full((len(self.first),), self.held, device=device)
+        if self.past_offset is not None:
+            next_position = next_position + self.past_offset
+        return next_position
+
+
+def read_padding(
+    attention_mask: Any, cache: Cache | None, *, batch: int, length: int
+) -> PromptPadding:
+    """Read the mask of a prompt [batch, length] that goes behind what ``cache`` holds.
+
+    Raises:
+        ValueError: a mask of an unknown form or of the wrong length; padding that is not on the
+            left of the prompt.
+    """
+    state = state_of(cache)
+    fed = 0 if cache is None else int(cache.get_seq_length())
+    held = 0 if cache is None else int(cache.get_query_offset())
+    mask = _as_2d(attention_mask, fed, length, is_pruned=state is not None)
+    if mask is None:
+        past_mask = None if state is None else _pad_to(state.kv_mask, state.held, held)
+        offset = None if state is None else state.position_offset
+        return PromptPadding(fed, held, [0] * batch, past_mask, offset)
+
+    mask = mask.expand(batch, -1)
+    if mask.shape[1] != fed + length:
+        raise ValueError(
+            f"attention_mask must cover the {fed} tokens fed before and the {length} of the "
+            f"prompt, got shape {list(mask.shape)}"
+        )
+    prompt_mask = mask[:, fed:]
+    first = (length - prompt_mask.sum(dim=1)).tolist()
+    expected = (
+        torch.arange(length, device=mask.device) >= torch.tensor(first).to(mask.device)[:, None]
+    )
+    if not torch.equal(prompt_mask, expected):
+        raise ValueError("pruning needs prompts padded on the left; attention_mask has other gaps")
+
+    past_mask, offset = mask[:, :fed], torch.zeros(batch, dtype=torch.int64, device=mask.device)
+    if state is not None:
+        past_mask = _pruned_mask(state, mask[:, state.fed : fed])
+    if state is None or state.position_offset is None:
+        offset = past_mask.sum(dim=1) - held
+    else:
+        offset = state.position_offset - (~mask[:, state.fed : fed]).sum(dim=1)
+    return PromptPadding(
+        fed,
+        held,
+        first,
+        None if past_mask.all() else past_mask,
+        offset,
+        needs_mask=cache is not None and is_static(cache) and _unwrap(attention_mask).ndim == 2,
+    )
+
+
+def continue_pruned(
+    state: PrunedState,
+    cache: Cache,
+    attention_mask: Any,
+    position_ids: Tensor | None,
+    embeds: Tensor,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The decoder's mask and positions for tokens [B, Q, C] fed behind a pruned prompt.
+
+    A compiled decoding step runs through this with a static cache: its length, a tensor, must not
+    be read.
+
+    Raises:
+        ValueError: an attention mask that does not cover what was fed.
+    """
+    queries = embeds.shape[1]
+    held: Any = cache.get_query_offset()
+    mask, since = state.kv_mask, None
+    attention_mask = _unwrap(attention_mask)
+    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+        since = attention_mask[:, state.fed :].to(embeds.device, torch.bool)
+        if isinstance(held, int) and since.shape[1] != held - state.held + queries:
+            raise ValueError(
+                f"attention_mask must cover the {state.fed + held - state.held} tokens fed before "
+                f"and the {queries} new ones, got shape {list(attention_mask.shape)}"
+            )
+        mask = _pruned_mask(state, since)
+    elif mask is not None and not is_static(cache):
+        mask = _pad_to(mask, state.held, held + queries)
+
+    if state.position_offset is None:
+        return mask, position_ids
+    if since is None:
+        places = held + torch.arange(queries, device=embeds.device)
+    else:
+        places = state.held + (since.cumsum(dim=1) - 1)[:, -queries:].clamp(min=0)
+    return mask, state.position_offset[:, None] + places
+
+
+def _as_2d(mask: Any, fed: int, length: int, *, is_pruned: bool) -> Tensor | None:
+    """[B, fed + length] bool, or None if nothing is padding."""
+    mask = _unwrap(mask)
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
+        raise ValueError(
+            "pruning needs a 2-D attention mask [B, S], or a 4-D one [B, 1, S, K], "
+            f"got {type(mask).__name__}"
+        )
+    if mask.ndim == 2:
+        return mask.bool()
+    if is_pruned:
+        # It was expanded from a mask over fed tokens to one over held entries: meaningless. A
+        # prompt behind others has no padding of its own in any caller that expands.
+        return None
+    last = mask[:, 0, -1, : fed + length]  # the last token sees all that is not padding
+    return last if last.dtype == torch.bool else last >= 0
+
+
+def _unwrap(mask: Any) -> Any:
+    """Masks made ahead of the decoder come by layer type."""
+    return mask["full_attention"] if isinstance(mask, dict) else mask
+
+
+def _pruned_mask(state: PrunedState, since: Tensor) -> Tensor:
+    """[B, K] bool over the entries of the pruned prompt and those ``since`` [B, K - held]."""
+    if state.kv_mask is None:
+        return F.pad(since, (state.held, 0), value=True)
+    return torch.cat((state.kv_mask[:, : state.held], since), dim=1)
+
+
+def _pad_to(mask: Tensor | None, held: int, length: int) -> Tensor | None:
+    """A state's mask, extended by tokens that are not padding."""
+    if mask is None:
+        return None
+    return F.pad(mask[:, :held], (0, length - held), value=True)
