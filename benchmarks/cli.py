@@ -134,6 +134,8 @@ def _print_result(result: RunResult, report: Path) -> None:
         f"visual tokens  {visual} -> {merged} merged ({merged / visual:.1%})"
         f" -> {kept} kept ({kept / visual:.1%}{where})"
     )
+    if kept == visual:
+        print("               WARNING: nothing was pruned with this config")
     print(
         f"FLOPs          {result.flops_ratio_exact:.3f}x of the unpruned prompt"
         f" ({result.flops_ratio_paper:.3f}x by the paper's formula)"

@@ -72,10 +72,11 @@ class VideoModel:
             ModelError: a question that contains a placeholder; a template that does not render
                 exactly one.
         """
-        placeholder_id = self.model.config.video_token_id
-        placeholder = self.tokenizer.convert_ids_to_tokens(placeholder_id)
-        if placeholder in question:
-            raise ModelError(f"the question must not contain the placeholder {placeholder!r}")
+        config = self.model.config
+        placeholder = self.tokenizer.convert_ids_to_tokens(config.video_token_id)
+        for reserved in (placeholder, self.tokenizer.convert_ids_to_tokens(config.image_token_id)):
+            if reserved in question:
+                raise ModelError(f"the question must not contain the placeholder {reserved!r}")
         content = [{"type": "video"}, {"type": "text", "text": question}]
         prompt = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
