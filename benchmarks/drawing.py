@@ -11,6 +11,7 @@ from __future__ import annotations
 import colorsys
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 
 import numpy as np
@@ -60,12 +61,12 @@ class PrunedVideo:
     kept: NDArray[np.bool_]
     scores: NDArray[np.float32] | None
 
-    @property
+    @cached_property
     def merged_of(self) -> NDArray[np.int64]:
         """[T, rows, columns]: the merged token of each place."""
         return self.layout.source_to_merged.cpu().numpy().reshape(-1, *self.grid)
 
-    @property
+    @cached_property
     def is_static(self) -> NDArray[np.bool_]:
         """[T, rows, columns]."""
         return self.layout.static_mask().cpu().numpy().reshape(-1, *self.grid)
@@ -198,7 +199,7 @@ def draw_token_chart(
 def png_bytes(image: Image.Image) -> bytes:
     """The image as PNG."""
     buffer = BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -219,39 +220,36 @@ def _page(video: PrunedVideo, frames: range, tile_px: int) -> Image.Image:
     page = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(page)
     for row, view in enumerate(VIEWS):
-        y = head + row * (height_px + gap)
+        y = head + row * (height_px + gap) + height_px // 2
         text = view.replace(" / ", " /\n").replace(" tokens", "\ntokens")
-        draw.multiline_text((4, y + height_px // 2), text, INK, _font(16, bold=True), anchor="lm")
-        for column, frame in enumerate(frames):
-            x = side + column * (tile_px + gap)
-            if row == 0:
-                draw.text((x, 3), video.frame_label(frame), SOFT, _font(15))
-            page.paste(_view(video, frame, view, tile_px), (x, y))
+        draw.multiline_text((4, y), text, INK, _font(16, bold=True), anchor="lm")
+    for column, frame in enumerate(frames):
+        x = side + column * (tile_px + gap)
+        draw.text((x, 3), video.frame_label(frame), SOFT, _font(15))
+        for row, image in enumerate(_views(video, frame, tile_px)):
+            page.paste(image, (x, head + row * (height_px + gap)))
     return page
 
 
-def _view(video: PrunedVideo, frame: int, view: str, tile_px: int) -> Image.Image:
-    tile = _tile(video, frame, tile_px)
-    pixels = np.asarray(tile).astype(np.float32)
-    shape = pixels.shape[:2]
+def _views(video: PrunedVideo, frame: int, tile_px: int) -> list[Image.Image]:
+    """The frame in each of ``VIEWS``."""
+    original = _tile(video, frame, tile_px)
+    pixels = np.asarray(original).astype(np.float32)
+    gray, shape = _gray(pixels), pixels.shape[:2]
     merged_of, is_static = video.merged_of[frame], video.is_static[frame]
-    if view == "static / dynamic":
-        tinted = 0.45 * _gray(pixels) + 0.55 * STATIC_TINT
-        image = _image(np.where(_to_pixels(is_static, shape)[..., None], tinted, pixels))
-        _outline(image, is_static.astype(int), DYNAMIC_EDGE, 3)
-        return image
-    if view == "merged tokens":
-        cells = _to_pixels(merged_of, shape)
-        image = _image(0.4 * _gray(pixels) + 0.6 * _token_colors(video.layout.num_merged)[cells])
-        _outline(image, merged_of, PAPER, 2)
-        return image
-    if view == "kept tokens":
-        kept = video.kept[merged_of]
-        dark = 0.20 * _gray(pixels)
-        image = _image(np.where(_to_pixels(kept, shape)[..., None], pixels, dark))
-        _outline(image, kept.astype(int), KEPT_EDGE, 2)
-        return image
-    return tile
+    kept = video.kept[merged_of]
+
+    static_cells = _to_pixels(is_static, shape)[..., None]
+    static = _image(np.where(static_cells, 0.45 * gray + 0.55 * STATIC_TINT, pixels))
+    _outline(static, is_static.astype(int), DYNAMIC_EDGE, 3)
+
+    colors = _token_colors(video.layout.num_merged)[_to_pixels(merged_of, shape)]
+    merged = _image(0.4 * gray + 0.6 * colors)
+    _outline(merged, merged_of, PAPER, 2)
+
+    lit = _image(np.where(_to_pixels(kept, shape)[..., None], pixels, 0.20 * gray))
+    _outline(lit, kept.astype(int), KEPT_EDGE, 2)
+    return [original, static, merged, lit]
 
 
 def _outline(image: Image.Image, cells: NDArray, color: tuple[int, int, int], width: int) -> None:

@@ -86,7 +86,8 @@ def build_tiny_model(seed: int = 0) -> VideoModel:
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
     )
-    model = LlavaOnevisionForConditionalGeneration(config).eval()
+    with torch.random.fork_rng(devices=[]):  # the constructor draws weights that are replaced
+        model = LlavaOnevisionForConditionalGeneration(config).eval()
     _draw_weights(model, torch.Generator().manual_seed(seed))
     end_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
     generation = model.generation_config
