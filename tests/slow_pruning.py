@@ -41,8 +41,13 @@ class SlowDecoder:
         """Text behind a pruned prompt."""
         self._append(self.embed(ids))
 
-    def feed_prompt(self, pieces: Sequence[tuple[str, Any]]) -> None:
-        """A prompt of pieces ("text", ids), ("video", features [T, N, C]), ("other", embeds)."""
+    def feed_prompt(
+        self, pieces: Sequence[tuple[str, Any]], forced: Sequence[list[int]] | None = None
+    ) -> None:
+        """A prompt of pieces ("text", ids), ("video", features [T, N, C]), ("other", embeds).
+
+        ``forced`` has the kept tokens of each video, where they are not to be chosen here.
+        """
         parts: list[Tensor] = []
         spans: list[tuple[int, MergedVideo]] = []
         is_text: list[bool] = []
@@ -59,11 +64,12 @@ class SlowDecoder:
         self._append(torch.cat(parts))
         if self.config.select and spans:
             query, key = self._projections(self.config.layer)
-            for start, video in spans:
+            for number, (start, video) in enumerate(spans):
                 stop = start + len(video.tokens)
                 asking = [first + i for i in range(stop, len(is_text)) if is_text[i]]
                 scores = self._scores(query, key, first, asking)
                 kept = self._select(scores[:, first + start : first + stop].amax(0), video)
+                kept = kept if forced is None else forced[number]
                 self.kept.append(kept)
                 for index in range(start, stop):
                     self.dropped[first + index] = index - start not in kept
