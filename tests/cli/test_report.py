@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from prunevid_kernels import PruneVidConfig, TokenLayout
+from prunevid_kernels import PruneVidConfig, TokenLayout, merge_video
 from prunevid_kernels.benchmarks import drawing
 from prunevid_kernels.benchmarks.drawing import PrunedVideo, draw_heat_map, draw_pages, draw_strip
 from prunevid_kernels.benchmarks.report import _write_all
@@ -112,8 +114,6 @@ def test_random_weights_are_announced_and_only_those(
 
 
 def test_record_file_is_the_last_line_of_stdout(default_run) -> None:
-    import json
-
     saved = json.loads((default_run.folder / "run.json").read_text())
     printed = default_run.record
     assert printed.pop("report") == str(default_run.folder / "report.html")
@@ -159,8 +159,6 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path) -> None:
 @pytest.fixture
 def video() -> PrunedVideo:
     """Six gray frames in two segments of 4 and 2, a 2 x 3 grid, nothing merged; half is kept."""
-    import torch
-
     layout = TokenLayout.identity(6, 6, torch.device("cpu"))
     static = torch.tensor([True, False, False, False, False, True, False, False])
     layout = TokenLayout(
@@ -217,8 +215,6 @@ def test_one_token_has_one_colour_and_neighbours_differ(video) -> None:
 
 
 def test_a_long_segment_takes_several_pages() -> None:
-    import torch
-
     layout = TokenLayout.identity(9, 4, torch.device("cpu"))
     frames = np.zeros((9, 20, 20, 3), dtype=np.uint8)
     video = PrunedVideo(frames, None, (2, 2), layout, np.ones(36, dtype=bool), None)
@@ -248,10 +244,6 @@ def test_heat_grows_with_the_score(video) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7)], ids=str)
 @pytest.mark.parametrize("grid", [(1, 1), (14, 14)], ids=str)
 def test_any_frame_shape_can_be_drawn(shape: tuple[int, int], grid: tuple[int, int]) -> None:
-    import torch
-
-    from prunevid_kernels import merge_video
-
     features = torch.randn(3, grid[0] * grid[1], 8, generator=torch.Generator().manual_seed(0))
     layout = merge_video(features, PruneVidConfig()).layout
     count = layout.num_merged
