@@ -2,11 +2,12 @@
 
     python -m prunevid_kernels.benchmarks.compile_check
 
-The launchers of the library run as they are, at the shapes of the three backbones, on tensors without memory; what
-they launch is compiled ahead of time for a target instead. So what is checked is what would run: the specialisation of
-each argument included. The check fails where a kernel keeps registers in local memory (a spill: several times slower,
-and the sign of a block too large) or asks for more shared memory than the target has (the compiler does not
-refuse that; the launch would).
+The launchers of the library run as they are, at the shapes of the three backbones, on tensors
+without memory; what they launch is compiled ahead of time for a target instead. So what is checked
+is what would run: the specialisation of each argument included. The check fails where a kernel
+keeps registers in local memory (a spill: several times slower, and the sign of a block too large)
+or asks for more shared memory than the target has (the compiler does not refuse that; the launch
+would).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,16 @@ from prunevid_kernels.kernels.token_score import score_visual_tokens
 
 @dataclass(frozen=True)
 class Target:
-    """A GPU to compile for. ``shared_limit_bytes``: dynamic shared memory that one program may have."""
+    """A GPU to compile for. ``shared_limit_bytes``: dynamic shared memory that one program may
+    have."""
 
     name: str
     gpu: GPUTarget
     shared_limit_bytes: int
 
 
-# Shared memory a block, opted in: CUDA C++ Programming Guide, table "Technical specifications per compute
-# capability"; LDS of a workgroup: AMD CDNA 3 ISA reference.
+# Shared memory a block, opted in: CUDA C++ Programming Guide, table "Technical specifications per
+# compute capability"; LDS of a workgroup: AMD CDNA 3 ISA reference.
 TARGETS = (
     Target("sm_80", GPUTarget("cuda", 80, 32), 163 * 1024),
     Target("sm_90", GPUTarget("cuda", 90, 32), 227 * 1024),
@@ -69,7 +71,6 @@ class Row:
     kernel: str
     target: str
     case: str
-    config: str
     registers: int
     spill_bytes: int
     shared_bytes: int
@@ -77,7 +78,8 @@ class Row:
 
 
 class _CompileOnlyDriver:
-    """Stands in for the GPU driver, so that the launchers' own calls say what there is to compile."""
+    """Stands in for the GPU driver, so that the launchers' own calls say what there is to
+    compile."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -93,8 +95,8 @@ class _CompileOnlyDriver:
 
 
 @contextlib.contextmanager
-def compiling_for(target: Target, config: str) -> Iterator[list[tuple[JITFunction, Any]]]:
-    """Within: kernel launches compile for ``target`` with its ``config`` and launch nothing; yields what they
+def compiling_for(target: Target) -> Iterator[list[tuple[JITFunction, Any]]]:
+    """Within: kernel launches compile for ``target`` and launch nothing; yields what they
     compiled."""
     compiled: list[tuple[JITFunction, Any]] = []
     run = JITFunction.run
@@ -110,7 +112,7 @@ def compiling_for(target: Target, config: str) -> Iterator[list[tuple[JITFunctio
     try:
         with (
             mock.patch.object(JITFunction, "run", compile_only),
-            mock.patch.object(_device, "architecture", lambda device: config),
+            mock.patch.object(_device, "architecture", lambda device: target.name),
         ):
             yield compiled
     finally:
@@ -147,7 +149,8 @@ def launch_scoring(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype)
     compact([key] * 22, index, 2)
 
 
-# Frames, tokens a frame and channels of the three backbones, with the dtypes that take different code.
+# Frames, tokens a frame and channels of the three backbones, with the dtypes that take different
+# code.
 MERGE_CASES = {
     "LLaVA-OneVision 32x196x3584 bf16": (32, 196, 3584, torch.bfloat16),
     "LLaVA-OneVision 512x196x3584 bf16": (512, 196, 3584, torch.bfloat16),
@@ -174,8 +177,9 @@ def resources(kernel: Any, target: Target) -> tuple[int, int]:
                 raise RuntimeError(f"the compiled code of {kernel.name} does not say its {name}")
             return int(found[1])
 
-        spilled_registers = metadata("vgpr_spill_count") + metadata("sgpr_spill_count")
-        return metadata("vgpr_count"), metadata("private_segment_fixed_size") + spilled_registers
+        # Scalar registers spill into lanes of vector registers first; only what reaches memory
+        # counts.
+        return metadata("vgpr_count"), metadata("private_segment_fixed_size")
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
@@ -190,29 +194,23 @@ def resources(kernel: Any, target: Target) -> tuple[int, int]:
 
 
 def check(target: Target) -> list[Row]:
-    """Compile everything for one target, with its own config and with the default one."""
+    """Compile everything for one target, with the configs that it would use."""
     rows = []
-    configs = {target.name, "default"} if has_own_config(target.name) else {"default"}
-    for config in sorted(configs):
-        seen: set[int] = set()
-        cases = [(name, launch_everything, case) for name, case in MERGE_CASES.items()]
-        cases += [(name, launch_scoring, case) for name, case in SCORE_CASES.items()]
-        for case_name, launch, case in cases:
-            with compiling_for(target, config) as compiled:
-                launch(*case)
-            for function, kernel in compiled:
-                if id(kernel) in seen:
-                    continue
+    seen: set[int] = set()
+    cases: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = []
+    cases += [(name, launch_everything, case) for name, case in MERGE_CASES.items()]
+    cases += [(name, launch_scoring, case) for name, case in SCORE_CASES.items()]
+    for case_name, launch, case in cases:
+        with compiling_for(target) as compiled:
+            launch(*case)
+        for function, kernel in compiled:
+            if id(kernel) not in seen:
                 seen.add(id(kernel))
-                rows.append(row_of(function, kernel, target, case_name, config))
+                rows.append(row_of(function, kernel, target, case_name))
     return rows
 
 
-def has_own_config(architecture: str) -> bool:
-    return any(architecture in configs for configs in _device.config_table().values())
-
-
-def row_of(function: JITFunction, kernel: Any, target: Target, case: str, config: str) -> Row:
+def row_of(function: JITFunction, kernel: Any, target: Target, case: str) -> Row:
     registers, spill_bytes = resources(kernel, target)
     shared_bytes = kernel.metadata.shared
     fault = None
@@ -221,7 +219,7 @@ def row_of(function: JITFunction, kernel: Any, target: Target, case: str, config
     elif shared_bytes > target.shared_limit_bytes:
         fault = f"needs {shared_bytes} bytes of shared memory, {target.shared_limit_bytes} exist"
     name = function.fn.__name__.strip("_").removesuffix("_kernel")
-    return Row(name, target.name, case, config, registers, spill_bytes, shared_bytes, fault)
+    return Row(name, target.name, case, registers, spill_bytes, shared_bytes, fault)
 
 
 def print_table(rows: list[Row]) -> None:
@@ -234,12 +232,10 @@ def print_table(rows: list[Row]) -> None:
                 registers = max(row.registers for row in of_both)
                 spill = max(row.spill_bytes for row in of_both)
                 shared = max(row.shared_bytes for row in of_both)
-                print(
-                    f"{kernel:18} {target:8} {len(of_both):8} {registers:9} {spill:6} {shared:7}"
-                )
+                print(f"{kernel:18} {target:8} {len(of_both):8} {registers:9} {spill:6} {shared:7}")
     for row in rows:
         if row.fault:
-            print(f"FAULT: {row.kernel} on {row.target} ({row.case}; {row.config}): {row.fault}")
+            print(f"FAULT: {row.kernel} on {row.target} ({row.case}): {row.fault}")
 
 
 def main(arguments: list[str] | None = None) -> int:

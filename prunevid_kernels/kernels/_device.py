@@ -1,6 +1,6 @@
 """What every kernel file shares: the configs, the interpreter check, two small device functions.
 
-The tuned block sizes of each kernel lie in ``configs.json``, one entry by kernel and architecture
+The block sizes lie in ``configs.json``, one entry by kernel and architecture
 (``sm_90``, ``gfx942``, ...), ``default`` for architectures without one, ``interpreter`` for Triton's
 interpreter, where few large blocks are fastest. Nothing is tuned at import or on a first call.
 """
@@ -20,7 +20,7 @@ import triton.language as tl
 
 def is_interpreted() -> bool:
     """Whether the kernels were defined under Triton's interpreter, which runs them on a CPU."""
-    return isinstance(merged_size, triton.runtime.interpreter.InterpretedFunction)
+    return not isinstance(merged_size, triton.JITFunction)
 
 
 @functools.cache
@@ -70,13 +70,38 @@ def merged_size(count, ratio_bits, min_cluster_tokens):
 
 @triton.jit
 def dot(a, b, total, INTERPRETED: tl.constexpr):
-    """``total + a @ b`` in float32; float32 operands use the IEEE product.
+    """``total + a @ b`` in float32, on the tensor cores, to float32's precision.
 
-    A tensor core adds up a row's products in an order that does not depend on the row's place in the tile, so
-    equal rows give equal results. The interpreter's BLAS promises no such thing (and knows no bfloat16);
-    there the tile is computed in float64 and rounded once.
+    Products of 16-bit floats are exact in the float32 accumulator. A float32 operand is the sum of
+    three bfloat16 parts of 8 bits each; of the nine products of parts, six reach above the last
+    bit. (The plain float32 product of Triton leaves the tensor cores for one fused multiply-add at
+    a time, and tf32 keeps 11 bits.)
+
+    A tensor core adds up a row's products in an order that does not depend on the row's place in
+    the tile, so equal rows give equal results. The interpreter's BLAS promises no such thing (and
+    knows no bfloat16); there the tile is computed in float64 and rounded once.
     """
     if INTERPRETED:
         tile = tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64)
-        return total + tile.to(tl.float32)
-    return tl.dot(a, b, total, input_precision="ieee")
+        total += tile.to(tl.float32)
+    elif a.dtype == tl.float32:
+        a_high, a_middle, a_low = _bfloat16_parts(a)
+        b_high, b_middle, b_low = _bfloat16_parts(b)
+        total = tl.dot(a_low, b_high, total)
+        total = tl.dot(a_high, b_low, total)
+        total = tl.dot(a_middle, b_middle, total)
+        total = tl.dot(a_middle, b_high, total)
+        total = tl.dot(a_high, b_middle, total)
+        total = tl.dot(a_high, b_high, total)
+    else:
+        total = tl.dot(a, b, total)
+    return total
+
+
+@triton.jit
+def _bfloat16_parts(x):
+    high = x.to(tl.bfloat16)
+    rest = x - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+    return high, middle, low

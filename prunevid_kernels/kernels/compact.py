@@ -1,8 +1,8 @@
-"""Gather the kept tokens out of many tensors in one launch: K and V of all layers, hidden states, positions.
+"""Gather the kept tokens out of many tensors in one launch: K and V of all layers, say.
 
-Each tensor is seen as [outer0, outer1, S, inner] with its own strides, and copied as plain words, so one launch
-serves every dtype. Where the tensors lie is a table of addresses on the device; a program looks up its tensor,
-its row of the index, and copies.
+Each tensor is seen as [outer0, outer1, S, inner] with its own strides, and copied as plain words,
+so one launch serves every dtype. Where the tensors lie is a table of addresses on the device; a
+program looks up its tensor, its row of the index, and copies.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def _compact_kernel(
         first, second = outer // outer1, outer % outer1
         k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
         chosen = tl.load(index_ptr + first * stride_index_b + k, mask=k < K, other=0)
-        # Every row starts at a multiple of ALIGNMENT words, which the table cannot tell the compiler.
+        # Every row starts at a multiple of ALIGNMENT words, which the table cannot tell the
+        # compiler.
         source_row = tl.multiple_of(first * stride_0 + second * stride_1, ALIGNMENT)
         stride_s = tl.multiple_of(stride_s, ALIGNMENT)
         inner = tl.multiple_of(inner, ALIGNMENT)
@@ -71,7 +72,8 @@ def compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Tensor]:
     if length == 0:
         return compacted
 
-    # The widest word that every address and stride is a multiple of; two 8-byte words make a 16-byte access.
+    # The widest word that every address and stride is a multiple of; two 8-byte words make a
+    # 16-byte access.
     granule = 16
     for view, target in zip(views, compacted, strict=True):
         size = view.element_size()
@@ -103,9 +105,10 @@ def compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Tensor]:
 
 
 def _four_axes(tensor: Tensor, dim: int) -> Tensor:
-    """The tensor as [first dimension, dimensions up to dim, dim, dimensions after], inner axis of stride 1.
+    """The tensor as [first dimension, dimensions up to dim, dim, dimensions after].
 
-    A view where the strides allow it, as those of attention keys and values do; else a contiguous copy.
+    A view where the strides allow it, as those of attention keys and values do; else a contiguous
+    copy.
     """
     shape = tensor.shape
     outer0 = shape[0] if dim > 0 else 1

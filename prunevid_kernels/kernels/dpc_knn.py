@@ -5,12 +5,12 @@ For n points with distances d (Euclidean over sqrt(C)), K clusters, k neighbours
     density[i] = exp(-mean of the k smallest d[i, :]^2)
     parent[i]  = min of d[i, j] over denser j, the largest distance of the set where there is none
     score[i]   = density[i] * parent[i]
-    rank[i]    = number of points that score higher; a point is the centre of cluster rank[i] if rank[i] < K
+    rank[i]    = number of points that score higher; rank[i] < K: the centre of cluster rank[i]
     label[i]   = rank of the nearest centre
 
-Every step needs the step before it for all points, so a program keeps a whole set and passes over the rows
-of its distance matrix, which lie in the L2 cache, with a barrier between the passes. Ranks are counted, not
-sorted. Ties go to the lower index throughout.
+Every step needs the step before it for all points, so a program keeps a whole set and passes over
+the rows of its distance matrix, which lie in the L2 cache, with a barrier between the passes. Ranks
+are counted, not sorted. Ties go to the lower index throughout.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def _distances_and_density(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Turn the Gram matrix into distances in place and store the densities; returns the largest distance."""
+    """Turn the Gram matrix into distances in place, store the densities, return the largest
+    distance."""
     j = tl.arange(0, BLOCK_N)
     norm_j = tl.zeros([BLOCK_N], dtype=tl.float32)
     for split in range(num_splits):
@@ -165,8 +166,8 @@ def cluster_points(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Cluster the n points of one Gram matrix; density, score, rank and label [n] are stored for all to
-    read after the closing barrier. BLOCK_N >= n."""
+    """Cluster the n points of one Gram matrix; density, score, rank and label [n] are stored for
+    all to read after the closing barrier. BLOCK_N >= n."""
     largest = _distances_and_density(
         gram_ptr,
         norm_ptr,
@@ -281,7 +282,12 @@ def dpc_knn(
     )
     density, score, rank, label = (
         torch.nn.utils.rnn.pad_sequence(values.split(sizes), batch_first=True, padding_value=fill)
-        for values, fill in ((floats[0], 0.0), (floats[1], 0.0), (integers[0], n), (integers[1], -1))
+        for values, fill in (
+            (floats[0], 0.0),
+            (floats[1], 0.0),
+            (integers[0], n),
+            (integers[1], -1),
+        )
     )
     density, score, rank, label = (
         torch.nn.functional.pad(values, (0, n - values.shape[1]), value=fill)

@@ -2,9 +2,10 @@
 
     frame_mean[f, c] = 1/N sum_n x[f, n, c]          square_norm[f, n] = sum_c x[f, n, c]^2
 
-A program owns one frame and one block of channels and walks over the frame's tokens, so every sum runs
-in one fixed order. The norm's sum over channel blocks is left to the reader: [F, N, C / BLOCK_C] is
-small, and adding the blocks atomically would make the last bits depend on the order of arrival.
+A program owns one frame and one block of channels and walks over the frame's tokens, so every sum
+runs in one fixed order. The norm's sum over channel blocks is left to the reader:
+[F, N, C / BLOCK_C] is small, and adding the blocks atomically would make the last bits depend on the order of
+arrival.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ def frame_mean(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Read x [F, N, C] once.
 
     Returns:
-        frame means [F, C] float32; squared token norms [F, N, blocks] float32, to be summed over their
-        last axis; is_bad [F, blocks] int32, 1 where a block of a frame holds a NaN or an infinity.
+        frame means [F, C] float32; squared token norms [F, N, blocks] float32, to be summed over
+        their last axis; is_bad [F, blocks] int32, 1 where a block of a frame holds a NaN or an
+        infinity.
     """
     assert x.is_contiguous()
     frames, n, channels = x.shape

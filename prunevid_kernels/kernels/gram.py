@@ -1,10 +1,9 @@
-"""Gram matrices on the tensor cores: the products of all pairs of points, from which distances follow.
+"""Gram matrices on the tensor cores: products of all pairs of points, from which distances follow.
 
     |a - b|^2 = aa + bb - 2 ab
 
-Products of 16-bit floats are exact in the float32 accumulator, float32 points use the IEEE product, not tf32.
-The norms are taken from the Gram matrix's own diagonal, never summed another way: two equal points then
-get a distance of exactly 0, and points equal to them get equal distances, so ties stay ties.
+The norms are taken from the Gram matrix's own diagonal, never summed another way: two equal points
+then get a distance of exactly 0, and points equal to them get equal distances, so ties stay ties.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def gram_tile(
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Products [BLOCK, BLOCK] of the rows at ``a_ptrs`` and ``b_ptrs`` over channels [first_c, last_c)."""
+    """Products [BLOCK, BLOCK] of the rows at the pointers over channels [first_c, last_c)."""
     tile = tl.zeros([BLOCK, BLOCK], dtype=tl.float32)
     for c_start in range(first_c, last_c, BLOCK_C):
         c = c_start + tl.arange(0, BLOCK_C)
@@ -47,7 +46,8 @@ def gram_tile(
 
 @triton.jit
 def store_gram_tile(tile, gram_ptr, norm_ptr, i, j, n, pitch):
-    """Store a tile at rows i and columns j of a Gram matrix of n points, and the norms on its diagonal."""
+    """Store a tile at rows i and columns j of a Gram matrix of n points, and the norms on its
+    diagonal."""
     inside = (i < n)[:, None] & (j < n)[None, :]
     tl.store(gram_ptr + i[:, None] * pitch + j[None, :], tile, mask=inside)
     on_diagonal = i[:, None] == j[None, :]
@@ -115,7 +115,16 @@ def gram(x: Tensor, first_row: Tensor, pitch: int) -> tuple[Tensor, Tensor]:
     norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)
     tiles = triton.cdiv(pitch, config["BLOCK"])
     _gram_kernel[(tiles * tiles, len(first_row) - 1, splits)](
-        x, first_row, matrices, norms, rows, channels, pitch, per_split, INTERPRETED=is_interpreted(), **config
+        x,
+        first_row,
+        matrices,
+        norms,
+        rows,
+        channels,
+        pitch,
+        per_split,
+        INTERPRETED=is_interpreted(),
+        **config,
     )
     return matrices, norms
 
@@ -136,6 +145,7 @@ def _group_gram_kernel(
     INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    FLOAT32_BLOCK_C: tl.constexpr,
 ):
     """Program (tile, group): the dynamic tokens of frame ``group``, or, from ``num_frames`` on, the
     static tokens of the segment that starts at frame ``group - num_frames``."""
@@ -164,7 +174,7 @@ def _group_gram_kernel(
                 C,
                 INTERPRETED,
                 BLOCK,
-                BLOCK_C,
+                FLOAT32_BLOCK_C,
             )
             row = (num_frames + frame // 2).to(tl.int64) * N
         else:
@@ -199,11 +209,14 @@ def group_gram(
         segment_start, static_count: [F] int32; position: [F, N] int32.
 
     Returns:
-        gram [G, N, N] and norms [G, N] float32 with G = F + ceil(F / 2): the frames' dynamic groups, then the
-        segments' static ones, at ``F + start // 2`` (segments start at least two frames apart).
+        gram [G, N, N] and norms [G, N] float32 with G = F + ceil(F / 2): the frames' dynamic
+        groups, then the segments' static ones, at ``F + start // 2`` (segments start at least two
+        frames apart).
     """
     frames, n, channels = x.shape
-    config = config_for("group_gram", x.device)
+    config = config_for("group_gram", x.device).copy()
+    if x.dtype == torch.float32:
+        config["BLOCK_C"] = config["FLOAT32_BLOCK_C"]
     groups = frames + triton.cdiv(frames, 2)
     matrices = torch.empty((groups, n, n), dtype=torch.float32, device=x.device)
     norms = torch.empty((groups, n), dtype=torch.float32, device=x.device)

@@ -1,8 +1,9 @@
 """Cluster every group of every video in one launch, and write down who is merged with whom.
 
-A program owns a group: the dynamic tokens of a frame, or the static tokens of a segment. Groups small enough are
-passed through: each token is its own cluster. Beside the labels the program leaves each cluster's members next to each
-other, so that the averaging afterwards reads members and nothing else.
+A program owns a group: the dynamic tokens of a frame, or the static tokens of a segment. Groups
+small enough are passed through: each token is its own cluster. Beside the labels the program leaves
+each cluster's members next to each other, so that the averaging afterwards reads members and
+nothing else.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from prunevid_kernels.kernels.groups import GroupTable
 
 
 class GroupClusters(NamedTuple):
-    """The clusters of all groups. Row ``first_frame[v] * N + l`` belongs to merged token l of video v.
+    """The clusters of all groups. Row ``first_frame[v] * N + l`` is merged token l of video v.
 
     Attributes:
         source_to_merged: [F, N] int64 merged token, within its video, of each source token.
-        merged_anchor, merged_count: [F * N] int64 first source token, within its video, and their number.
-        row_group: [F * N] int32 the group of each merged token: the frame of a dynamic one, F plus the first
-            frame of the segment of a static one.
+        merged_anchor, merged_count: [F * N] int64 first source token, within its video, and their
+            number.
+        row_group: [F * N] int32 the group of each merged token: the frame of a dynamic one, F plus
+            the first frame of the segment of a static one.
         row_begin, row_size: [F * N] int32 its members' place among the members of its group.
         member: [F + ceil(F / 2), N] int32 positions of each group's tokens, sorted by cluster.
     """
@@ -44,7 +46,7 @@ class GroupClusters(NamedTuple):
 def _store_members(
     label_ptr, position_ptr, member_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
 ):
-    """Sort the positions by (label, position): a token's place is the number of tokens before it."""
+    """Sort the positions by (label, position): a token's place is the count of those before."""
     j = tl.arange(0, BLOCK_N)
     label_j = tl.load(label_ptr + j, mask=j < n, other=2147483647)
     for first in range(0, n, BLOCK_M):
@@ -214,7 +216,8 @@ def group_clusters(
     num_neighbors: int,
     min_cluster_tokens: int,
 ) -> GroupClusters:
-    """Cluster the groups of ``table`` by their Gram matrices [G, N, N], which become distances in place."""
+    """Cluster the groups of ``table`` by their Gram matrices [G, N, N], which become distances in
+    place."""
     groups, n = norms.shape
     frames = len(segment_start)
     device = norms.device

@@ -1,8 +1,8 @@
 """The merged tokens: each the mean of its members, written straight to its final row.
 
-A program owns a few merged tokens and one block of channels. Members of a dynamic cluster are read from the
-features, those of a static one from the means over time that the static split left behind. Sums are float32,
-in ascending order of the members.
+A program owns a few merged tokens and one block of channels. Members of a dynamic cluster are read
+from the features, those of a static one from the means over time that the static split left behind.
+Sums are float32, in ascending order of the members.
 """
 
 from __future__ import annotations
@@ -82,10 +82,12 @@ def group_mean(
     clusters: GroupClusters,
     total_merged: int,
 ) -> Tensor:
-    """Merged tokens [total_merged, C] of all videos, one video after the other, in the dtype of x [F, N, C].
+    """Merged tokens [total_merged, C] of all videos, one video after the other, in the dtype of x
+    [F, N, C].
 
     Args:
-        num_merged: [B] int32, on the device: each video's merged tokens; they sum to ``total_merged``.
+        num_merged: [B] int32, on the device: each video's merged tokens; they sum to
+            ``total_merged``.
     """
     frames, n, channels = x.shape
     videos = len(num_merged)

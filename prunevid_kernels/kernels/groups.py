@@ -1,8 +1,8 @@
 """The ragged table of groups: what each one holds, how much it gives, and where its output starts.
 
-A video's groups are the static tokens of each segment and the dynamic tokens of each frame. How many merged
-tokens a group gives follows from its size alone, so all output offsets are known, and the host can be
-told the output's length, before anything is clustered.
+A video's groups are the static tokens of each segment and the dynamic tokens of each frame. How
+many merged tokens a group gives follows from its size alone, so all output offsets are known, and
+the host can be told the output's length, before anything is clustered.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ class GroupTable(NamedTuple):
     """Groups of all F frames; all int32, on the device.
 
     Attributes:
-        position: [F, N], in the row of a segment's first frame: its static positions, ascending, and behind
-            them its dynamic ones, ascending.
-        static_offset, static_size: [F], at the segments' first frames: where a static group's merged tokens
-            start in its video's output, and how many there are; size 0 elsewhere.
+        position: [F, N], in the row of a segment's first frame: its static positions, ascending,
+            and behind them its dynamic ones, ascending.
+        static_offset, static_size: [F], at the segments' first frames: where a static group's
+            merged tokens start in its video's output, and how many there are; size 0 elsewhere.
         frame_offset, frame_size: [F] the same for the frames' dynamic groups.
-        host: [F + F + F + B + B] what the host has to know: segment starts, static sizes, frame sizes, each
-            video's number of merged tokens, and its first bad frame (its frame count if there is none).
+        host: [F + F + F + B + B] what the host has to know: segment starts, static sizes, frame
+            sizes, each video's number of merged tokens, and its first bad frame (its frame count if
+            there is none).
     """
 
     position: Tensor
@@ -59,8 +60,8 @@ def _group_table_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    """Program (frame): the positions of the segment that starts there, and, at the first frame of a video, the
-    sizes and offsets of all its groups."""
+    """Program (frame): the positions of the segment that starts there, and, at the first frame of a
+    video, the sizes and offsets of all its groups."""
     frame = tl.program_id(0)
     if tl.load(segment_start_ptr + frame) == frame:
         row = frame.to(tl.int64) * N
@@ -90,7 +91,8 @@ def _group_table_kernel(
         frame_size = tl.where(inside, frame_size, 0)
         static_end = tl.cumsum(static_size, axis=0)
         frame_end = tl.cumsum(frame_size, axis=0)
-        # In front of a frame's group stand the earlier frames' and all static groups up to its segment's.
+        # In front of a frame's group stand the earlier frames' and all static groups up to its
+        # segment's.
         tl.store(frame_offset_ptr + frame + t, static_end + frame_end - frame_size, mask=inside)
         static_offset = static_end - static_size + frame_end - frame_size
         tl.store(static_offset_ptr + frame + t, static_offset, mask=inside)

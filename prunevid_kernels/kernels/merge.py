@@ -3,9 +3,10 @@
     features [F, N, C] -> frame_mean -> segments (Gram, clusters) -> static_split -> group_table
                        -> group_gram -> group_clusters -> group_mean -> merged tokens [L, C]
 
-All videos of the batch lie one after the other in F frames; a table of their first frames replaces padding. The
-length of the output depends on the data, so the host has to be told. It learns it from the group table and waits
-for that only after the clustering has been launched behind it: the device does not wait for the host.
+All videos of the batch lie one after the other in F frames; a table of their first frames replaces
+padding. The length of the output depends on the data, so the host has to be told. It learns it from
+the group table and waits for that only after the clustering has been launched behind it: the device
+does not wait for the host.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class VideoMerge(NamedTuple):
 
 
 class BatchMerge(NamedTuple):
-    """Each video's first bad frame (None: all its features are finite) and, if all are, the videos."""
+    """Each video's first bad frame (None: all features are finite) and, if all are, the videos."""
 
     first_bad_frame: list[int | None]
     videos: list[VideoMerge]
@@ -48,7 +49,7 @@ class BatchMerge(NamedTuple):
 
 @functools.lru_cache(maxsize=128)
 def first_frames(frames: tuple[int, ...], device: torch.device) -> Tensor:
-    """[B + 1] int32 first frame of each video, and their number; kept, so that it is copied once a shape."""
+    """[B + 1] int32 first frame of each video, and their number; kept: one copy for each shape."""
     return torch.tensor([0, *frames]).cumsum(0).to(torch.int32).to(device)
 
 
@@ -142,7 +143,7 @@ def merge_videos(
 
 
 class _HostCopy:
-    """A copy to pinned memory that is started now and waited for later, without stopping the stream."""
+    """A copy to pinned memory that is started now and waited for later."""
 
     def __init__(self, values: Tensor) -> None:
         on_device = values.is_cuda

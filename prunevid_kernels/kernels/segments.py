@@ -1,9 +1,10 @@
-"""Temporal segments: cluster the frames of a video, then refine the labels into contiguous segments.
+"""Temporal segments: cluster a video's frames, then refine the labels into contiguous segments.
 
-A label keeps its longest runs of frames, unless they are single frames; the other frames are open. From left
-to right each stretch of open frames takes the label of the longer of its two neighbouring runs. That is one
-scan with (label, run length) as its state, because what stands to the right of a stretch is always a kept run,
-whose length is known beforehand. The scan is the only part that is not parallel: T steps of one program.
+A label keeps its longest runs of frames, unless they are single frames; the other frames are open.
+From left to right each stretch of open frames takes the label of the longer of its two neighbouring
+runs. That is one scan with (label, run length) as its state, because what stands to the right of a
+stretch is always a kept run, whose length is known beforehand. The scan is the only part that is
+not parallel: T steps of one program.
 """
 
 from __future__ import annotations
@@ -162,8 +163,8 @@ def segments(
         max_frames: frames of the longest video.
 
     Returns:
-        [F] int32 each: the first frame (counted over all videos) and the length of each frame's segment, and
-        zeros, for the static split to count in.
+        [F] int32 each: the first frame (counted over all videos) and the length of each frame's
+        segment, and zeros, for the static split to count in.
     """
     frames, channels = frame_mean.shape
     device = frame_mean.device

@@ -4,9 +4,9 @@ The mean cosine over the ordered pairs of W different frames is
 
     sim = (|sum over frames of x / |x||^2 - W) / (W (W - 1))
 
-so one running sum a position replaces W x W products. A program owns a few positions of one segment. It walks
-over the segment's frames once for the sum and, for the static ones, once more for the mean; the second
-walk finds the rows in the L2 cache.
+so one running sum a position replaces W x W products. A program owns a few positions of one
+segment. It walks over the segment's frames once for the sum and, for the static ones, once more for
+the mean; the second walk finds the rows in the L2 cache.
 """
 
 from __future__ import annotations
@@ -89,12 +89,13 @@ def static_split(
 
     Args:
         square_norm: [F, N, blocks] float32. segment_start, segment_length: [F] int32.
-        static_count: [F] int32 zeros; holds each segment's static positions, at its first frame, afterwards.
+        static_count: [F] int32 zeros; holds each segment's static positions, at its first frame,
+            afterwards.
 
     Returns:
         is_static [F, N] int8, defined in the rows of the segments' first frames; static_mean
-        [ceil(F / 2), N, C] float32, the static tokens of the segment that starts at frame f in row f // 2 (no
-        two segments with static tokens start closer than two frames apart).
+        [ceil(F / 2), N, C] float32, the static tokens of the segment that starts at frame f in row
+        f // 2 (no two segments with static tokens start closer than two frames apart).
     """
     frames, n, channels = x.shape
     blocks = square_norm.shape[2]

@@ -1,13 +1,14 @@
 """Question -> visual attention scores without an attention matrix.
 
-    score[v] = max over heads h and question rows q of  exp(s[h, q, v] - lse[h, q]),   s = scale * q k
+    score[v] = max over heads h and question rows q of exp(scale * q[h, q] k[v] - lse[h, q])
 
-Two launches. The first finds the log-sum-exp of every row over all keys, split over blocks of keys so that few
-rows fill the chip. The second visits the visual keys alone and takes the maximum. The query heads that share a key
-head are rows of one tile, so grouped-query attention reads each key once. Memory is O(rows + V).
+Two launches. The first finds the log-sum-exp of every row over all keys, split over blocks of keys
+so that few rows fill the chip. The second visits the visual keys alone and takes the maximum. The
+query heads that share a key head are rows of one tile, so grouped-query attention reads each key
+once. Memory is O(rows + V).
 
-The maximum over heads is an atomic integer maximum on the bits of non-negative floats, which order as the floats do:
-a maximum has no rounding, so the order of arrival cannot change the result.
+The maximum over heads is an atomic integer maximum on the bits of non-negative floats, which order
+as the floats do: a maximum has no rounding, so the order of arrival cannot change the result.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _load_queries(
     stride_q_q,
     BLOCK_D: tl.constexpr,
 ):
-    """Rows of the query heads that share ``kv_head``: row r is question row r % Q of head r // Q."""
+    """Rows of the query heads of ``kv_head``: row r is question row r % Q of head r // Q."""
     d = tl.arange(0, BLOCK_D)
     head = kv_head * group + row // Q
     ptrs = q_ptr + (head * stride_q_h + row % Q * stride_q_q)[:, None] + d[None, :]
@@ -59,7 +60,7 @@ def _logits(
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Scaled products [BLOCK_M, BLOCK_S] of question rows and keys s; -inf where a row does not see a key."""
+    """Scaled products [BLOCK_M, BLOCK_S] of question rows and keys s; -inf: not seen."""
     d = tl.arange(0, BLOCK_D)
     k_ptrs = k_ptr + s[None, :].to(tl.int64) * stride_k_s + d[:, None]
     k = tl.load(k_ptrs, mask=(s < S)[None, :] & (d < D)[:, None], other=0.0)  # [BLOCK_D, BLOCK_S]
@@ -101,7 +102,8 @@ def _log_sum_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Program (split, rows, batch and key head): log_sum[split, b, kv_head, row] over the split's keys."""
+    """Program (split, rows, batch and key head): log_sum[split, b, kv_head, row] over the split's
+    keys."""
     split, batch_head = tl.program_id(0), tl.program_id(2)
     b, kv_head = (batch_head // num_kv_heads).to(tl.int64), batch_head % num_kv_heads
     row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)

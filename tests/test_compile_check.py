@@ -1,0 +1,62 @@
+"""Every kernel compiles for every supported GPU, within its registers and shared memory.
+
+The compiler runs in processes of its own: in this one the kernels are interpreted.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def compile_check(*arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    start = program or "from prunevid_kernels.benchmarks import compile_check"
+    code = f"import sys\n{start}\nsys.exit(compile_check.main(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "sm_120", "gfx942"])
+def test_every_kernel_fits(target: str) -> None:
+    result = compile_check("--target", target)
+    assert result.returncode == 0, result.stdout + result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["targets"] == [target]
+    assert summary["faults"] == []
+    assert summary["kernels"] >= 40
+    for kernel in ("frame_mean", "segments", "static_split", "group_table", "group_gram"):
+        assert f"\n{kernel} " in "\n" + result.stdout
+    for kernel in ("group_clusters", "group_mean", "log_sum", "max_probability", "compact"):
+        assert f"\n{kernel} " in "\n" + result.stdout
+
+
+def test_a_spill_and_too_much_shared_memory_are_faults() -> None:
+    # One score tile of 256 x 256 keeps more in registers and shared memory than a program can have.
+    oversized = """
+from prunevid_kernels.kernels import _device
+from prunevid_kernels.benchmarks import compile_check
+_device.config_table()["token_score"]["sm_90"] = {
+    "BLOCK_M": 256, "BLOCK_S": 256, "KEYS_PER_SPLIT": 512, "num_warps": 4, "num_stages": 4
+}
+name = "16 heads, 8 KV, dim 256, bf16"
+compile_check.SCORE_CASES = {name: compile_check.SCORE_CASES[name]}
+compile_check.MERGE_CASES = {}
+"""
+    result = compile_check("--target", "sm_90", program=oversized)
+    assert result.returncode == 1, result.stdout + result.stderr
+    faults = json.loads(result.stdout.splitlines()[-1])["faults"]
+    assert any("spills" in fault["fault"] for fault in faults)
+
+
+def test_refuses_to_compile_what_is_interpreted() -> None:
+    interpreted = (
+        "import os; os.environ['TRITON_INTERPRET'] = '1'\n"
+        "from prunevid_kernels.benchmarks import compile_check"
+    )
+    result = compile_check(program=interpreted)
+    assert result.returncode == 2
+    assert "TRITON_INTERPRET" in result.stderr
