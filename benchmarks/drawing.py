@@ -47,6 +47,7 @@ class PrunedVideo:
 
     Attributes:
         frames: [T, H, W, 3] uint8.
+        indices: [T], the source's frame that each one is, from 0.
         times_s: [T], or None where the source has no clock.
         grid: tokens of a frame as (rows, columns); rows * columns = N.
         layout: where every token went.
@@ -55,6 +56,7 @@ class PrunedVideo:
     """
 
     frames: NDArray[np.uint8]
+    indices: NDArray[np.int64]
     times_s: NDArray[np.float64] | None
     grid: tuple[int, int]
     layout: TokenLayout
@@ -78,7 +80,9 @@ class PrunedVideo:
         return [range(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
 
     def frame_label(self, frame: int) -> str:
-        return f"frame {frame + 1}" if self.times_s is None else f"{self.times_s[frame]:.2f} s"
+        if self.times_s is None:
+            return f"image {self.indices[frame] + 1}"
+        return f"{self.times_s[frame]:.2f} s"
 
     def segment_label(self, segment: int) -> str:
         frames = self.segments[segment]

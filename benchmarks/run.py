@@ -263,6 +263,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
         counts=counts,
         pruned_video=PrunedVideo(
             frames=inputs.video.frames,
+            indices=inputs.video.indices,
             times_s=inputs.video.timestamps_s,
             grid=(model.grid_side, model.grid_side),
             layout=record.layout,

@@ -177,7 +177,7 @@ def video() -> PrunedVideo:
     kept = np.arange(33) % 2 == 0
     scores = np.linspace(1e-4, 1e-2, 33, dtype=np.float32)
     frames = np.full((6, 40, 60, 3), 200, dtype=np.uint8)
-    return PrunedVideo(frames, np.arange(6) / 2, (2, 3), layout, kept, scores)
+    return PrunedVideo(frames, np.arange(6), np.arange(6) / 2, (2, 3), layout, kept, scores)
 
 
 def cell(page: Image.Image, view: str, column: int, place: tuple[int, int]) -> tuple[int, ...]:
@@ -217,9 +217,12 @@ def test_one_token_has_one_colour_and_neighbours_differ(video) -> None:
 def test_a_long_segment_takes_several_pages() -> None:
     layout = TokenLayout.identity(9, 4, torch.device("cpu"))
     frames = np.zeros((9, 20, 20, 3), dtype=np.uint8)
-    video = PrunedVideo(frames, None, (2, 2), layout, np.ones(36, dtype=bool), None)
+    video = PrunedVideo(
+        frames, 3 * np.arange(9), None, (2, 2), layout, np.ones(36, dtype=bool), None
+    )
     assert len(draw_pages(video, 0)) == 3
     assert video.segment_label(0) == "Segment 1: 9 frames"
+    assert video.frame_label(2) == "image 7"
     with pytest.raises(ValueError, match="needs scores"):
         draw_heat_map(video)
 
@@ -249,7 +252,9 @@ def test_any_frame_shape_can_be_drawn(shape: tuple[int, int], grid: tuple[int, i
     count = layout.num_merged
     frames = np.zeros((3, *shape, 3), dtype=np.uint8)
     scores = np.full(count, 0.5, dtype=np.float32)
-    video = PrunedVideo(frames, None, grid, layout, np.ones(count, dtype=bool), scores)
+    video = PrunedVideo(
+        frames, np.arange(3), None, grid, layout, np.ones(count, dtype=bool), scores
+    )
     assert draw_strip(video).width > 0
     assert draw_heat_map(video).width > 0
     assert [len(draw_pages(video, segment)) for segment in range(layout.num_segments)]

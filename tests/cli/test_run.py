@@ -113,7 +113,6 @@ def test_folder_of_frames(prunevid, tmp_path: Path) -> None:
     outcome = prunevid("--video", folder, "--question", "q")
     assert outcome.exit_code == 0, outcome.stderr
     assert outcome.record["frames"] == 3
-    assert "frame 3" not in outcome.stderr
 
 
 @pytest.mark.parametrize(
