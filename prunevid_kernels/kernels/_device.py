@@ -1,7 +1,7 @@
 """What every kernel file shares: the configs, the interpreter check, two small device functions.
 
-The block sizes lie in ``configs.json``, one entry by kernel and architecture
-(``sm_90``, ``gfx942``, ...), ``default`` for architectures without one, ``interpreter`` for Triton's
+The block sizes lie in ``configs.json``, one entry by kernel and architecture (``sm_90``,
+``gfx942``, ...), ``default`` for architectures without one, ``interpreter`` for Triton's
 interpreter, where few large blocks are fastest. Nothing is tuned at import or on a first call.
 """
 

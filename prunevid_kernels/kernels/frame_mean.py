@@ -3,9 +3,8 @@
     frame_mean[f, c] = 1/N sum_n x[f, n, c]          square_norm[f, n] = sum_c x[f, n, c]^2
 
 A program owns one frame and one block of channels and walks over the frame's tokens, so every sum
-runs in one fixed order. The norm's sum over channel blocks is left to the reader:
-[F, N, C / BLOCK_C] is small, and adding the blocks atomically would make the last bits depend on the order of
-arrival.
+runs in one fixed order. The norm's sum over channel blocks is left to the reader: [F, N, blocks] is
+small, and adding the blocks atomically would make the last bits depend on the order of arrival.
 """
 
 from __future__ import annotations
