@@ -100,7 +100,7 @@ class PrunedCache:
 
 
 @memoize
-def _pruned_class(base: type[Cache]) -> type[Cache]:
+def _pruned_class(base: type) -> type:
     return type(f"Pruned{base.__name__}", (PrunedCache, base), {})
 
 
@@ -120,8 +120,8 @@ def attach_state(cache: Cache, state: PrunedState) -> None:
         padded = torch.nn.functional.pad(state.kv_mask, (0, free), value=True)
         state = replace(state, kv_mask=padded)
     if not isinstance(cache, PrunedCache):
-        cache.__class__ = _pruned_class(type(cache))
-    cache.pruned_state = state  # type: ignore[attr-defined]
+        cache.__class__ = _pruned_class(type(cache))  # type: ignore[arg-type]
+    cache.pruned_state = state
 
 
 def detach_state(cache: Any) -> None:

@@ -15,62 +15,36 @@ wrong).
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 
 from prunevid_kernels import PruneVidConfig
 
 from .cache import require_supported, state_of
+from .calls import (
+    Announcement,
+    Call,
+    announced,
+    bind_arguments,
+    count_candidates,
+    current_call,
+    discard_call,
+    expand_prompts,
+    is_first,
+    tokens_of,
+    without_last,
+)
 from .interface import ModelAdapter, PromptVisuals
 from .masks import continue_pruned, read_padding
 from .prefill import Prefill
 from .report import NothingPrunedWarning, PruneCall, PruneReport
 from .scoring import tensor_parallel_group
-
-
-@dataclass(eq=False)
-class _Call:
-    """A call with visual features on its way through the model.
-
-    Attributes:
-        owner: the entry that it began at.
-        prompts: what its prompts hold.
-        candidates: tokens at the end that assisted decoding wants checked; not part of the prompt.
-        prefill: the pruning under way, from the decoder's call on.
-        is_done: the prompt has run.
-        last_hidden: [B, 1, C] the prompt's last row, when it ran without its candidates.
-    """
-
-    owner: nn.Module
-    prompts: list[PromptVisuals]
-    candidates: int
-    prefill: Prefill | None = None
-    is_done: bool = False
-    last_hidden: Tensor | None = None
-
-    def close(self) -> None:
-        if self.prefill is not None:
-            self.prefill.close()
-
-
-@dataclass(eq=False)
-class _Announcement:
-    engine: Engine
-    prompts: list[PromptVisuals]
-    is_used: bool = False
-
-
-_current: ContextVar[_Call | None] = ContextVar("prunevid_call", default=None)
-_announced: ContextVar[_Announcement | None] = ContextVar("prunevid_announcement", default=None)
 
 
 class Engine:
@@ -96,6 +70,7 @@ class Engine:
         _require_unpruned(self._decoder)
         self.report = PruneReport()
         self._has_pruned = False
+        self._is_active = True
         self._hooks = ExitStack()
         for entry in self._entries:
             self._hook(entry, self._on_entry, self._on_exit)
@@ -106,7 +81,6 @@ class Engine:
         self._hooks.callback(
             module.register_forward_hook(after, with_kwargs=True, always_call=True).remove
         )
-        self._is_active = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         # A copied model carries copies of its hooks. They still belong to this engine, which does
@@ -121,12 +95,15 @@ class Engine:
 
     def remove(self) -> None:
         """Unhook the model; again does nothing."""
-        call = _current.get()
-        if call is not None:
-            call.close()
-            _current.set(None)
+        if self._call() is not None:
+            discard_call()
         self._hooks.close()
         self._is_active = False
+
+    def _call(self) -> Call | None:
+        """This model's call that is under way in this context."""
+        call = current_call.get()
+        return call if call is not None and call.engine is self else None
 
     def warn_if_idle(self) -> None:
         if not self._has_pruned:
@@ -139,12 +116,12 @@ class Engine:
     @contextmanager
     def announce(self, prompts: Sequence[PromptVisuals]) -> Iterator[None]:
         """See :meth:`prunevid_kernels.adapters.PruneHandle.videos`."""
-        announcement = _Announcement(self, list(prompts))
-        token = _announced.set(announcement)
+        announcement = Announcement(self, list(prompts))
+        token = announced.set(announcement)
         try:
             yield
         finally:
-            _announced.reset(token)
+            announced.reset(token)
         if not announcement.is_used:
             raise RuntimeError(
                 "videos were announced, but no prompt given as inputs_embeds reached the model"
@@ -155,7 +132,7 @@ class Engine:
     def _on_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not any(module is entry for entry in self._entries):
             return
-        inputs = _bind(module, args, kwargs)
+        inputs = bind_arguments(module, args, kwargs)
         if torch.compiler.is_compiling():
             if self._adapter.brings_visuals(inputs):
                 raise RuntimeError(
@@ -163,13 +140,10 @@ class Engine:
                     "pruned; compile the decoding steps only, as generate does"
                 )
             return
-        call = _current.get()
-        if call is not None and not call.is_done and call.prefill is None:
-            if call.owner is not module:
-                return  # an inner entry of a call that has begun
-        if call is not None:  # left over from a call that was killed, by Ctrl-C for example
-            call.close()
-            _current.set(None)
+        call = self._call()
+        if call is not None and call.owner is not module and not call.has_started():
+            return  # an inner entry of a call that has begun
+        discard_call()  # left over from one that was killed, by Ctrl-C for example
         prompts = self._locate(inputs)
         if prompts is None:
             return
@@ -177,20 +151,20 @@ class Engine:
             raise ValueError(
                 "labels: the training loss of a pruned prompt is not defined, its tokens are fewer"
             )
-        _current.set(_Call(module, prompts, _candidates(inputs)))
+        current_call.set(Call(self, module, prompts, count_candidates(inputs)))
 
     def _locate(self, inputs: Mapping[str, Any]) -> list[PromptVisuals] | None:
         """What the prompts of a call hold; None if it brings no visual features."""
         if self._adapter.brings_visuals(inputs):
             return self._adapter.locate(self._model, inputs)
-        embeds, announcement = inputs.get("inputs_embeds"), _announced.get()
+        embeds, announcement = inputs.get("inputs_embeds"), announced.get()
         if embeds is not None and announcement is not None:
             if announcement.engine is self and not announcement.is_used:
                 announcement.is_used = True
-                return _expand(announcement.prompts, embeds.shape[0])
+                return expand_prompts(announcement.prompts, embeds.shape[0])
         ids, video_id = inputs.get("input_ids"), self._adapter.video_token_id(self._model)
         if ids is not None and video_id is not None:
-            if _is_first(inputs.get("past_key_values"), ids.shape[1]) and (ids == video_id).any():
+            if is_first(inputs.get("past_key_values"), ids.shape[1]) and (ids == video_id).any():
                 raise ValueError(
                     "the prompt has video tokens but no video features came with it; pixel values "
                     "are missing, or it was cut by prefill_chunk_size, which pruning does not "
@@ -201,11 +175,10 @@ class Engine:
     def _on_exit(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if torch.compiler.is_compiling():
             return
-        call = _current.get()
+        call = self._call()
         if call is None or call.owner is not module:
             return
-        call.close()
-        _current.set(None)
+        discard_call()
         # output is None when forward raised
         if output is not None and not call.is_done:
             raise RuntimeError(
@@ -220,8 +193,8 @@ class Engine:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if module is not self._decoder:
             return None
-        kwargs = _bind(module, args, kwargs)
-        call = None if torch.compiler.is_compiling() else _current.get()
+        kwargs = bind_arguments(module, args, kwargs)
+        call = None if torch.compiler.is_compiling() else self._call()
         if call is not None and not call.is_done:
             if any(prompt.videos for prompt in call.prompts):
                 return (), self._begin(call, kwargs)
@@ -234,12 +207,12 @@ class Engine:
             return (), self._continue(kwargs)
         if torch.compiler.is_compiling() or call is not None:
             return (), kwargs
-        batch, length = _tokens(kwargs).shape[:2]
-        if _is_first(cache, length):
+        batch, length = tokens_of(kwargs).shape[:2]
+        if is_first(cache, length):
             self._pass_through(kwargs, [PromptVisuals()] * batch)
         return (), kwargs
 
-    def _begin(self, call: _Call, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _begin(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Start pruning the prompt of a decoder call."""
         config, embeds = self._config, kwargs["inputs_embeds"]
         cache = self._cache_of(kwargs)
@@ -260,7 +233,7 @@ class Engine:
             call.prompts,
             cache,
             group=self._group,
-            is_current=lambda: _current.get() is call,
+            is_current=lambda: current_call.get() is call,
             is_active=self.is_active,
         )
         inputs = call.prefill.begin(embeds, padding, kwargs.get("position_ids"))
@@ -276,7 +249,7 @@ class Engine:
             require_supported(cache)
         return cache
 
-    def _prompt_then_candidates(self, call: _Call, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _prompt_then_candidates(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Run the prompt alone first, and go on with the candidates behind its pruned cache.
 
         In one pass, the candidates would be question rows, and would see, in the first layers, the
@@ -293,7 +266,7 @@ class Engine:
         prompt = {
             **kwargs,
             "inputs_embeds": embeds[:, :-count],
-            "attention_mask": _without_last(mask, count),
+            "attention_mask": without_last(mask, count),
             "position_ids": None if positions is None else positions[..., :-count],
         }
         outputs = self._decoder(**prompt)
@@ -314,14 +287,14 @@ class Engine:
             cache,
             kwargs.get("attention_mask"),
             kwargs.get("position_ids"),
-            _tokens(kwargs),
+            tokens_of(kwargs),
         )
         return {**kwargs, "attention_mask": mask, "position_ids": positions}
 
     def _pass_through(self, kwargs: Mapping[str, Any], prompts: Sequence[PromptVisuals]) -> None:
         """Record prompts without a video."""
         images = tuple(sum(b - a for a, b in prompt.images) for prompt in prompts)
-        length = _tokens(kwargs).shape[1]
+        length = tokens_of(kwargs).shape[1]
         self.report.calls.append(
             PruneCall(
                 kind="image-only" if any(images) else "text-only",
@@ -338,7 +311,7 @@ class Engine:
     ) -> Any:
         if torch.compiler.is_compiling() or module is not self._decoder:
             return None
-        call = _current.get()
+        call = self._call()
         if call is None or output is None:  # output is None when forward raised
             return None
         if call.prefill is not None and not call.is_done:
@@ -361,55 +334,6 @@ class Engine:
                 NothingPrunedWarning,
                 stacklevel=2,
             )
-
-
-def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a forward call by name."""
-    if not args:
-        return kwargs
-    bound = inspect.signature(module.forward).bind_partial(*args)
-    return {**bound.arguments, **kwargs}
-
-
-def _tokens(kwargs: Mapping[str, Any]) -> Tensor:
-    """The decoder's input, ids or embeddings."""
-    embeds = kwargs.get("inputs_embeds")
-    return kwargs["input_ids"] if embeds is None else embeds
-
-
-def _is_first(cache: Cache | None, length: int) -> bool:
-    """Whether ``length`` tokens begin a sequence. A decoding step never waits for the device."""
-    if cache is None:
-        return True
-    fed = cache.get_seq_length()
-    if isinstance(fed, Tensor):
-        return length > 1 and int(fed) == 0
-    return fed == 0
-
-
-def _candidates(inputs: Mapping[str, Any]) -> int:
-    """Tokens at the end of the prompt that are there to be checked: assisted decoding asks for the
-    logits of each of them and of the one before."""
-    logits_to_keep = inputs.get("logits_to_keep")
-    return max(0, logits_to_keep - 1) if isinstance(logits_to_keep, int) else 0
-
-
-def _without_last(mask: Any, count: int) -> Any:
-    """An attention mask for the prompt without its last ``count`` tokens."""
-    if isinstance(mask, dict):
-        return {name: _without_last(part, count) for name, part in mask.items()}
-    if mask is None or mask.ndim == 2:
-        return None if mask is None else mask[:, :-count]
-    return mask[:, :, :-count]
-
-
-def _expand(prompts: list[PromptVisuals], batch: int) -> list[PromptVisuals]:
-    """``generate`` repeats each prompt for its beams and returned sequences."""
-    if not prompts or batch % len(prompts):
-        raise ValueError(
-            f"videos were announced for {len(prompts)} prompts, but the batch has {batch}"
-        )
-    return [prompt for prompt in prompts for _ in range(batch // len(prompts))]
 
 
 def _require_supported_decoder(decoder: Any, config: PruneVidConfig) -> None:

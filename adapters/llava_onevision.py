@@ -97,7 +97,8 @@ def _video_runs(is_video: Tensor, features: Any, width: int) -> list[tuple[int, 
     else:
         if features.last_hidden_state is None:
             raise ValueError(
-                "prefill_chunk_size: pruning needs a prompt in one piece, not chunked prefill"
+                "video features came without last_hidden_state, as chunks of a prompt do that "
+                "prefill_chunk_size has cut; pruning needs a prompt in one piece"
             )
         count, length = features.pooler_output.shape[:2]
     if count == 1:
