@@ -107,6 +107,16 @@ class Case:
         return self.model.text_before + self.merged_tokens + self.model.text_after
 
     @property
+    def kept_length(self) -> int:
+        """Prompt length after the selection, text included."""
+        return self.model.text_before + self.kept_tokens + self.model.text_after
+
+    @property
+    def num_caches(self) -> int:
+        """Key and value tensors of the layers 0..M."""
+        return 2 * (self.model.layer + 1)
+
+    @property
     def visual_slice(self) -> slice:
         """Where the merged visual tokens are in such a prompt."""
         return slice(self.model.text_before, self.model.text_before + self.merged_tokens)
@@ -299,9 +309,8 @@ def compaction_inputs(
         values = torch.empty((batch, heads, length, width), dtype=case.dtype, device=device)
         return values.normal_(generator=generator)
 
-    num_caches = 2 * (min(model.layer, model.decoder.num_layers - 1) + 1)
     tensors = [draw(1, model.channels)]
-    tensors += [draw(model.decoder.num_kv_heads, model.head_dim) for _ in range(num_caches)]
+    tensors += [draw(model.decoder.num_kv_heads, model.head_dim) for _ in range(case.num_caches)]
 
     order = torch.randperm(case.merged_tokens, generator=torch.Generator().manual_seed(seed))
     visual = order[: case.kept_tokens].sort().values + model.text_before

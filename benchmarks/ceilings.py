@@ -15,7 +15,6 @@ import statistics
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from prunevid_kernels import TokenLayout
 
@@ -37,17 +36,19 @@ H200_DATASHEET = Ceilings(4.8e12, 989e12, "NVIDIA H200 data sheet, not measured"
 
 
 def measure_ceilings(device: torch.device, *, runs: int = 20) -> Ceilings:
-    """Measure both rates on ``device``; sizes fit the kind of device."""
+    """Measure both rates on ``device``, on a CPU with small sizes and a float32 product."""
     on_gpu = device.type == "cuda"
     elements, side = (2**30, 8192) if on_gpu else (2**24, 512)
     original = torch.randint(0, 127, (elements,), dtype=torch.int8, device=device)
     copy = torch.empty_like(original)
-    a, b = (torch.randn(side, side, device=device).bfloat16() for _ in range(2))
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     copy_s, matmul_s = (
         statistics.median(time_runs([work], device, warmups=3, runs=runs)) / 1000
         for work in (lambda: copy.copy_(original), lambda: a @ b)
     )
-    return Ceilings(2 * elements / copy_s, 2 * side**3 / matmul_s, "measured")
+    name = str(dtype).removeprefix("torch.")
+    return Ceilings(2 * elements / copy_s, 2 * side**3 / matmul_s, f"measured, {name} product")
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,18 @@ def score_cost(case: Case, *, batch: int = 1) -> Cost:
     return Cost("score", batch * (read + 4 * case.merged_tokens), batch * flops)
 
 
-def compact_cost(tensors: list[Tensor], kept: int) -> Cost:
-    """Every kept entry of tensors [B, H, S, D] read once and written once."""
-    row_bytes = [tensor.numel() // tensor.shape[2] * tensor.element_size() for tensor in tensors]
-    return Cost("compact", 2 * kept * sum(row_bytes), 0)
+def compact_cost(case: Case) -> Cost:
+    """Every kept entry of the hidden states and the caches of layers 0..M read and written once."""
+    model = case.model
+    width = model.channels + case.num_caches * model.decoder.num_kv_heads * model.head_dim
+    return Cost("compact", 2 * case.kept_length * width * case.dtype.itemsize, 0)
+
+
+def cosine_pruning_cost(case: Case, kept: int) -> Cost:
+    """Features in, kept ones out; two norms and a product a token."""
+    channels, tokens = case.model.channels, case.visual_tokens
+    num_bytes = (tokens + kept) * channels * case.dtype.itemsize
+    return Cost("cosine pruning", num_bytes, 6 * tokens * channels)
 
 
 def merge_launch_costs(case: Case, merged_tokens: int, groups: GroupTokens) -> list[Cost]:

@@ -51,6 +51,7 @@ class Variant(Generic[Inputs]):
         is_compiled: by ``torch.compile``, whose launches :func:`count_launches` does not see.
         working_bytes: memory that it is known to need beyond its inputs; more than the device has
             left, and it is not run.
+        cost: its own, where it does less or other work than the benchmark asks for.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Variant(Generic[Inputs]):
     is_capturable: bool = False
     is_compiled: bool = False
     working_bytes: int = 0
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def measure(
         row = Row(
             benchmark.name, benchmark.case, variant.name, variant.is_baseline, str(device.type)
         )
-        row.num_bytes, row.flops = benchmark.cost.num_bytes, benchmark.cost.flops
+        cost = variant.cost or benchmark.cost
+        row.num_bytes, row.flops = cost.num_bytes, cost.flops
         # The error is the row: the other variants are still of use, and the caller sees the status.
         try:
             _measure_variant(row, variant, inputs, device, settings)
@@ -190,7 +193,7 @@ def measure(
             row.latency_ms = row.replay_ms = None
         if variant.is_baseline:
             baseline_ms = row.best_ms
-        _derive(row, benchmark.cost, ceilings, baseline_ms)
+        _derive(row, cost, ceilings, baseline_ms)
         yield row
 
 

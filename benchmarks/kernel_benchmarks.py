@@ -26,7 +26,7 @@ from .cases import (
     compaction_inputs,
     video_features,
 )
-from .ceilings import GroupTokens, compact_cost, merge_cost, score_cost
+from .ceilings import GroupTokens, compact_cost, cosine_pruning_cost, merge_cost, score_cost
 from .harness import Benchmark, IncorrectResultError, Variant
 from .near_ties import examine
 from .timing import num_bytes
@@ -99,6 +99,7 @@ def merge_benchmark(
             partial(eager.cosine_pruning, kept=kept),
             _check_cosine_pruning,
             is_capturable=True,
+            cost=cosine_pruning_cost(case, kept),
         )
     )
     if with_kernels:
@@ -177,7 +178,7 @@ def compact_benchmark(
         variants.append(
             Variant("prunevid_kernels", _compact_ours, _check_compaction, is_capturable=True)
         )
-    cost = compact_cost(example.tensors, len(example.index))
+    cost = compact_cost(case)
     return Benchmark("compact", case.describe(), inputs, num_bytes(example.tensors), variants, cost)
 
 

@@ -4,8 +4,8 @@ Triton launches are counted where they all pass: ``JITFunction.run``, or the int
 executor. Launches by torch are its operators that compute on device tensors; views, allocations and
 work on host tensors launch nothing. On a GPU a tensor's device says which it is. Under the
 interpreter everything lies in host memory, so the part of the GPU is played by the call's inputs,
-by whatever a kernel is given, and by what operators make of those; results of a copy that asks for
-the CPU stay host tensors. So the counts can be tested without a GPU.
+by whatever a kernel is given, and by what operators make of those; what is copied into memory
+that none of these made has gone to the host. So the counts can be tested without a GPU.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class _Counter(TorchDispatchMode):
         elif name in _FILLS and not from_device:
             self._count_fill(made)
         elif name in _COPIES and from_device:
-            self._count_copy(name, args, kwargs, made)
+            self._count_copy(name, args, made)
         elif from_device or any(tensor.is_cuda for tensor in made):
             self.counts.torch += 1
             self.counts.host_copies += name in _DATA_DEPENDENT
@@ -143,15 +143,11 @@ class _Counter(TorchDispatchMode):
             elif not self._is_gpu:
                 self._filled[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
 
-    def _count_copy(
-        self, name: str, args: Any, kwargs: dict[str, Any], made: Sequence[Tensor]
-    ) -> None:
+    def _count_copy(self, name: str, args: Any, made: Sequence[Tensor]) -> None:
         source, target = (args[1], args[0]) if name == "copy_" else (args[0], made[0])
-        asks_for_cpu = str(kwargs.get("device")) == "cpu"
-        stays = self._is_on_device(target) or (
-            not self._is_gpu
-            and (self._is_filled(target) or name == "_to_copy" and not asks_for_cpu)
-        )
+        stays = self._is_on_device(target)
+        if not self._is_gpu:
+            stays |= name == "_to_copy" or self._is_filled(target)
         if self._is_on_device(source) and not stays:
             self.counts.host_copies += 1
         else:
