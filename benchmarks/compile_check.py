@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -119,8 +120,10 @@ def compiling_for(target: Target) -> Iterator[list[tuple[JITFunction, Any]]]:
         driver._active = previous
 
 
-def launch_everything(frames: int, tokens: int, channels: int, dtype: torch.dtype) -> None:
-    """Every launcher once, at the shape of one video; no memory is touched."""
+def launch_merge(
+    frames: int, tokens: int, channels: int, dtype: torch.dtype, *, budget_mode: bool
+) -> None:
+    """Every launcher of the merge at the shape of one video; no memory is touched."""
     with torch.device("meta"):
         x = torch.empty((frames, tokens, channels), dtype=dtype)
         first_frame = torch.empty(2, dtype=torch.int32)
@@ -128,10 +131,22 @@ def launch_everything(frames: int, tokens: int, channels: int, dtype: torch.dtyp
     mean, square_norm, is_bad = frame_mean(x)
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
     is_static, static_mean = static_split(x, square_norm, start, length, static_count, 0.8)
-    table = group_table(first_frame, frames, start, static_count, is_static, is_bad, 0.5, 14)
-    matrices, norms = group_gram(x, static_mean, start, static_count, table.position, 14)
+    budget, min_cluster_tokens = (num_merged, None) if budget_mode else (None, 14)
+    table = group_table(
+        first_frame, frames, start, length, static_count, is_static, is_bad, budget, 0.5, 14
+    )
+    matrices, norms = group_gram(x, static_mean, start, static_count, table, min_cluster_tokens)
     clusters = group_clusters(
-        matrices, norms, first_frame, start, length, static_count, table, channels, 7, 14
+        matrices,
+        norms,
+        first_frame,
+        start,
+        length,
+        static_count,
+        table,
+        channels,
+        7,
+        min_cluster_tokens,
     )
     group_mean(x, static_mean, first_frame, num_merged, clusters, frames * tokens // 2)
     dpc_knn(x, tokens // 2, 7, None)
@@ -151,18 +166,23 @@ def launch_scoring(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype)
 
 # Frames, tokens a frame and channels of the three backbones, with the dtypes that take different
 # code.
-MERGE_CASES = {
-    "LLaVA-OneVision 32x196x3584 bf16": (32, 196, 3584, torch.bfloat16),
-    "LLaVA-OneVision 512x196x3584 bf16": (512, 196, 3584, torch.bfloat16),
-    "ST-LLM 16x32x4096 fp16": (16, 32, 4096, torch.float16),
-    "PLLaVA 16x144x4096 fp32": (16, 144, 4096, torch.float32),
+MERGE_CASES: dict[str, Callable[[], None]] = {
+    "LLaVA-OneVision 32x196x3584 bf16": partial(
+        launch_merge, 32, 196, 3584, torch.bfloat16, budget_mode=False
+    ),
+    "LLaVA-OneVision 512x196x3584 bf16, budget": partial(
+        launch_merge, 512, 196, 3584, torch.bfloat16, budget_mode=True
+    ),
+    "ST-LLM 16x32x4096 fp16": partial(launch_merge, 16, 32, 4096, torch.float16, budget_mode=False),
+    "PLLaVA 16x144x4096 fp32": partial(
+        launch_merge, 16, 144, 4096, torch.float32, budget_mode=False
+    ),
 }
-SCORE_CASES = {
-    "28 heads, 4 KV, dim 128, bf16": (28, 4, 128, torch.bfloat16),
-    "32 heads, 32 KV, dim 128, fp16": (32, 32, 128, torch.float16),
-    "14 heads, 2 KV, dim 64, fp32": (14, 2, 64, torch.float32),
-    "16 heads, 1 KV, dim 80, bf16": (16, 1, 80, torch.bfloat16),
-    "16 heads, 8 KV, dim 256, bf16": (16, 8, 256, torch.bfloat16),
+SCORE_CASES: dict[str, Callable[[], None]] = {
+    "28 heads, 4 KV, dim 128, bf16": partial(launch_scoring, 28, 4, 128, torch.bfloat16),
+    "14 heads, 2 KV, dim 64, fp32": partial(launch_scoring, 14, 2, 64, torch.float32),
+    "16 heads, 1 KV, dim 80, fp16": partial(launch_scoring, 16, 1, 80, torch.float16),
+    "16 heads, 8 KV, dim 256, bf16": partial(launch_scoring, 16, 8, 256, torch.bfloat16),
 }
 
 
@@ -197,16 +217,13 @@ def check(target: Target) -> list[Row]:
     """Compile everything for one target, with the configs that it would use."""
     rows = []
     seen: set[int] = set()
-    cases: list[tuple[str, Callable[..., None], tuple[Any, ...]]] = []
-    cases += [(name, launch_everything, case) for name, case in MERGE_CASES.items()]
-    cases += [(name, launch_scoring, case) for name, case in SCORE_CASES.items()]
-    for case_name, launch, case in cases:
+    for case, launch in {**MERGE_CASES, **SCORE_CASES}.items():
         with compiling_for(target) as compiled:
-            launch(*case)
+            launch()
         for function, kernel in compiled:
             if id(kernel) not in seen:
                 seen.add(id(kernel))
-                rows.append(row_of(function, kernel, target, case_name))
+                rows.append(row_of(function, kernel, target, case))
     return rows
 
 

@@ -6,7 +6,7 @@ kernels runs. ``prunevid_kernels.adapters`` applies them inside transformers mod
 ``prunevid_kernels.benchmarks`` measures them.
 """
 
-from prunevid_kernels.config import PruneVidConfig
+from prunevid_kernels.config import PruneVidConfig, budget_tokens
 from prunevid_kernels.layout import MergedVideo, TokenLayout
 from prunevid_kernels.ops import DpcKnn, dpc_knn, score_visual_tokens, segment_frames
 from prunevid_kernels.pipeline import compact, merge_video, merge_videos, select_tokens
@@ -18,6 +18,7 @@ __all__ = [
     "MergedVideo",
     "PruneVidConfig",
     "TokenLayout",
+    "budget_tokens",
     "compact",
     "dpc_knn",
     "merge_video",

@@ -25,6 +25,29 @@ def scaled_count(count: int, ratio: float) -> int:
     return int(count * ratio)
 
 
+def budget_tokens(frames: int, tokens_per_frame: int, retain: int | float) -> int:
+    """Merged tokens of a video in budget mode, known before any feature exists.
+
+    Args:
+        frames: T >= 1.
+        tokens_per_frame: N >= 1.
+        retain: a number of tokens (int >= 1) or a share of ``T * N`` (float in (0, 1]), cut towards
+            zero.
+
+    Returns:
+        At least 1, at most ``T * N``.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type or range.
+    """
+    _require_count("frames", frames, minimum=1)
+    _require_count("tokens_per_frame", tokens_per_frame, minimum=1)
+    _require_budget("retain", retain)
+    total = frames * tokens_per_frame
+    wanted = retain if isinstance(retain, Integral) else scaled_count(total, retain)
+    return min(max(1, int(wanted)), total)
+
+
 @dataclass(frozen=True)
 class PruneVidConfig:
     """Hyper-parameters of PruneVid (Huang et al., ACL Findings 2025,
@@ -81,10 +104,7 @@ class PruneVidConfig:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if self.budget is not None:
-            if isinstance(self.budget, Integral) and not isinstance(self.budget, bool):
-                _require_count("budget", self.budget, minimum=1)
-            else:
-                _require_ratio("budget", self.budget)
+            _require_budget("budget", self.budget)
 
     @classmethod
     def reference(cls, **overrides: Any) -> PruneVidConfig:
@@ -124,6 +144,13 @@ def _require_count(name: str, value: object, *, minimum: int) -> None:
         raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+
+
+def _require_budget(name: str, value: object) -> None:
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        _require_count(name, value, minimum=1)
+    else:
+        _require_ratio(name, value)
 
 
 def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

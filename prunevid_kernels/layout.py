@@ -28,7 +28,8 @@ class TokenLayout:
         group_sizes: [S + T] merged tokens of each group; sums to L.
         group_is_static: [S + T] bool.
         group_segment: [S + T] segment that each group belongs to.
-        source_to_merged: [T, N] int64, the merged token that each source token is averaged into.
+        source_to_merged: [T, N] int64, the merged token that each source token is averaged into; -1
+            for tokens that a budget smaller than the number of groups had no room for.
         merged_anchor: [L] int64, flat index ``t * N + n`` of each merged token's first source
         token. merged_count: [L] int64, source tokens of each merged token.
     """
@@ -76,9 +77,10 @@ class TokenLayout:
         return sizes.index_add_(0, self.group_segment[dynamic], self.group_sizes[dynamic])
 
     def static_mask(self) -> Tensor:
-        """[T, N] bool on the features' device: the source tokens that were merged over time."""
-        static = self.group_is_static[self.merged_groups()]
-        return static.to(self.source_to_merged.device)[self.source_to_merged]
+        """[T, N] bool on the features' device: source tokens that a static merged token stands
+        for."""
+        static = self.group_is_static[self.merged_groups()].to(self.source_to_merged.device)
+        return static[self.source_to_merged] & (self.source_to_merged >= 0)
 
     @classmethod
     def from_sizes(
@@ -123,6 +125,58 @@ class TokenLayout:
         )
 
     @classmethod
+    def deferred(
+        cls,
+        segment_starts: Tensor,
+        static_sizes: Tensor,
+        frame_sizes: Tensor,
+        *,
+        source_to_merged: Tensor,
+        merged_anchor: Tensor,
+        merged_count: Tensor,
+    ) -> TokenLayout:
+        """A layout whose host fields stay on the device until one of them is first read.
+
+        Budget mode gives it: building it waits for nothing; the first look at a host field copies
+            them all.
+
+        Args:
+            segment_starts: [T] integers on any device: a number of each frame's segment's own.
+            static_sizes, frame_sizes: [T] integers: merged static tokens, at the segments' first
+                frames, and merged dynamic tokens of each frame.
+            source_to_merged, merged_anchor, merged_count: as the attributes.
+        """
+        layout = object.__new__(cls)
+        for name, value in (
+            ("_deferred", (segment_starts, static_sizes, frame_sizes)),
+            ("source_to_merged", source_to_merged),
+            ("merged_anchor", merged_anchor),
+            ("merged_count", merged_count),
+        ):
+            object.__setattr__(layout, name, value)
+        return layout
+
+    def __getattr__(self, name: str) -> Tensor:
+        # Reached only for attributes that do not exist: the host fields of a deferred layout.
+        if name not in _HOST_FIELDS or "_deferred" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        starts, static_sizes, frame_sizes = torch.stack(self.__dict__["_deferred"]).long().cpu()
+        is_start = torch.ones_like(starts, dtype=torch.bool)
+        is_start[1:] = starts[1:] != starts[:-1]
+        first_frames = is_start.nonzero()[:, 0]
+        complete = TokenLayout.from_sizes(
+            torch.diff(first_frames, append=torch.tensor([len(starts)])),
+            static_sizes[is_start],
+            frame_sizes,
+            source_to_merged=self.source_to_merged,
+            merged_anchor=self.merged_anchor,
+            merged_count=self.merged_count,
+        )
+        for field in _HOST_FIELDS:
+            object.__setattr__(self, field, getattr(complete, field))
+        return getattr(self, name)
+
+    @classmethod
     def identity(cls, num_frames: int, tokens_per_frame: int, device: torch.device) -> TokenLayout:
         """The layout of an unmerged video: one segment, every token dynamic and alone."""
         tokens = torch.arange(num_frames * tokens_per_frame, device=device)
@@ -136,9 +190,21 @@ class TokenLayout:
         )
 
 
+_HOST_FIELDS = ("segment_lengths", "group_sizes", "group_is_static", "group_segment")
+
+
 @dataclass(frozen=True)
 class MergedVideo:
-    """The merged tokens [L, C] of one video, in the features' dtype, and how they came about."""
+    """One merged video.
+
+    Attributes:
+        tokens: [L, C] merged tokens in the features' dtype.
+        layout: how they came about.
+        first_bad_frame: budget mode on a GPU only, where raising would mean waiting: 0-d int32 on
+            the device, the first frame that holds a NaN or an infinity, T where there is none. Else
+            None: the features were finite, or there would be no result.
+    """
 
     tokens: Tensor
     layout: TokenLayout
+    first_bad_frame: Tensor | None = None

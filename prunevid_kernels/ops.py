@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prunevid_kernels import reference
+from prunevid_kernels import custom_ops, reference
 from prunevid_kernels._validate import (
     Impl,
     require_float_tensor,
@@ -23,6 +23,7 @@ from prunevid_kernels._validate import (
     resolve_impl,
 )
 from prunevid_kernels.config import PruneVidConfig
+from prunevid_kernels.custom_ops import is_tracing
 from prunevid_kernels.layout import MergedVideo, TokenLayout
 
 
@@ -171,32 +172,21 @@ def score_visual_tokens(
                 f"key_mask must be on the device of key, {key.device}, got {key_mask.device}"
             )
     scale = head_dim**-0.5 if scale is None else float(scale)
-    if resolve_impl(impl, query) == "reference":
-        return reference.score_visual_tokens(
-            query, key, slice(start, stop), scale, causal_offset, key_mask
-        )
-    from prunevid_kernels.kernels import token_score as kernel
-
-    return kernel.score_visual_tokens(query, key, start, stop, scale, causal_offset, key_mask)
+    ops = torch.ops.prunevid
+    op = ops.score_visual_tokens if is_tracing() else custom_ops.score_visual_tokens
+    scores: Tensor = op(query, key, start, stop, scale, causal_offset, key_mask, impl)
+    return scores
 
 
 def merge(
     features: Tensor, frames: list[int], config: PruneVidConfig, *, impl: Impl
 ) -> list[MergedVideo]:
-    """The merge stage of :func:`prunevid_kernels.merge_videos`, on validated arguments."""
+    """The merge in threshold mode of :func:`prunevid_kernels.merge_videos`, arguments validated."""
     if resolve_impl(impl, features) == "reference":
         return reference.merge_videos(features, frames, config)
     from prunevid_kernels.kernels import merge as kernel
 
-    batch = kernel.merge_videos(
-        features,
-        frames,
-        tau=config.tau,
-        segment_ratio=config.segment_ratio,
-        cluster_ratio=config.cluster_ratio,
-        num_neighbors=config.num_neighbors,
-        min_cluster_tokens=config.min_cluster_tokens,
-    )
+    batch = kernel.merge_videos(features, frames, kernel.MergeParameters(*_merge_numbers(config)))
     for video, first_bad_frame in enumerate(batch.first_bad_frame):
         if first_bad_frame is not None:
             raise reference.nonfinite_error(video, first_bad_frame)
@@ -214,6 +204,54 @@ def merge(
         )
         for video in batch.videos
     ]
+
+
+def merge_to_budget(
+    features: Tensor, frames: list[int], budgets: list[int], config: PruneVidConfig, *, impl: Impl
+) -> list[MergedVideo]:
+    """The merge in budget mode, ``budgets[v] < frames[v] * N``, arguments validated."""
+    is_triton = resolve_impl(impl, features) == "triton"
+    op = torch.ops.prunevid.merge_to_budget if is_tracing() else custom_ops.merge_to_budget
+    tokens, source_to_merged, anchor, count, structure = op(
+        features, frames, budgets, *_merge_numbers(config), impl
+    )
+    starts, static_sizes, frame_sizes, _, first_bad = structure.split(
+        [sum(frames)] * 3 + [len(frames)] * 2
+    )
+    parts = zip(
+        tokens.split(budgets),
+        source_to_merged.split(frames),
+        anchor.split(budgets),
+        count.split(budgets),
+        starts.split(frames),
+        static_sizes.split(frames),
+        frame_sizes.split(frames),
+        strict=True,
+    )
+    return [
+        MergedVideo(
+            video_tokens,
+            TokenLayout.deferred(
+                *sizes,
+                source_to_merged=video_map,
+                merged_anchor=video_anchor,
+                merged_count=video_count,
+            ),
+            first_bad[video] if is_triton else None,
+        )
+        for video, (video_tokens, video_map, video_anchor, video_count, *sizes) in enumerate(parts)
+    ]
+
+
+def _merge_numbers(config: PruneVidConfig) -> tuple[float, float, float, int, int]:
+    """What the merge needs of a config, in the order of its custom op's arguments."""
+    return (
+        config.tau,
+        config.segment_ratio,
+        config.cluster_ratio,
+        config.num_neighbors,
+        config.min_cluster_tokens,
+    )
 
 
 def compact(tensors: Sequence[Tensor], index: Tensor, *, dim: int, impl: Impl) -> list[Tensor]:
@@ -251,11 +289,9 @@ def compact(tensors: Sequence[Tensor], index: Tensor, *, dim: int, impl: Impl) -
                 f"dimension 0 in {name}, "
                 f"got dim {dim} and shape {list(tensor.shape)}"
             )
-    if resolve_impl(impl, index) == "reference":
-        return reference.compact(tensors, index, dim)
-    from prunevid_kernels.kernels import compact as kernel
-
-    return kernel.compact(tensors, index, dim)
+    op = torch.ops.prunevid.compact if is_tracing() else custom_ops.compact
+    compacted: list[Tensor] = op(tensors, index, dim, impl)
+    return compacted
 
 
 def visual_bounds(visual_slice: slice, num_keys: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@ out."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ from prunevid_kernels._validate import (
     require_lengths,
     require_no_empty_axis,
 )
-from prunevid_kernels.config import PruneVidConfig, scaled_count
+from prunevid_kernels.config import PruneVidConfig, budget_tokens, scaled_count
 from prunevid_kernels.layout import MergedVideo, TokenLayout
 
 
@@ -50,7 +51,8 @@ def merge_videos(
     """:func:`merge_video` for several videos of different length at once.
 
     Each video's result is the same, bit for bit, as if it were alone. On a GPU the whole batch
-    takes as many kernel launches, and as many copies to the host (one), as one video.
+    takes as many kernel launches (eight) as one video, and one copy to the host; with
+    ``config.budget`` none, so that it can be captured in a CUDA graph.
 
     Args:
         features: [sum of T_i, N, C] the videos' tokens, one video after the other.
@@ -73,7 +75,30 @@ def merge_videos(
         )
     if not config.merge:
         return [_unmerged(video) for video in features.split(frames)]
-    return ops.merge(features, frames, config, impl=impl)
+    if config.budget is None:
+        return ops.merge(features, frames, config, impl=impl)
+    tokens_per_frame = features.shape[1]
+    budgets = [budget_tokens(count, tokens_per_frame, config.budget) for count in frames]
+    # A budget that holds every token asks for nothing to be merged.
+    is_merged = [b < count * tokens_per_frame for b, count in zip(budgets, frames, strict=True)]
+    videos = features.split(frames)
+    if not any(is_merged):
+        return [_unmerged(video) for video in videos]
+    if all(is_merged):
+        return ops.merge_to_budget(features, frames, budgets, config, impl=impl)
+    merged = iter(
+        ops.merge_to_budget(
+            torch.cat(list(itertools.compress(videos, is_merged))),
+            list(itertools.compress(frames, is_merged)),
+            list(itertools.compress(budgets, is_merged)),
+            config,
+            impl=impl,
+        )
+    )
+    return [
+        next(merged) if shrinks else _unmerged(video)
+        for video, shrinks in zip(videos, is_merged, strict=True)
+    ]
 
 
 def _unmerged(features: Tensor) -> MergedVideo:

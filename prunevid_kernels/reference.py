@@ -25,6 +25,7 @@ fewer points than neighbours (T < 7, say)           ``k = min(num_neighbors, n)`
 T = 1                                               one segment, every token dynamic
 a segment of one frame                              every token dynamic
 a group of no token                                 no merged token
+budget mode: a group's share of the budget is 0     its tokens are dropped: source_to_merged -1
 features that are not finite                        ValueError naming video and first bad frame
 ==================================================  ============================================
 """
@@ -41,7 +42,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunevid_kernels.config import PruneVidConfig, scaled_count
+from prunevid_kernels.config import PruneVidConfig, budget_tokens, scaled_count
 from prunevid_kernels.layout import MergedVideo, TokenLayout
 
 
@@ -211,21 +212,66 @@ def static_positions(segment: Tensor, tau: float) -> Tensor:
 
 
 def cluster_count(size: int, config: PruneVidConfig) -> int:
-    """Merged tokens of a group of ``size`` tokens."""
+    """Merged tokens of a group of ``size`` tokens in threshold mode."""
     if size <= config.min_cluster_tokens:
         return size
     return max(1, scaled_count(size, config.cluster_ratio))
 
 
-def cluster_group(tokens: Tensor, config: PruneVidConfig) -> tuple[Tensor, Tensor]:
-    """Labels [n] and centres [K] of a group of tokens [n, C]; a small group is passed through as it
-    is."""
+def spend_budget(
+    budget: int, counts: Sequence[int], sizes: Sequence[int], capacities: Sequence[int]
+) -> list[int]:
+    """Merged tokens of each group, ``budget`` in all.
+
+    A group gives ``counts`` tokens in threshold mode, holds ``sizes`` tokens after averaging over
+    time, and ``capacities`` before. The budget lies between two of the sums of 0, 1, counts, sizes,
+    capacities; every group goes the same part of its way between the two. What is left after
+    cutting to whole tokens goes to the largest remainders, the lower index first.
+    """
+    one_each = [min(1, count) for count in counts]
+    steps = [[0] * len(counts), one_each, list(counts), list(sizes), list(capacities)]
+    low, high = next(
+        (low, high)
+        for low, high in zip(steps, steps[1:], strict=False)
+        if budget <= sum(high) or high is steps[-1]
+    )
+    span = max(1, sum(high) - sum(low))
+    products = [(b - a) * (budget - sum(low)) for a, b in zip(low, high, strict=True)]
+    spent = [a + product // span for a, product in zip(low, products, strict=True)]
+    by_remainder = sorted(range(len(spent)), key=lambda group: -(products[group] % span))
+    for group in by_remainder[: budget - sum(spent)]:
+        spent[group] += 1
+    return spent
+
+
+def group_labels(
+    tokens: Tensor, num_clusters: int, num_frames: int, config: PruneVidConfig
+) -> tuple[Tensor, Tensor]:
+    """Who is merged with whom in a group of tokens [n, C] that stand for ``num_frames`` frames
+    each.
+
+    A group that is small in threshold mode, or has room for all its tokens in budget mode, is
+    passed through. With more room still, each position's frames are split evenly into runs.
+
+    Returns:
+        labels [num_frames, n] int64 in [-1, num_clusters), -1 only where ``num_clusters`` is 0;
+        centers [num_clusters] int64, the token that each cluster is built around.
+    """
     size = tokens.shape[0]
-    if size <= config.min_cluster_tokens:
-        each_its_own = torch.arange(size, device=tokens.device)
-        return each_its_own, each_its_own
-    clusters = cluster_points(tokens, cluster_count(size, config), config.num_neighbors)
-    return clusters.labels, clusters.centers
+    index = torch.arange(size, device=tokens.device)
+    if config.budget is None:
+        is_clustered = size > config.min_cluster_tokens
+    else:
+        is_clustered = size > num_clusters
+    if num_clusters == 0:
+        return torch.full((num_frames, size), -1, device=tokens.device), index[:0]
+    if is_clustered:
+        clusters = cluster_points(tokens, num_clusters, config.num_neighbors)
+        return clusters.labels.expand(num_frames, size), clusters.centers
+    runs = num_clusters // size + (index < num_clusters % size).long()  # [n] of each position
+    frame = torch.arange(num_frames, device=tokens.device)
+    labels = runs.cumsum(0) - runs + frame[:, None] * runs // num_frames
+    return labels, torch.repeat_interleave(index, runs)
 
 
 @dataclass(frozen=True)
@@ -248,38 +294,45 @@ def plan_merge(features: Tensor, config: PruneVidConfig) -> MergePlan:
     """Decide what is merged with what in a video [T, N, C] of a computing dtype."""
     num_frames, tokens_per_frame, _ = features.shape
     segment_lengths = torch.bincount(segment_frames(features.mean(dim=1), config)).cpu()
+
+    # The groups in their order: the frames that each one covers and the positions that it holds.
+    groups: list[tuple[slice, Tensor]] = []
+    is_static_group: list[bool] = []
+    start = 0
+    for length in segment_lengths.tolist():
+        is_static = static_positions(features[start : start + length], config.tau)
+        groups.append((slice(start, start + length), is_static.nonzero()[:, 0]))
+        dynamic = (~is_static).nonzero()[:, 0]
+        groups += [(slice(frame, frame + 1), dynamic) for frame in range(start, start + length)]
+        is_static_group += [True] + [False] * length
+        start += length
+
+    sizes = [len(positions) for _, positions in groups]
+    merged_sizes = [cluster_count(size, config) for size in sizes]
+    if config.budget is not None:
+        budget = budget_tokens(num_frames, tokens_per_frame, config.budget)
+        capacities = [len(positions) * (f.stop - f.start) for f, positions in groups]
+        merged_sizes = spend_budget(budget, merged_sizes, sizes, capacities)
+
     source_to_merged = torch.empty(
         (num_frames, tokens_per_frame), dtype=torch.int64, device=features.device
     )
-    static_sizes: list[int] = []
-    frame_sizes: list[int] = []
     centers: list[Tensor] = []
     num_merged = 0
+    for (frames, positions), merged_size in zip(groups, merged_sizes, strict=True):
+        tokens = features[frames, positions].mean(dim=0)
+        labels, group_centers = group_labels(
+            tokens, merged_size, frames.stop - frames.start, config
+        )
+        source_to_merged[frames, positions] = torch.where(labels < 0, -1, num_merged + labels)
+        centers.append(positions[group_centers])
+        num_merged += merged_size
 
-    segment_start = 0
-    for length in segment_lengths.tolist():
-        segment = features[segment_start : segment_start + length]  # [W, N, C]
-        is_static = static_positions(segment, config.tau)
-        static, dynamic = is_static.nonzero()[:, 0], (~is_static).nonzero()[:, 0]
-
-        labels, group_centers = cluster_group(segment[:, static].mean(dim=0), config)
-        source_to_merged[segment_start : segment_start + length, static] = num_merged + labels
-        centers.append(static[group_centers])
-        static_sizes.append(len(group_centers))
-        num_merged += len(group_centers)
-
-        for frame in range(segment_start, segment_start + length):
-            labels, group_centers = cluster_group(features[frame, dynamic], config)
-            source_to_merged[frame, dynamic] = num_merged + labels
-            centers.append(dynamic[group_centers])
-            frame_sizes.append(len(group_centers))
-            num_merged += len(group_centers)
-        segment_start += length
-
+    static = torch.tensor(is_static_group)
     return MergePlan(
         segment_lengths,
-        torch.tensor(static_sizes),
-        torch.tensor(frame_sizes),
+        torch.tensor(merged_sizes)[static],
+        torch.tensor(merged_sizes)[~static],
         source_to_merged,
         torch.cat(centers),
     )
@@ -312,8 +365,9 @@ def merge_video(features: Tensor, config: PruneVidConfig) -> MergedVideo:
     # Sorting the sources by target (stable, so in source order) makes every sum run in one fixed
     # order.
     targets = plan.source_to_merged.flatten()
-    order = torch.sort(targets, stable=True).indices
-    counts = torch.bincount(targets)
+    num_dropped = int((targets < 0).sum())
+    order = torch.sort(targets, stable=True).indices[num_dropped:]
+    counts = torch.bincount(targets[order])
     tokens = torch.segment_reduce(
         values.reshape(num_frames * tokens_per_frame, channels)[order],
         "mean",

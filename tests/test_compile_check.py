@@ -27,7 +27,7 @@ def test_every_kernel_fits(target: str) -> None:
     summary = json.loads(result.stdout.splitlines()[-1])
     assert summary["targets"] == [target]
     assert summary["faults"] == []
-    assert summary["kernels"] >= 40
+    assert summary["kernels"] >= 40  # specialisations of 12 kernels
     for kernel in ("frame_mean", "segments", "static_split", "group_table", "group_gram"):
         assert f"\n{kernel} " in "\n" + result.stdout
     for kernel in ("group_clusters", "group_mean", "log_sum", "max_probability", "compact"):

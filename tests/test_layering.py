@@ -33,7 +33,8 @@ CORE_ARROWS = {
     "layout": set(),
     "_validate": {"kernels (lazy)"},  # asks whether they run under the interpreter
     "reference": {"config", "layout"},
-    "ops": {"config", "layout", "reference", "_validate", "kernels (lazy)"},
+    "custom_ops": {"config", "reference", "_validate", "kernels (lazy)"},
+    "ops": {"config", "layout", "reference", "_validate", "custom_ops", "kernels (lazy)"},
     "pipeline": {"config", "layout", "ops", "_validate"},
     "": {"config", "layout", "ops", "pipeline"},  # prunevid_kernels/__init__.py
 }

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for, dot, is_interpreted
+from prunevid_kernels.kernels.groups import GroupTable
 
 
 @triton.jit
@@ -135,6 +136,8 @@ def _group_gram_kernel(
     static_mean_ptr,
     segment_start_ptr,
     static_count_ptr,
+    static_size_ptr,
+    frame_size_ptr,
     position_ptr,
     gram_ptr,
     norm_ptr,
@@ -142,6 +145,7 @@ def _group_gram_kernel(
     N,
     C,
     min_cluster_tokens,
+    HAS_BUDGET: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -155,10 +159,14 @@ def _group_gram_kernel(
     start = tl.load(segment_start_ptr + frame)
     num_static = tl.load(static_count_ptr + start)
     n = tl.where(is_static, num_static, N - num_static)
+    largest_passed = min_cluster_tokens
+    if HAS_BUDGET:
+        size_ptr = tl.where(is_static, static_size_ptr + frame, frame_size_ptr + frame)
+        largest_passed = tl.load(size_ptr)
     is_group = (start == frame) | (group < num_frames)
     tiles = tl.cdiv(N, BLOCK)
     first_i, first_j = tl.program_id(0) // tiles * BLOCK, tl.program_id(0) % tiles * BLOCK
-    if is_group & (n > min_cluster_tokens) & (first_i < n) & (first_j < n):
+    if is_group & (n > largest_passed) & (first_i < n) & (first_j < n):
         i, j = first_i + tl.arange(0, BLOCK), first_j + tl.arange(0, BLOCK)
         position_ptr += start.to(tl.int64) * N + tl.where(is_static, 0, num_static)
         position_i = tl.load(position_ptr + i, mask=i < n, other=0)
@@ -199,14 +207,16 @@ def group_gram(
     static_mean: Tensor,
     segment_start: Tensor,
     static_count: Tensor,
-    position: Tensor,
-    min_cluster_tokens: int,
+    table: GroupTable,
+    min_cluster_tokens: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """Gram matrices of all groups of more than ``min_cluster_tokens`` tokens.
+    """Gram matrices of all groups that are clustered.
 
     Args:
         x: [F, N, C] features. static_mean: [ceil(F / 2), N, C] float32.
-        segment_start, static_count: [F] int32; position: [F, N] int32.
+        segment_start, static_count: [F] int32.
+        min_cluster_tokens: groups of at most so many tokens are passed through; None (budget mode):
+            groups with room for all their tokens are.
 
     Returns:
         gram [G, N, N] and norms [G, N] float32 with G = F + ceil(F / 2): the frames' dynamic
@@ -226,13 +236,16 @@ def group_gram(
         static_mean,
         segment_start,
         static_count,
-        position,
+        table.static_size,
+        table.frame_size,
+        table.position,
         matrices,
         norms,
         frames,
         n,
         channels,
-        min_cluster_tokens,
+        min_cluster_tokens or 0,
+        HAS_BUDGET=min_cluster_tokens is None,
         INTERPRETED=is_interpreted(),
         **config,
     )

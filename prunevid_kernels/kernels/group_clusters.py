@@ -28,8 +28,10 @@ class GroupClusters(NamedTuple):
         merged_anchor, merged_count: [F * N] int64 first source token, within its video, and their
             number.
         row_group: [F * N] int32 the group of each merged token: the frame of a dynamic one, F plus
-            the first frame of the segment of a static one.
-        row_begin, row_size: [F * N] int32 its members' place among the members of its group.
+            the first frame of the segment of a static one, 2 F plus the first frame of a run of
+            frames of one position.
+        row_begin, row_size: [F * N] int32 its members' place among the members of its group, and
+            their number; of a run of frames its position and length.
         member: [F + ceil(F / 2), N] int32 positions of each group's tokens, sorted by cluster.
     """
 
@@ -95,6 +97,52 @@ def _store_rows(
 
 
 @triton.jit
+def _store_frame_runs(
+    position_ptr,
+    source_to_merged_ptr,
+    row_group_ptr,
+    row_begin_ptr,
+    row_size_ptr,
+    anchor_ptr,
+    count_ptr,
+    run_group,
+    frame,
+    first_frame,
+    length,
+    offset,
+    n,
+    num_clusters,
+    N,
+    BLOCK_N: tl.constexpr,
+):
+    """Budget mode, more room than a static group has positions: cut each position's frames into
+    runs.
+
+    Each position gets ``num_clusters / n`` runs, the first ones get one more where that has a rest;
+    the merged tokens are in the order of the positions.
+    """
+    i = tl.arange(0, BLOCK_N)
+    position = tl.load(position_ptr + i, mask=i < n, other=0)
+    runs = num_clusters // n + (i < num_clusters % n).to(tl.int32)
+    first_row = i * (num_clusters // n) + tl.minimum(i, num_clusters % n)
+    for step in range(length):
+        run = step * runs // length
+        source = (frame + step).to(tl.int64) * N + position
+        merged = (offset + first_row + run).to(tl.int64)
+        tl.store(source_to_merged_ptr + source, merged, mask=i < n)
+        begins = (i < n) & ((run * length + runs - 1) // runs == step)
+        end = ((run + 1) * length + runs - 1) // runs
+        row = first_row + run
+        group = tl.zeros([BLOCK_N], tl.int32) + run_group + step
+        tl.store(row_group_ptr + row, group, mask=begins)
+        tl.store(row_begin_ptr + row, position, mask=begins)
+        tl.store(row_size_ptr + row, end - step, mask=begins)
+        anchor = (frame - first_frame + step).to(tl.int64) * N + position
+        tl.store(anchor_ptr + row, anchor, mask=begins)
+        tl.store(count_ptr + row, (end - step).to(tl.int64), mask=begins)
+
+
+@triton.jit
 def _group_clusters_kernel(
     gram_ptr,
     norm_ptr,
@@ -124,6 +172,7 @@ def _group_clusters_kernel(
     sqrt_channels,
     num_neighbors,
     min_cluster_tokens,
+    HAS_BUDGET: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -152,7 +201,10 @@ def _group_clusters_kernel(
         scratch = slot.to(tl.int64) * N
         label_ptr += scratch
         j = tl.arange(0, BLOCK_N)
-        if n > min_cluster_tokens:
+        largest_passed = min_cluster_tokens
+        if HAS_BUDGET:
+            largest_passed = num_clusters
+        if (n > largest_passed) & (num_clusters > 0):
             cluster_points(
                 gram_ptr + scratch * N,
                 norm_ptr + scratch,
@@ -172,36 +224,58 @@ def _group_clusters_kernel(
                 BLOCK_N,
             )
         else:
-            tl.store(label_ptr + j, j, mask=j < n)
+            # Without room for any token, source_to_merged becomes -1.
+            label = tl.where(num_clusters > 0, j, -1 - offset)
+            tl.store(label_ptr + j, label, mask=j < n)
             tl.debug_barrier()
 
         video = tl.arange(0, BLOCK_B)
         first = tl.load(first_frame_ptr + video, mask=video < num_videos, other=0)
         first_frame = tl.max(tl.where(first <= frame, first, 0), axis=0)
         row = first_frame.to(tl.int64) * N + offset
-        _store_members(label_ptr, position_ptr, member_ptr + scratch, n, BLOCK_M, BLOCK_N)
-        _store_rows(
-            label_ptr,
-            position_ptr,
-            row_group_ptr + row,
-            row_begin_ptr + row,
-            row_size_ptr + row,
-            anchor_ptr + row,
-            count_ptr + row,
-            group,
-            (frame - first_frame).to(tl.int64) * N,
-            length,
-            n,
-            num_clusters,
-            BLOCK_M,
-            BLOCK_N,
-        )
-        label = tl.load(label_ptr + j, mask=j < n, other=0)
-        position = tl.load(position_ptr + j, mask=j < n, other=0)
-        merged = (offset + label).to(tl.int64)
-        for step in range(length):
-            source = (frame + step).to(tl.int64) * N + position
-            tl.store(source_to_merged_ptr + source, merged, mask=j < n)
+        if num_clusters > n:
+            _store_frame_runs(
+                position_ptr,
+                source_to_merged_ptr,
+                row_group_ptr + row,
+                row_begin_ptr + row,
+                row_size_ptr + row,
+                anchor_ptr + row,
+                count_ptr + row,
+                2 * num_frames + frame,
+                frame,
+                first_frame,
+                length,
+                offset,
+                n,
+                num_clusters,
+                N,
+                BLOCK_N,
+            )
+        else:
+            _store_members(label_ptr, position_ptr, member_ptr + scratch, n, BLOCK_M, BLOCK_N)
+            _store_rows(
+                label_ptr,
+                position_ptr,
+                row_group_ptr + row,
+                row_begin_ptr + row,
+                row_size_ptr + row,
+                anchor_ptr + row,
+                count_ptr + row,
+                group,
+                (frame - first_frame).to(tl.int64) * N,
+                length,
+                n,
+                num_clusters,
+                BLOCK_M,
+                BLOCK_N,
+            )
+            label = tl.load(label_ptr + j, mask=j < n, other=0)
+            position = tl.load(position_ptr + j, mask=j < n, other=0)
+            merged = (offset + label).to(tl.int64)
+            for step in range(length):
+                source = (frame + step).to(tl.int64) * N + position
+                tl.store(source_to_merged_ptr + source, merged, mask=j < n)
 
 
 def group_clusters(
@@ -214,18 +288,21 @@ def group_clusters(
     table: GroupTable,
     channels: int,
     num_neighbors: int,
-    min_cluster_tokens: int,
+    min_cluster_tokens: int | None,
 ) -> GroupClusters:
-    """Cluster the groups of ``table`` by their Gram matrices [G, N, N], which become distances in
-    place."""
+    """Cluster the groups of ``table`` by their Gram matrices [G, N, N], which become distances.
+
+    ``min_cluster_tokens`` as for :func:`~prunevid_kernels.kernels.gram.group_gram`.
+    """
     groups, n = norms.shape
     frames = len(segment_start)
     device = norms.device
     floats = torch.empty((2, groups, n), dtype=torch.float32, device=device)
     integers = torch.empty((3, groups, n), dtype=torch.int32, device=device)
     rows = torch.empty((3, frames * n), dtype=torch.int32, device=device)
-    long_rows = torch.empty((3, frames * n), dtype=torch.int64, device=device)
-    source_to_merged, anchor, count = long_rows
+    source_to_merged, anchor, count = (
+        torch.empty(frames * n, dtype=torch.int64, device=device) for _ in range(3)
+    )
     _group_clusters_kernel[(2 * frames,)](
         matrices,
         norms,
@@ -254,7 +331,8 @@ def group_clusters(
         n,
         math.sqrt(channels),
         num_neighbors,
-        min_cluster_tokens,
+        min_cluster_tokens or 0,
+        HAS_BUDGET=min_cluster_tokens is None,
         BLOCK_B=triton.next_power_of_2(len(first_frame) - 1),
         **row_blocks(device, n),
     )

@@ -51,17 +51,20 @@ def _group_mean_kernel(
     group = tl.load(row_group_ptr + row, mask=exists, other=0)
     begin = tl.load(row_begin_ptr + row, mask=exists, other=0)
     size = tl.load(row_size_ptr + row, mask=exists, other=0)
-    is_static = group >= num_frames
+    is_run = group >= 2 * num_frames  # of frames: its members lie N rows apart
+    is_static = (group >= num_frames) & (is_run == 0)
     static_slot = (group - num_frames) // 2
     slot = tl.where(is_static, num_frames + static_slot, group).to(tl.int64)
-    source_row = tl.where(is_static, static_slot, group).to(tl.int64) * N
+    source_frame = tl.where(is_run, group - 2 * num_frames, tl.where(is_static, static_slot, group))
+    source_row = source_frame.to(tl.int64) * N + tl.where(is_run, begin, 0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_L, BLOCK_C], dtype=tl.float32)
     for first in range(0, tl.max(size, axis=0), BLOCK_M):
         m = first + tl.arange(0, BLOCK_M)
         is_member = m[None, :] < size[:, None]  # [BLOCK_L, BLOCK_M]
         member_ptrs = member_ptr + (slot * N + begin)[:, None] + m[None, :]
-        position = tl.load(member_ptrs, mask=is_member, other=0)
+        position = tl.load(member_ptrs, mask=is_member & (is_run == 0)[:, None], other=0)
+        position = tl.where(is_run[:, None], m[None, :] * N, position)
         place = (source_row[:, None] + position)[:, :, None] * C + c[None, None, :]
         inside = is_member[:, :, None] & (c < C)[None, None, :]
         of_static = inside & is_static[:, None, None]

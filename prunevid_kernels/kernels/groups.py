@@ -40,12 +40,68 @@ class GroupTable(NamedTuple):
 
 
 @triton.jit
+def _spend_budget(budget, static_count, static_size, static_capacity, frame_count, frame_size):
+    """Merged tokens of each group, ``budget`` in all: of static and of dynamic groups, [BLOCK_T]
+    each.
+
+    A group gives ``count`` tokens in threshold mode, holds ``size``, and ``capacity`` before the
+    averaging over time. The budget lies between two of the sums of 0, 1, count, size, capacity;
+    every group goes the same part of its way between the two, in integers. What is left goes to the
+    largest remainders, the earlier group first; the smallest that gets one is found by bisection.
+    """
+    static_low, frame_low = static_count * 0, frame_count * 0
+    static_high, frame_high = tl.minimum(static_count, 1), tl.minimum(frame_count, 1)
+    for step in tl.static_range(3):
+        is_above = budget > tl.sum(static_high, axis=0) + tl.sum(frame_high, axis=0)
+        static_next, frame_next = static_count, frame_count
+        if step == 1:
+            static_next, frame_next = static_size, frame_size
+        elif step == 2:
+            static_next, frame_next = static_capacity, frame_size
+        static_low = tl.where(is_above, static_high, static_low)
+        frame_low = tl.where(is_above, frame_high, frame_low)
+        static_high = tl.where(is_above, static_next, static_high)
+        frame_high = tl.where(is_above, frame_next, frame_high)
+    low = tl.sum(static_low, axis=0) + tl.sum(frame_low, axis=0)
+    span = tl.maximum(tl.sum(static_high, axis=0) + tl.sum(frame_high, axis=0) - low, 1)
+    way = (budget - low).to(tl.int64)
+    static_product = (static_high - static_low).to(tl.int64) * way
+    frame_product = (frame_high - frame_low).to(tl.int64) * way
+    static_given = static_low + (static_product // span).to(tl.int32)
+    frame_given = frame_low + (frame_product // span).to(tl.int32)
+    static_rest = (static_product % span).to(tl.int32)
+    frame_rest = (frame_product % span).to(tl.int32)
+    left = budget - tl.sum(static_given, axis=0) - tl.sum(frame_given, axis=0)
+
+    # At least ``left`` groups have a remainder >= smallest, fewer one >= too_large.
+    smallest, too_large = span * 0, span
+    while too_large - smallest > 1:
+        middle = (smallest + too_large) // 2
+        reached = tl.sum((static_rest >= middle).to(tl.int32), axis=0)
+        reached += tl.sum((frame_rest >= middle).to(tl.int32), axis=0)
+        too_large = tl.where(reached >= left, too_large, middle)
+        smallest = tl.where(reached >= left, middle, smallest)
+    static_above = (static_rest > smallest).to(tl.int32)
+    frame_above = (frame_rest > smallest).to(tl.int32)
+    left -= tl.sum(static_above, axis=0) + tl.sum(frame_above, axis=0)
+    static_equal = (static_rest == smallest).to(tl.int32)
+    frame_equal = (frame_rest == smallest).to(tl.int32)
+    # A static group stands in front of the dynamic group of its first frame.
+    before = tl.cumsum(static_equal + frame_equal, axis=0) - static_equal - frame_equal
+    static_equal = tl.where(before < left, static_equal, 0)
+    frame_equal = tl.where(before + static_equal < left, frame_equal, 0)
+    return static_given + static_above + static_equal, frame_given + frame_above + frame_equal
+
+
+@triton.jit
 def _group_table_kernel(
     first_frame_ptr,
     segment_start_ptr,
+    segment_length_ptr,
     static_count_ptr,
     is_static_ptr,
     is_bad_ptr,
+    budget_ptr,
     position_ptr,
     static_offset_ptr,
     frame_offset_ptr,
@@ -56,6 +112,7 @@ def _group_table_kernel(
     num_bad_blocks,
     ratio_bits,
     min_cluster_tokens,
+    HAS_BUDGET: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -89,6 +146,16 @@ def _group_table_kernel(
         static_size = tl.where(starts, merged_size(num_static, ratio_bits, min_cluster_tokens), 0)
         frame_size = merged_size(N - num_static, ratio_bits, min_cluster_tokens)
         frame_size = tl.where(inside, frame_size, 0)
+        if HAS_BUDGET:
+            segment_length = tl.load(segment_length_ptr + start, mask=starts, other=0)
+            static_size, frame_size = _spend_budget(
+                tl.load(budget_ptr + video),
+                static_size,
+                tl.where(starts, num_static, 0),
+                tl.where(starts, num_static * segment_length, 0),
+                frame_size,
+                tl.where(inside, N - num_static, 0),
+            )
         static_end = tl.cumsum(static_size, axis=0)
         frame_end = tl.cumsum(frame_size, axis=0)
         # In front of a frame's group stand the earlier frames' and all static groups up to its
@@ -115,13 +182,19 @@ def group_table(
     first_frame: Tensor,
     max_frames: int,
     segment_start: Tensor,
+    segment_length: Tensor,
     static_count: Tensor,
     is_static: Tensor,
     is_bad: Tensor,
+    budget: Tensor | None,
     cluster_ratio: float,
     min_cluster_tokens: int,
 ) -> GroupTable:
-    """Lay out the groups of all videos in one launch."""
+    """Lay out the groups of all videos in one launch.
+
+    Args:
+        budget: [B] int32, on the device: merged tokens of each video; None: what the ratio gives.
+    """
     frames, n = is_static.shape
     videos = len(first_frame) - 1
     position = torch.empty((frames, n), dtype=torch.int32, device=is_static.device)
@@ -130,9 +203,11 @@ def group_table(
     _group_table_kernel[(frames,)](
         first_frame,
         segment_start,
+        segment_length,
         static_count,
         is_static,
         is_bad,
+        first_frame if budget is None else budget,
         position,
         offsets[0],
         offsets[1],
@@ -143,6 +218,7 @@ def group_table(
         is_bad.shape[1],
         double_bits(cluster_ratio),
         min_cluster_tokens,
+        HAS_BUDGET=budget is not None,
         BLOCK_N=triton.next_power_of_2(n),
         BLOCK_T=triton.next_power_of_2(max_frames),
         BLOCK_B=triton.next_power_of_2(videos),

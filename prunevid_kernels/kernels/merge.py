@@ -12,6 +12,7 @@ does not wait for the host.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,11 +22,21 @@ from torch import Tensor
 from prunevid_kernels.kernels.dpc_knn import MAX_POINTS
 from prunevid_kernels.kernels.frame_mean import frame_mean
 from prunevid_kernels.kernels.gram import group_gram
-from prunevid_kernels.kernels.group_clusters import group_clusters
+from prunevid_kernels.kernels.group_clusters import GroupClusters, group_clusters
 from prunevid_kernels.kernels.group_mean import group_mean
-from prunevid_kernels.kernels.groups import group_table
+from prunevid_kernels.kernels.groups import GroupTable, group_table
 from prunevid_kernels.kernels.segments import segments
 from prunevid_kernels.kernels.static_split import static_split
+
+
+class MergeParameters(NamedTuple):
+    """The numbers of a config that the kernels need."""
+
+    tau: float
+    segment_ratio: float
+    cluster_ratio: float
+    num_neighbors: int
+    min_cluster_tokens: int
 
 
 class VideoMerge(NamedTuple):
@@ -47,54 +58,59 @@ class BatchMerge(NamedTuple):
     videos: list[VideoMerge]
 
 
+class _Decisions(NamedTuple):
+    """Everything but the averages: what is merged with what, on the device."""
+
+    x: Tensor
+    static_mean: Tensor
+    first_frame: Tensor
+    table: GroupTable
+    host_table: _HostCopy | None
+    clusters: GroupClusters
+
+
 @functools.lru_cache(maxsize=128)
-def first_frames(frames: tuple[int, ...], device: torch.device) -> Tensor:
-    """[B + 1] int32 first frame of each video, and their number; kept: one copy for each shape."""
-    return torch.tensor([0, *frames]).cumsum(0).to(torch.int32).to(device)
+def device_integers(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """int32 on the device; kept, so that there is one copy for each batch shape and none after."""
+    return torch.tensor(values, dtype=torch.int32).to(device)
 
 
-def merge_videos(
-    features: Tensor,
-    frames: Sequence[int],
-    *,
-    tau: float,
-    segment_ratio: float,
-    cluster_ratio: float,
-    num_neighbors: int,
-    min_cluster_tokens: int,
-) -> BatchMerge:
-    """Merge the videos of ``frames`` frames each that features [sum of frames, N, C] holds.
-
-    Raises:
-        ValueError: more than ``MAX_POINTS`` frames in a video or tokens in a frame.
-    """
-    num_frames, n, channels = features.shape
+def _decide(
+    features: Tensor, frames: Sequence[int], budgets: Sequence[int] | None, p: MergeParameters
+) -> _Decisions:
+    """Seven of the eight launches. Without budgets, the table's copy to the host is under way
+    then."""
+    n, channels = features.shape[1:]
     if max(*frames, n) > MAX_POINTS:
         raise ValueError(
             f"features must have at most {MAX_POINTS} frames a video and tokens a frame, "
             f"got {max(frames)} frames and {n} tokens"
         )
     x = features.contiguous()
-    first_frame = first_frames(tuple(frames), x.device)
+    first_frame = device_integers(tuple(itertools.accumulate(frames, initial=0)), x.device)
+    budget = None if budgets is None else device_integers(tuple(budgets), x.device)
+    min_cluster_tokens = p.min_cluster_tokens if budgets is None else None
+    longest = max(frames)
+
     mean, square_norm, is_bad = frame_mean(x)
     start, length, static_count = segments(
-        mean, first_frame, max(frames), segment_ratio, num_neighbors
+        mean, first_frame, longest, p.segment_ratio, p.num_neighbors
     )
-    is_static, static_mean = static_split(x, square_norm, start, length, static_count, tau)
+    is_static, static_mean = static_split(x, square_norm, start, length, static_count, p.tau)
     table = group_table(
         first_frame,
-        max(frames),
+        longest,
         start,
+        length,
         static_count,
         is_static,
         is_bad,
-        cluster_ratio,
-        min_cluster_tokens,
+        budget,
+        p.cluster_ratio,
+        p.min_cluster_tokens,
     )
-    host = _HostCopy(table.host)
-    matrices, norms = group_gram(
-        x, static_mean, start, static_count, table.position, min_cluster_tokens
-    )
+    host_table = _HostCopy(table.host) if budgets is None else None
+    matrices, norms = group_gram(x, static_mean, start, static_count, table, min_cluster_tokens)
     clusters = group_clusters(
         matrices,
         norms,
@@ -104,11 +120,30 @@ def merge_videos(
         static_count,
         table,
         channels,
-        num_neighbors,
+        p.num_neighbors,
         min_cluster_tokens,
     )
+    return _Decisions(x, static_mean, first_frame, table, host_table, clusters)
 
-    starts, static_sizes, frame_sizes, num_merged, first_bad = host.wait().split(
+
+def _average(decisions: _Decisions, num_videos: int, total_merged: int) -> Tensor:
+    """The eighth launch: merged tokens [total_merged, C]."""
+    x, static_mean, first_frame, table, _, clusters = decisions
+    first = 3 * x.shape[0]
+    num_merged = table.host[first : first + num_videos]
+    return group_mean(x, static_mean, first_frame, num_merged, clusters, total_merged)
+
+
+def merge_videos(features: Tensor, frames: Sequence[int], p: MergeParameters) -> BatchMerge:
+    """Threshold mode: merge the videos of ``frames`` frames each that features [F, N, C] holds.
+
+    Raises:
+        ValueError: more than ``MAX_POINTS`` frames in a video or tokens in a frame.
+    """
+    decisions = _decide(features, frames, None, p)
+    assert decisions.host_table is not None
+    num_frames, n, _ = features.shape
+    starts, static_sizes, frame_sizes, num_merged, first_bad = decisions.host_table.wait().split(
         [num_frames, num_frames, num_frames, len(frames), len(frames)]
     )
     bad = [
@@ -118,13 +153,14 @@ def merge_videos(
     if any(frame is not None for frame in bad):
         return BatchMerge(bad, [])
     lengths = num_merged.tolist()
-    device_num_merged = table.host[3 * num_frames : 3 * num_frames + len(frames)]
-    merged = group_mean(x, static_mean, first_frame, device_num_merged, clusters, sum(lengths))
+    merged = _average(decisions, len(frames), sum(lengths))
 
+    clusters = decisions.clusters
     videos = []
     first = 0
     for count, num_tokens, tokens in zip(frames, lengths, merged.split(lengths), strict=True):
         video = slice(first, first + count)
+        rows = slice(first * n, first * n + num_tokens)
         is_start = starts[video] == torch.arange(first, first + count)
         segment_starts = is_start.nonzero()[:, 0]
         videos.append(
@@ -134,12 +170,42 @@ def merge_videos(
                 static_sizes=static_sizes[video][is_start],
                 frame_sizes=frame_sizes[video],
                 source_to_merged=clusters.source_to_merged[video],
-                merged_anchor=clusters.merged_anchor[first * n : first * n + num_tokens],
-                merged_count=clusters.merged_count[first * n : first * n + num_tokens],
+                merged_anchor=clusters.merged_anchor[rows],
+                merged_count=clusters.merged_count[rows],
             )
         )
         first += count
     return BatchMerge(bad, videos)
+
+
+def merge_videos_to_budget(
+    features: Tensor, frames: Sequence[int], budgets: Sequence[int], p: MergeParameters
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Budget mode: exactly ``budgets[v] < frames[v] * N`` merged tokens of video v, and no wait for
+    the device.
+
+    Returns:
+        tokens [sum of budgets, C]; source_to_merged [F, N] int64; merged_anchor and merged_count
+        [sum of budgets] int64; structure [3 F + 2 B] int32 as
+        :class:`~prunevid_kernels.kernels.groups.GroupTable.host`.
+
+    Raises:
+        ValueError: as :func:`merge_videos`.
+    """
+    decisions = _decide(features, frames, budgets, p)
+    tokens = _average(decisions, len(frames), sum(budgets))
+    clusters, table = decisions.clusters, decisions.table
+    n = features.shape[1]
+    starts = itertools.accumulate(frames, initial=0)
+    rows = [
+        slice(first * n, first * n + size) for first, size in zip(starts, budgets, strict=False)
+    ]
+    if len(rows) == 1:
+        anchor, count = clusters.merged_anchor[rows[0]], clusters.merged_count[rows[0]]
+    else:
+        anchor = torch.cat([clusters.merged_anchor[row] for row in rows])
+        count = torch.cat([clusters.merged_count[row] for row in rows])
+    return tokens, clusters.source_to_merged, anchor, count, table.host
 
 
 class _HostCopy:
