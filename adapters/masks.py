@@ -28,7 +28,8 @@ class PromptPadding:
         held: entries that the cache holds of them.
         first: for each row of the batch, the first token of the prompt that is not padding.
         past_mask: [B, held] bool, False for padding; None if there is none.
-        past_offset: [B] int64, position less place in the cache for what was fed before; None: 0.
+        past_offset: [B] int64, position less place in the cache for what comes behind a pruned
+            prompt; None if nothing was pruned before.
         needs_mask: the decoder must get a mask even where nothing is padding. FlashAttention tells
             by its length how much of a static cache is filled.
     """
@@ -40,12 +41,18 @@ class PromptPadding:
     past_offset: Tensor | None
     needs_mask: bool = False
 
-    def next_position(self, device: torch.device) -> Tensor:
-        """[B] int64: the position of the first token of each prompt."""
-        next_position = torch.full((len(self.first),), self.held, device=device)
+    def next_position(self, position_ids: Tensor | None, device: torch.device) -> Tensor:
+        """[B] int64: the position of the first token of each prompt that is not padding.
+
+        Behind a pruned prompt it follows from the cache. Behind anything else it is the one that
+        the caller gives, in ``position_ids`` [B or 1, S], or the decoder's own: padding counts.
+        """
+        first = torch.tensor(self.first, device=device)
         if self.past_offset is not None:
-            next_position = next_position + self.past_offset
-        return next_position
+            return self.held + self.past_offset
+        if position_ids is None:
+            return self.fed + first
+        return position_ids.expand(len(first), -1).gather(1, first[:, None])[:, 0]
 
 
 def read_padding(
@@ -80,13 +87,12 @@ def read_padding(
     if not torch.equal(prompt_mask, expected):
         raise ValueError("pruning needs prompts padded on the left; attention_mask has other gaps")
 
-    past_mask, offset = mask[:, :fed], torch.zeros(batch, dtype=torch.int64, device=mask.device)
+    past_mask, offset = mask[:, :fed], None
     if state is not None:
-        past_mask = _pruned_mask(state, mask[:, state.fed : fed])
-    if state is None or state.position_offset is None:
-        offset = past_mask.sum(dim=1) - held
-    else:
-        offset = state.position_offset - (~mask[:, state.fed : fed]).sum(dim=1)
+        since = mask[:, state.fed : fed]
+        past_mask = _pruned_mask(state, since)
+        if state.position_offset is not None:
+            offset = state.position_offset - (~since).sum(dim=1)
     return PromptPadding(
         fed,
         held,

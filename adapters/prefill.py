@@ -107,7 +107,8 @@ class Prefill:
             embeds = self._assemble(embeds)
         self._held = embeds.shape[1]
         self._kv_mask = self._mask([prompt.length for prompt in self._prompts], embeds.device)
-        self._next_position = self._padding.next_position(embeds.device)
+        if self._renumbers:
+            self._next_position = padding.next_position(position_ids, embeds.device)
         if self._config.select:
             self._hook_layers()
         return {
@@ -159,8 +160,7 @@ class Prefill:
                 F.pad(torch.arange(prompt.length, device=device), (self._held - prompt.length, 0))
                 for prompt in self._prompts
             ]
-            past = self._next_position
-            positions = torch.stack(rows) + past[:, None]
+            positions = torch.stack(rows) + self._next_position[:, None]
             return positions if self._kv_mask is None else positions * self._block_mask()
         if position_ids is None:
             position_ids = torch.arange(self._fed, device=device)[None] + self._padding.fed

@@ -181,6 +181,58 @@ def test_conversation_with_a_second_video(model, first_turn, score):
         assert_same(result, 0, slow)
 
 
+@pytest.mark.parametrize("score", ["nope", "rope"])
+@pytest.mark.parametrize("first_turn", ["video", "text"])
+def test_padded_batch_conversation(model, first_turn, score):
+    """Rows padded differently in each turn: the second turn's padding is amid the sequence."""
+    config = PruneVidConfig(layer=1, score=score)
+    prompts = [text_tokens(4, 1), text_tokens(9, 2)]
+    if first_turn == "video":
+        prompts = [prompt[:2] + video_tokens(8) + prompt[2:] for prompt in prompts]
+    clips = torch.stack([clip(8, 1), clip(8, 2)])
+    more_clips = torch.stack([clip(6, 3), clip(6, 4)])
+    more = [
+        text_tokens(5, 3) + video_tokens(6) + text_tokens(3, 4),
+        text_tokens(1, 5) + video_tokens(6) + text_tokens(4, 6),
+    ]
+    ids, mask = left_pad(prompts)
+    pixels = {"pixel_values_videos": clips} if first_turn == "video" else {}
+    with prune(model, config) as handle:
+        places = positions(mask)
+        outputs = model(input_ids=ids, attention_mask=mask, position_ids=places, **pixels)
+        said = outputs.logits[:, -1].argmax(-1, keepdim=True)
+        mask = torch.cat((mask, torch.ones_like(said)), dim=1)
+        outputs = model(
+            input_ids=said,
+            attention_mask=mask,
+            position_ids=positions(mask)[:, -1:],
+            past_key_values=outputs.past_key_values,
+        )
+        more_ids, more_mask = left_pad(more)
+        result = generate(
+            model,
+            {
+                "input_ids": more_ids,
+                "attention_mask": torch.cat((mask, more_mask), dim=1),
+                "past_key_values": outputs.past_key_values,
+                "pixel_values_videos": more_clips,
+            },
+        )
+    for row in range(2):
+        slow = slow_for(model, config)
+        slow.feed_prompt(pieces(model, prompts[row], clips[row : row + 1]))
+        assert int(slow.logits().argmax()) == said[row]
+        slow.feed_tokens(said[row].tolist())
+        slow.feed_prompt(pieces(model, more[row], more_clips[row : row + 1]))
+        assert handle.report.last.videos[row].kept.tolist() == slow.kept[-1]
+        assert_same(result, row, slow)
+
+
+def positions(mask: torch.Tensor) -> torch.Tensor:
+    """As ``generate`` counts them."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
 def turn(model, ids, cache, video=None):
     """A turn of a chat, given whole; ``generate`` feeds what the cache has not seen."""
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}

@@ -213,8 +213,11 @@ def test_cache_rows_can_be_repeated_and_chosen(model):
         cache.batch_repeat_interleave(2)
         repeated = result.sequences[:, -1:].repeat_interleave(2, dim=0)
         assert_close(step(model, copy.deepcopy(cache), repeated), expected[[0, 0, 1, 1]])
-        cache.batch_select_indices(torch.tensor([3]))
-        assert_close(step(model, cache, repeated[3:]), expected[1:])
+        cache.reorder_cache(torch.tensor([3, 0, 2, 1]))
+        moved = step(model, copy.deepcopy(cache), repeated[[3, 0, 2, 1]])
+        assert_close(moved, expected[[1, 0, 1, 0]])
+        cache.batch_select_indices(torch.tensor([2]))
+        assert_close(step(model, cache, repeated[2:3]), expected[1:])
 
 
 def step(model, cache, ids: torch.Tensor) -> torch.Tensor:
@@ -369,6 +372,7 @@ def flash_shaped_attention(
     """Eager attention with FlashAttention's conventions: the mask is 2-D or absent, its length
     says how much of a static cache is filled, and positions with a gap mean packed sequences."""
     if position_ids is not None and query.shape[0] == 1:
+        assert position_ids.shape[-1] == query.shape[2]
         assert (position_ids.diff(dim=-1) == 1).all(), "taken for packed sequences"
     queries, keys = query.shape[2], key.shape[2]
     visible = torch.ones(1, 1, queries, keys, dtype=torch.bool)

@@ -47,6 +47,15 @@ def test_keeping_everything_of_a_padded_batch(build, attention):
         assert same(generate(model, inputs), expected)
 
 
+def test_keeping_everything_of_a_padded_batch_without_positions(model):
+    """A bare forward call numbers its padding; so does a pruned one."""
+    expected = model(**batch()).logits
+    with pytest.warns(NothingPrunedWarning), prune(model, KEEP_ALL[0].values[0]):
+        result = model(**batch()).logits
+    is_token = batch()["attention_mask"].bool()
+    assert result[is_token].equal(expected[is_token])
+
+
 def test_keeping_everything_in_a_static_cache(model):
     inputs = question()
     expected = generate(model, inputs, cache_implementation="static")
