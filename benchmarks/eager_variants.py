@@ -159,10 +159,10 @@ class VectorisedMerge:
 
     def __init__(self, config: PruneVidConfig, transform: Decorator | None = None) -> None:
         self._config = config
-        self._frame_labels, self._assign, self._average = (
-            transform(function) if transform else function
-            for function in (frame_labels, assign, average)
-        )
+        apply = transform or _as_it_is
+        self._frame_labels = apply(frame_labels)
+        self._assign = apply(assign)
+        self._average = apply(average)
 
     def __call__(self, x: Tensor) -> MergedVideo:
         config = self._config
@@ -187,6 +187,10 @@ class VectorisedMerge:
             merged_count=count,
         )
         return MergedVideo(tokens, layout)
+
+
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 class _Run(NamedTuple):

@@ -119,9 +119,9 @@ class Row:
         status: ``"ok"``; ``"incorrect"`` (its check failed: no numbers); ``"incorrect replay"``
             (calls are right, replays of the graph are not: no ``replay_ms``); ``"failed"`` (it
             could not run); ``"not timed"`` (its check passed). ``reason`` says more.
-        cold_ms: wall clock of the very first call, compilation included.
+        cold_ms: wall clock of the very first call, compilation included, if anything is timed.
         latency_ms: of a call as a program makes it, host work included.
-        replay_ms: of a CUDA graph's replay; None where the variant cannot be captured.
+        replay_ms: of a call in the replay of a CUDA graph; None where it cannot be captured.
         floor_ms: the modelled floor at ``Ceilings``; ``over_floor`` the best time divided by it.
         speedup: the baseline's best time divided by this one's.
         launches: see :class:`prunevid_kernels.benchmarks.launches.LaunchCounts`; None for compiled
@@ -208,7 +208,8 @@ def _measure_variant(
     start_s = time.perf_counter()
     output = variant.run(inputs[0])
     _synchronize(device)
-    row.cold_ms = 1000 * (time.perf_counter() - start_s)
+    if settings.is_timed:
+        row.cold_ms = 1000 * (time.perf_counter() - start_s)
     variant.check(inputs[0], output)
     if not variant.is_compiled:
         counts = count_launches(partial(variant.run, inputs[0]), device, _tensors(inputs[0]))
@@ -251,21 +252,23 @@ def _measure_replays(
     runs: int,
 ) -> None:
     """What goes wrong here costs the replay's number only, and is written down."""
+    works = [partial(variant.run, item) for item in inputs]
     try:
-        captured = [capture(partial(variant.run, item)) for item in inputs]
+        graph, outputs = capture(works)
     except RuntimeError as error:
         row.replay_reason = f"capture failed: {_one_line(error)}"
         torch.cuda.synchronize(device)
         return
-    graphs = [graph for graph, _ in captured]
-    graphs[0].replay()
+    graph.replay()
     torch.cuda.synchronize(device)
     try:
-        variant.check(inputs[0], captured[0][1])
+        for position in (0, -1):
+            variant.check(inputs[position], outputs[position])
     except IncorrectResultError as error:
         row.status, row.reason = "incorrect replay", str(error)
         return
-    row.replay_ms = Quantiles.of(time_replays(graphs, device, warmups=warmups, runs=runs))
+    replays_ms = time_replays(graph, len(works), device, warmups=warmups, runs=runs)
+    row.replay_ms = Quantiles.of(replays_ms)
 
 
 def _derive(row: Row, cost: Cost, ceilings: Ceilings | None, baseline_ms: float | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,7 @@ def stage_benchmarks(
     Raises:
         ValueError: an unknown stage.
     """
+    builders: dict[str, Callable[..., Benchmark[Any]]]
     builders = {"merge": merge_benchmark, "score": score_benchmark, "compact": compact_benchmark}
     for stage in stages:
         if stage not in builders:
@@ -228,21 +229,14 @@ def _check_cosine_pruning(features: Tensor, output: tuple[Tensor, Tensor]) -> No
         )
 
 
-def score_errors(inputs: AttentionInputs, scores: Tensor) -> tuple[float, float]:
-    """Largest error of scores [B, V] against float64, and of eager attention in the inputs' own
-    dtype."""
-    query, key = inputs.question_query.double(), inputs.key.double()
-    exact = eager.attention_scores(query, key, inputs.visual_slice)
-    rounded = eager.partial_attention_scores(inputs)
-    return (
-        (scores.double() - exact).abs().max().item(),
-        (rounded.double() - exact).abs().max().item(),
-    )
-
-
 def _check_scores(inputs: AttentionInputs, scores: Tensor) -> None:
-    error, eager_error = score_errors(inputs, scores)
-    # Twice: the full matrix's rows may be summed in another order than the question rows alone.
+    """Off from float64 by no more than eager attention in the inputs' own dtype, or twice that,
+    since the full matrix's rows may be summed in another order than the question rows alone."""
+    query, key = inputs.question_query.double(), inputs.key.double()
+    truth = eager.attention_scores(query, key, inputs.visual_slice)
+    rounded = eager.partial_attention_scores(inputs).double()
+    error = (scores.double() - truth).abs().max().item()
+    eager_error = (rounded - truth).abs().max().item()
     if not error <= 2 * eager_error + 1e-5:
         raise IncorrectResultError(f"a score is off by {error:.3g}, eager by {eager_error:.3g}")
 

@@ -100,11 +100,12 @@ def plot(rows: Sequence[Row], ceilings: Ceilings, path: Path, *, title: str) -> 
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import colormaps, pyplot
+    from matplotlib.lines import Line2D
 
     timed = [row for row in rows if row.best_ms is not None]
     variants = list(dict.fromkeys(row.variant for row in timed))
-    colors = dict(zip(variants, cycle(pyplot.get_cmap("tab10").colors)))
+    colors = dict(zip(variants, cycle(colormaps["tab10"](range(10)))))
     colors[OURS] = "black"
     timed.sort(key=lambda row: list(_MARKERS).index(row.benchmark))
     labels = list(dict.fromkeys((row.benchmark, row.case["name"]) for row in timed))
@@ -117,7 +118,7 @@ def plot(rows: Sequence[Row], ceilings: Ceilings, path: Path, *, title: str) -> 
     _draw_distances(right, timed, labels, colors)
     used = dict.fromkeys((row.variant, row.benchmark) for row in timed)
     handles = [
-        pyplot.Line2D(
+        Line2D(
             [],
             [],
             marker=_MARKERS[stage],

@@ -2,9 +2,9 @@
 
 The caller hands over closures that differ in their inputs alone and together read more than the
 second-level cache holds, so that no run finds its inputs there. On a GPU two times exist, and both
-are of use: of a *call*, with whatever the host needs to launch it, and of a *replay* of the
-captured graph, which is what the device needs. Before replays the device is kept busy for a moment,
-so that the host is ahead of it and no gap between two launches is measured.
+are of use: of a *call*, with whatever the host needs to launch it, and of a *replay*, which is what
+the device needs: one CUDA graph holds a call on each set of inputs, and its time is divided by
+their number. Before replays the device is kept busy for a moment, so that the host is ahead of it.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def time_runs(
 
 
 def time_replays(
-    graphs: Sequence[torch.cuda.CUDAGraph], device: torch.device, *, warmups: int, runs: int
+    graph: torch.cuda.CUDAGraph, calls: int, device: torch.device, *, warmups: int, runs: int
 ) -> list[float]:
-    """Milliseconds of each of ``runs`` replays, taking turns through ``graphs``."""
-    for index in range(max(warmups, len(graphs))):
-        graphs[index % len(graphs)].replay()
+    """Milliseconds a call in each of ``runs`` replays of a graph of ``calls`` calls."""
+    for _ in range(warmups):
+        graph.replay()
     torch.cuda.synchronize(device)
     _keep_busy(device)
-    return _time_on_gpu([graphs[index % len(graphs)].replay for index in range(runs)], device)
+    return [replay_ms / calls for replay_ms in _time_on_gpu([graph.replay] * runs, device)]
 
 
 def _time_on_gpu(works: Sequence[Work], device: torch.device) -> list[float]:
@@ -84,26 +84,26 @@ def _keep_busy(device: torch.device) -> None:
         scratch.fill_(value)
 
 
-def capture(work: Work) -> tuple[torch.cuda.CUDAGraph, object]:
-    """Capture one call in a CUDA graph.
+def capture(works: Sequence[Work]) -> tuple[torch.cuda.CUDAGraph, list[object]]:
+    """Capture one call of each work, one after the other, in one CUDA graph.
 
     Returns:
-        The graph, and the output that each replay fills anew.
+        The graph, and the outputs that each replay fills anew.
 
     Raises:
-        RuntimeError: the call waits for the device or allocates in a way that cannot be captured.
+        RuntimeError: a call waits for the device or allocates in a way that cannot be captured.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # compiles kernels and fills caches, which capture forbids
-        for _ in range(3):
+        for work in works:
             work()
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        output = work()
-    return graph, output
+        outputs = [work() for work in works]
+    return graph, outputs
 
 
 def peak_memory_bytes(work: Work, device: torch.device) -> int | None:
@@ -141,7 +141,7 @@ def profile_kernels(work: Work, device: torch.device, *, runs: int = 5) -> list[
         torch.cuda.synchronize(device)
     totals: dict[str, tuple[int, float]] = {}
     for event in profile.events() or ():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+        if event.device_type.name == "CUDA":
             count, time_us = totals.get(event.name, (0, 0.0))
             totals[event.name] = count + 1, time_us + event.time_range.elapsed_us()
     kernels = [
