@@ -314,7 +314,12 @@ class Prefill:
     # ---------------------------------------------------------------------------------- after
 
     def end(self) -> PruneCall:
-        """Tell the cache what happened to it; what happened, for the report."""
+        """Tell the cache what happened to it; what happened, for the report.
+
+        Raises:
+            ValueError: features that are not finite, where the merge left it to be found out here.
+        """
+        self._require_finite()
         if self._cache is not None:
             attach_state(self._cache, self._state())
         return self._record()
@@ -322,6 +327,19 @@ class Prefill:
     def close(self) -> None:
         """Unhook the layers; safe to call at any time, and again."""
         self._hooks.close()
+
+    def _require_finite(self) -> None:
+        """With a budget on a GPU the merge does not wait for its own check of the features. By now
+        the whole prompt is on its way, and the caller is about to wait for it anyhow."""
+        videos = [video for row in self._merged for video in row]
+        flags = [video.first_bad_frame for video in videos if video.first_bad_frame is not None]
+        frames = torch.stack(flags).tolist() if flags else []
+        for index, (frame, video) in enumerate(zip(frames, videos, strict=False)):
+            if frame < video.layout.num_frames:
+                raise ValueError(
+                    f"the tokens of a video must be finite: video {index}, frame {frame} holds a "
+                    "NaN or an infinity"
+                )
 
     def _state(self) -> PrunedState:
         fed, held = self._padding.fed + self._fed, self._padding.held + self._held

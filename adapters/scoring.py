@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from prunevid_kernels import score_visual_tokens
-from prunevid_kernels.config import ScoreMode
 
 from .prompt import MergedPrompt
 
@@ -73,7 +72,7 @@ class PromptScorer:
         self,
         tap: ProjectionTap,
         attention: nn.Module,
-        mode: ScoreMode,
+        mode: Literal["nope", "rope"],
         *,
         position_embeddings: tuple[Tensor, Tensor],
         cache: Cache,

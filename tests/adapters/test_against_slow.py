@@ -75,6 +75,7 @@ def test_one_video(build, layer, score, attention):
         pytest.param(PruneVidConfig(layer=1, merge=False, score="rope"), id="select-only-rope"),
         pytest.param(PruneVidConfig(select=False), id="merge-only"),
         pytest.param(PruneVidConfig(layer=0, keep_ratio=0.01), id="keeps-no-token"),
+        pytest.param(PruneVidConfig(layer=1, budget=40), id="budget"),
     ],
 )
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])

@@ -6,6 +6,7 @@ import copy
 import re
 import threading
 import warnings
+from dataclasses import replace
 
 import pytest
 import tiny_models
@@ -20,8 +21,8 @@ from transformers.cache_utils import (
     QuantizedLayer,
 )
 
-from prunevid_kernels import PruneVidConfig
-from prunevid_kernels.adapters import NothingPrunedWarning, prune
+from prunevid_kernels import PruneVidConfig, merge_videos
+from prunevid_kernels.adapters import NothingPrunedWarning, prefill, prune
 from prunevid_kernels.adapters.engine import Engine
 
 
@@ -324,6 +325,28 @@ def test_linear_attention_cache_is_refused(model):
                 **question(),
                 past_key_values=Cache(layers=[LinearAttentionLayer() for _ in range(5)]),
             )
+
+
+def test_features_that_are_not_finite(model, monkeypatch):
+    """Found by the merge, or, with a budget on a GPU, left to be read behind the prompt."""
+    inputs = question()
+    inputs["pixel_values_videos"][0, 3, 0, 0, 0] = torch.nan
+    with prune(model, CONFIG) as handle:
+        logits_of(model)
+        with pytest.raises(ValueError, match="video 0, frame 3"):
+            model(**inputs)
+
+        def merge_without_waiting(features, frames, config):
+            video = merge_videos(features, frames, config)[0]
+            return [replace(video, first_bad_frame=torch.tensor(bad_frame, dtype=torch.int32))]
+
+        monkeypatch.setattr(prefill, "merge_videos", merge_without_waiting)
+        bad_frame = 5
+        with pytest.raises(ValueError, match="video 0, frame 5"):
+            model(**question())
+        bad_frame = 8  # all of them are finite
+        model(**question())
+    assert len(handle.report.calls) == 2
 
 
 def test_merge_alone_needs_no_cache(model):
