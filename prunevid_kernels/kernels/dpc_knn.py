@@ -252,6 +252,7 @@ def dpc_knn(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cluster each row of x [B, N, C] on its own; see :func:`prunevid_kernels.dpc_knn`."""
     batch, n, channels = x.shape
+    blocks = row_blocks(x.device, n)  # refuses too many points before any work is done
     if lengths is None:
         points = x.reshape(batch * n, channels).contiguous()
         sizes = [n] * batch
@@ -278,7 +279,7 @@ def dpc_knn(
         math.sqrt(channels),
         num_neighbors,
         num_clusters,
-        **row_blocks(x.device, n),
+        **blocks,
     )
     density, score, rank, label = (
         torch.nn.utils.rnn.pad_sequence(values.split(sizes), batch_first=True, padding_value=fill)

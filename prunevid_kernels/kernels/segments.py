@@ -168,6 +168,7 @@ def segments(
     """
     frames, channels = frame_mean.shape
     device = frame_mean.device
+    blocks = row_blocks(device, max_frames)  # refuses too many frames before any work is done
     matrices, norms = gram(frame_mean, first_frame, max_frames)
     floats = torch.empty((2, frames), dtype=torch.float32, device=device)
     scratch = torch.empty((4, frames), dtype=torch.int32, device=device)
@@ -190,7 +191,7 @@ def segments(
         math.sqrt(channels),
         num_neighbors,
         double_bits(segment_ratio),
-        **row_blocks(device, max_frames),
+        **blocks,
     )
     return start, length, static_count
 
