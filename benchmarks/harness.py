@@ -190,7 +190,7 @@ def measure(
         except Exception as error:
             row.status, row.reason = "failed", _one_line(error)
         if row.status in ("incorrect", "failed"):
-            row.latency_ms = row.replay_ms = None
+            row.cold_ms = row.latency_ms = row.replay_ms = None
         if variant.is_baseline:
             baseline_ms = row.best_ms
         _derive(row, cost, ceilings, baseline_ms)

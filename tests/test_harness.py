@@ -1,0 +1,436 @@
+"""The benchmark harness: it refuses what is wrong, measures only the closure, and reports all."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from oracle import refined
+
+from prunevid_kernels import MergedVideo, PruneVidConfig, merge_video
+from prunevid_kernels.benchmarks import eager_variants, harness, kernels
+from prunevid_kernels.benchmarks.cases import FRAMES, MODELS, REDUCED, Case, video_features
+from prunevid_kernels.benchmarks.ceilings import (
+    H200_DATASHEET,
+    Ceilings,
+    Cost,
+    GroupTokens,
+    measure_ceilings,
+    merge_cost,
+    merge_launch_costs,
+)
+from prunevid_kernels.benchmarks.environment import describe, stamp
+from prunevid_kernels.benchmarks.harness import (
+    Benchmark,
+    IncorrectResultError,
+    Row,
+    Settings,
+    Variant,
+    measure,
+)
+from prunevid_kernels.benchmarks.kernel_benchmarks import stage_benchmarks
+from prunevid_kernels.benchmarks.kernel_report import markdown, plot
+from prunevid_kernels.benchmarks.near_ties import examine
+from prunevid_kernels.benchmarks.timing import Quantiles
+
+CPU = torch.device("cpu")
+QUICK = Settings(warmups=1, runs=5, seconds_per_variant=1.0)
+CEILINGS = Ceilings(1e9, 1e9, "made up for a test")
+
+
+def check_doubled(x, output):
+    if not torch.equal(output, 2 * x):
+        raise IncorrectResultError("not doubled")
+
+
+def doubling(*variants, **overrides):
+    values = {
+        "name": "merge",
+        "case": {"name": "case"},
+        "make_inputs": lambda seed: torch.full((4,), float(seed + 1)),
+        "input_bytes": 16,
+        "variants": variants,
+        "cost": Cost("merge", 32, 4),
+    }
+    return Benchmark(**{**values, **overrides})
+
+
+BASELINE = Variant("add", lambda x: x + x, check_doubled, is_baseline=True)
+
+
+# ------------------------------------------------------------------------------------------------
+# The harness
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        pytest.param((replace(BASELINE, is_baseline=False),), "exactly one baseline", id="none"),
+        pytest.param((BASELINE, replace(BASELINE, name="b")), "exactly one baseline", id="two"),
+        pytest.param((BASELINE, BASELINE), "different names", id="same-name"),
+    ],
+)
+def test_a_benchmark_has_one_baseline_and_named_variants(variants, message):
+    with pytest.raises(ValueError, match=message):
+        doubling(*variants)
+
+
+def test_rows_have_times_floors_and_speedups_against_the_baseline_measured_first():
+    slow = Variant("slow", lambda x: (torch.ones(10**6).sum(), x + x)[1], check_doubled)
+    rows = list(measure(doubling(slow, BASELINE), CPU, QUICK, CEILINGS))
+    assert [row.variant for row in rows] == ["add", "slow"]
+    for row in rows:
+        assert row.status == "ok" and row.runs == 5 and row.input_sets == 2
+        assert row.latency_ms.p10 <= row.latency_ms.median <= row.latency_ms.p90
+        assert row.floor_ms == pytest.approx(1000 * 32 / 1e9)
+        assert row.over_floor == pytest.approx(row.best_ms / row.floor_ms)
+        assert row.gigabytes_per_s == pytest.approx(32 / row.best_ms / 1e6)
+        assert row.launches["torch"] == 1
+    assert rows[0].speedup == 1.0
+    assert rows[1].speedup == pytest.approx(rows[0].best_ms / rows[1].best_ms)
+    assert rows[1].best_ms > rows[0].best_ms
+    json.dumps([row.to_json() for row in rows])
+
+
+def test_a_wrong_variant_is_not_timed():
+    calls = []
+    wrong = Variant("wrong", lambda x: (calls.append(1), x + 3)[1], check_doubled)
+    row = list(measure(doubling(BASELINE, wrong), CPU, QUICK, CEILINGS))[1]
+    assert (row.status, row.reason) == ("incorrect", "not doubled")
+    assert row.latency_ms is row.replay_ms is row.best_ms is row.over_floor is row.cold_ms is None
+    assert len(calls) == 1
+
+
+def test_a_variant_that_cannot_run_says_why_and_the_others_run():
+    def fail(x):
+        raise RuntimeError("no compiler\nanywhere")
+
+    rows = list(measure(doubling(BASELINE, Variant("c", fail, check_doubled)), CPU, QUICK, None))
+    assert [row.status for row in rows] == ["ok", "failed"]
+    assert rows[1].reason == "RuntimeError: no compiler anywhere"
+    assert rows[0].floor_ms is None
+
+
+def test_without_timing_the_check_still_runs_and_no_time_appears():
+    wrong = Variant("wrong", lambda x: x, check_doubled)
+    settings = replace(QUICK, is_timed=False)
+    rows = list(measure(doubling(BASELINE, wrong), CPU, settings, None))
+    assert [row.status for row in rows] == ["not timed", "incorrect"]
+    assert all(row.best_ms is row.cold_ms is row.speedup is None for row in rows)
+
+
+def test_a_slow_variant_gets_fewer_runs_but_not_fewer_than_five():
+    settings = Settings(warmups=10, runs=50, seconds_per_variant=0.0)
+    assert next(measure(doubling(BASELINE), CPU, settings, None)).runs == 5
+
+
+class FakeGraph:
+    def replay(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("outputs", "status", "reason"),
+    [
+        pytest.param([2.0, 4.0], "ok", None, id="right"),
+        pytest.param([2.0, 0.0], "incorrect replay", "not doubled", id="wrong"),
+    ],
+)
+def test_a_replay_is_checked_before_it_is_timed(monkeypatch, outputs, status, reason):
+    made = [torch.full((4,), value) for value in outputs]
+    monkeypatch.setattr(harness, "capture", lambda works: (FakeGraph(), made))
+    monkeypatch.setattr(harness, "time_replays", lambda *a, **k: [1.0, 2.0, 3.0])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    row = Row("merge", {}, "v", False, "cuda", status="ok")
+    inputs = [torch.full((4,), value) for value in (1.0, 2.0)]
+    harness._measure_replays(row, BASELINE, inputs, CPU, 1, 3)
+    assert (row.status, row.reason) == (status, reason)
+    assert row.replay_ms == (Quantiles.of([1.0, 2.0, 3.0]) if status == "ok" else None)
+
+
+def test_quantiles():
+    values = Quantiles.of([float(value) for value in range(101)])
+    assert (values.median, values.p10, values.p90) == (50.0, 10.0, 90.0)
+
+
+def test_stamp_names_date_device_and_commit():
+    environment = describe(CPU, commit="0123456789abcdef")
+    assert environment["packages"]["torch"] == torch.__version__
+    date = environment["date"][:10].replace("-", "")
+    assert stamp(environment).startswith(date)
+    assert stamp(environment).endswith("-cpu-0123456789")
+
+
+# ------------------------------------------------------------------------------------------------
+# What is compared
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("frames", "tokens"),
+    [
+        pytest.param(1, 1, id="1x1"),
+        pytest.param(3, 40, id="3x40"),
+        pytest.param(11, 31, id="11x31"),
+        pytest.param(23, 14, id="23x14"),
+    ],
+)
+def test_vectorised_merge_is_the_method(frames, tokens, dtype):
+    x = video_features(frames, tokens, 48, seed=2, dtype=dtype)
+    for config in (PruneVidConfig(), PruneVidConfig(tau=0.6, cluster_ratio=0.3)):
+        verdict = examine(x, config, eager_variants.VectorisedMerge(config)(x))
+        assert not verdict.errors
+        assert verdict.near_ties <= 2
+
+
+def test_vectorised_merge_traces_for_torch_compile():
+    x, config = video_features(9, 31, 24, seed=3), PruneVidConfig()
+
+    def trace(function):
+        return torch.compile(function, backend="eager", fullgraph=True)
+
+    compiled = eager_variants.VectorisedMerge(config, trace)(x)
+    eager = eager_variants.VectorisedMerge(config)(x)
+    assert torch.equal(compiled.tokens, eager.tokens)
+    assert torch.equal(compiled.layout.source_to_merged, eager.layout.source_to_merged)
+
+
+def test_segments_of_labels_are_refined_as_the_method_says():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2000):
+        length = int(torch.randint(1, 13, (1,), generator=generator))
+        labels = torch.randint(0, 4, (length,), generator=generator).tolist()
+        text = refined(labels)
+        changes = [i for i in range(1, length) if text[i] != text[i - 1]]
+        expected = torch.diff(torch.tensor([0, *changes, length])).tolist()
+        assert eager_variants.segments_of(labels) == expected
+
+
+def test_cosine_pruning_keeps_the_first_frame_and_what_moves():
+    still = torch.randn(1, 6, 8).expand(4, 6, 8).clone()
+    still[2, 3] = torch.randn(8)
+    tokens, places = eager_variants.cosine_pruning(still, 8)
+    assert places.tolist() == [0, 1, 2, 3, 4, 5, 2 * 6 + 3, 3 * 6 + 3]
+    assert torch.equal(tokens, still.flatten(0, 1)[places])
+
+
+def mutated(merged: MergedVideo, **changes) -> MergedVideo:
+    return MergedVideo(merged.tokens, replace(merged.layout, **changes))
+
+
+def swap_two_clusters(layout):
+    """Two clusters of one clustered group change their rank."""
+    group = int(layout.group_sizes.argmax())
+    first = int(layout.group_sizes[:group].sum())
+    swapped = torch.arange(layout.num_merged)
+    last = first + int(layout.group_sizes[group]) - 1
+    swapped[first], swapped[last] = last, first
+    return {
+        "source_to_merged": swapped[layout.source_to_merged],
+        "merged_anchor": layout.merged_anchor[swapped],
+        "merged_count": layout.merged_count[swapped],
+    }
+
+
+@pytest.fixture(scope="module")
+def video():
+    """Features, and their merge by the reference at the defaults."""
+    x = video_features(20, 40, 64, seed=4)
+    return x, merge_video(x, PruneVidConfig(), impl="reference")
+
+
+class TestExamine:
+    """What the float64 examination accepts and what it finds."""
+
+    config = PruneVidConfig()
+
+    def test_accepts_the_reference(self, video):
+        verdict = examine(video[0], self.config, video[1])
+        assert not verdict.errors and verdict.near_ties == 0
+        assert verdict.decisions > 500
+        assert 0 < verdict.token_error <= verdict.allowed_error
+
+    @pytest.mark.parametrize("position", [0, -1])
+    def test_finds_a_wrong_average(self, video, position):
+        x, merged = video
+        tokens = merged.tokens.clone()
+        tokens[position, 5] += 1e-4
+        errors = examine(x, self.config, MergedVideo(tokens, merged.layout)).errors
+        assert len(errors) == 1 and "merged token is off" in errors[0]
+
+    def test_finds_an_average_that_was_never_written(self, video):
+        x, merged = video
+        tokens = merged.tokens.clone()
+        tokens[3] = math.nan
+        assert examine(x, self.config, MergedVideo(tokens, merged.layout)).errors
+
+    def test_finds_clusters_out_of_order(self, video):
+        x, merged = video
+        errors = examine(x, self.config, mutated(merged, **swap_two_clusters(merged.layout))).errors
+        assert any("order" in error for error in errors)
+
+    def test_finds_other_segments(self, video):
+        x, merged = video
+        other = merge_video(x, PruneVidConfig(segment_ratio=0.06), impl="reference")
+        assert other.layout.num_segments != merged.layout.num_segments
+        errors = examine(x, self.config, other).errors
+        assert any("segments" in error for error in errors)
+
+    def test_finds_another_threshold(self, video):
+        x, _ = video
+        other = merge_video(x, PruneVidConfig(tau=0.5), impl="reference")
+        errors = examine(x, self.config, other).errors
+        assert any("wrong side" in error for error in errors)
+
+    def test_finds_another_neighbourhood(self, video):
+        x, _ = video
+        other = merge_video(x, PruneVidConfig(num_neighbors=3), impl="reference")
+        assert examine(x, self.config, other).errors
+
+    def test_counts_a_near_tie(self):
+        """The origin lies exactly between two mirrored centres: either may have it."""
+        blob = 0.3 * torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+        blob[:, 0] += 3
+        x = torch.cat((blob, -blob, torch.zeros(1, 8)))[None]
+        config = PruneVidConfig(cluster_ratio=0.13)
+        merged = merge_video(x, config, impl="reference")
+        layout = merged.layout
+        assert layout.source_to_merged[0].tolist() == [0] * 8 + [1] * 8 + [0]
+        assert examine(x, config, merged).near_ties == 0
+
+        other = layout.source_to_merged.clone()
+        other[0, 16] = 1
+        tokens = torch.stack((blob.mean(dim=0), -blob.sum(dim=0) / 9))
+        changes = {"source_to_merged": other, "merged_count": torch.tensor([8, 9])}
+        verdict = examine(x, config, MergedVideo(tokens, replace(layout, **changes)))
+        assert (verdict.errors, verdict.near_ties) == ([], 1)
+
+        other[0, 15] = 0  # and this one is no tie
+        changes = {"source_to_merged": other, "merged_count": torch.tensor([9, 8])}
+        verdict = examine(x, config, MergedVideo(tokens, replace(layout, **changes)))
+        assert any("nearer to the centre" in error for error in verdict.errors)
+
+
+# ------------------------------------------------------------------------------------------------
+# Costs and reports
+# ------------------------------------------------------------------------------------------------
+
+
+def test_ceilings_are_measured():
+    ceilings = measure_ceilings(CPU, runs=3)
+    assert ceilings.copy_bytes_per_s > 1e8 and ceilings.matmul_flops_per_s > 1e8
+    assert ceilings.source.startswith("measured")
+
+
+def test_groups_of_a_layout_are_the_tokens_before_clustering():
+    x = video_features(9, 40, 16, seed=0)
+    layout = merge_video(x, PruneVidConfig(), impl="reference").layout
+    groups = GroupTokens.of_layout(layout)
+    static = layout.static_mask()
+    assert len(groups.static) == layout.num_segments and len(groups.dynamic) == 9
+    assert sum(groups.dynamic) == int((~static).sum())
+    ratio = 0.5
+    sizes = torch.tensor([size if size <= 14 else int(size * ratio) for size in groups.dynamic])
+    assert torch.equal(layout.group_sizes[~layout.group_is_static], sizes)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_merge_cost_is_linear_in_the_frames(model):
+    """512 frames move and compute at most 18 times as much as 32: at the least, and by launch."""
+
+    def costs(frames):
+        case = Case(MODELS[model], frames, "bf16")
+        groups = GroupTokens.expected(case)
+        least = merge_cost(case, case.merged_tokens, groups)
+        launches = merge_launch_costs(case, case.merged_tokens, groups)
+        total = Cost(
+            "launches",
+            sum(cost.num_bytes for cost in launches),
+            sum(cost.flops for cost in launches),
+        )
+        return least, total
+
+    for short, long in zip(costs(32), costs(512), strict=True):
+        assert long.num_bytes <= 18 * short.num_bytes
+        assert long.floor_ms(H200_DATASHEET) <= 18 * short.floor_ms(H200_DATASHEET)
+
+
+def test_floor_is_the_larger_of_bytes_and_operations():
+    assert Cost("x", 2e9, 1e9).floor_ms(CEILINGS) == pytest.approx(2000)
+    assert Cost("x", 1e9, 3e9).floor_ms(CEILINGS) == pytest.approx(3000)
+
+
+def test_every_floor_of_every_real_case_is_modelled():
+    cases = [Case(model, count, "bf16") for model in MODELS.values() for count in FRAMES]
+    floors = kernels.modelled_floors(cases, ("merge", "score", "compact"))
+    assert len(floors) == 3 * len(cases)
+    assert all(cost.num_bytes > 0 for _, cost in floors)
+    by_name = {(name, cost.name): cost for name, cost in floors}
+    onevision = by_name["llava-onevision-7b 32x196x3584 bf16", "merge"]
+    # 45 MB of features in, 0.4 of that out.
+    assert onevision.num_bytes == pytest.approx(1.4 * 32 * 196 * 3584 * 2, rel=1e-3)
+
+
+def test_stages_have_known_names():
+    with pytest.raises(ValueError, match="stage must be one of merge, score, compact, got 'x'"):
+        list(stage_benchmarks(Case(REDUCED, 8, "fp32"), CPU, stages=("x",)))
+
+
+def test_markdown_has_a_line_for_every_row_and_every_reason():
+    def fail(x):
+        raise RuntimeError("a | b")
+
+    bad = Variant("wrong", lambda x: x, check_doubled)
+    variants = (BASELINE, bad, Variant("failing", fail, check_doubled))
+    text = markdown(list(measure(doubling(*variants), CPU, QUICK, CEILINGS)))
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(lines) == 4  # the header's and three
+    assert lines[1].startswith("| add (baseline) |")
+    assert "**incorrect**; not doubled" in lines[2]
+    assert "**failed**; RuntimeError: a \\| b" in lines[3]
+    assert all(line.replace("\\|", "").count("|") == 11 for line in lines)
+
+
+def test_plot_is_a_picture(tmp_path):
+    rows = list(measure(doubling(BASELINE), CPU, QUICK, CEILINGS))
+    plot(rows, CEILINGS, tmp_path / "plot.png", title="a test")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_kernels_without_a_gpu_says_so_and_writes_everything(tmp_path):
+    lines: list[str] = []
+    results = kernels.bench_kernels(
+        models=("pllava-7b",),
+        with_compile=False,
+        settings=QUICK,
+        out=tmp_path,
+        progress=lines.append,
+    )
+    assert json.loads((tmp_path / "kernels.json").read_text()) == results
+    assert not results["is_gpu"] and not kernels.has_failures(results)
+    names = {row["variant"] for row in results["rows"]}
+    assert {"eager loops", "vectorised eager", "full eager attention"} <= names
+    assert "prunevid_kernels" not in names
+    assert all(row["status"] == "ok" and row["device"] == "cpu" for row in results["rows"])
+    assert len(lines) == len(results["rows"])
+    text = (tmp_path / "kernels.md").read_text()
+    assert kernels.NO_GPU in text and "data sheet, not measured" in text
+    assert (tmp_path / "kernels.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        pytest.param({"status": "ok", "variant": "x"}, False, id="fine"),
+        pytest.param({"status": "incorrect", "variant": "x"}, True, id="incorrect"),
+        pytest.param({"status": "failed", "variant": "torch.compile"}, False, id="theirs"),
+        pytest.param({"status": "failed", "variant": "prunevid_kernels"}, True, id="ours"),
+    ],
+)
+def test_failures_are_wrong_results_and_kernels_that_do_not_run(row, expected):
+    assert kernels.has_failures({"rows": [row]}) is expected
