@@ -7,7 +7,6 @@ nothing further down has to check it again.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -135,7 +134,7 @@ class PruneVidConfig:
 def _require_ratio(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number in (0, 1], got {value!r}")
-    if not (math.isfinite(value) and 0.0 < value <= 1.0):
+    if not 0.0 < float(value) <= 1.0:  # false for NaN
         raise ValueError(f"{name} must be in (0, 1], got {value!r}")
 
 

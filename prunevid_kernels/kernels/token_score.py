@@ -35,8 +35,9 @@ def _load_queries(
 ):
     """Rows of the query heads of ``kv_head``: row r is question row r % Q of head r // Q."""
     d = tl.arange(0, BLOCK_D)
-    head = kv_head * group + row // Q
-    ptrs = q_ptr + (head * stride_q_h + row % Q * stride_q_q)[:, None] + d[None, :]
+    head = (kv_head * group + row // Q).to(tl.int64)
+    offset = head * stride_q_h + (row % Q).to(tl.int64) * stride_q_q
+    ptrs = q_ptr + offset[:, None] + d[None, :]
     return tl.load(ptrs, mask=(row < group * Q)[:, None] & (d < D)[None, :], other=0.0)
 
 
@@ -111,7 +112,7 @@ def _log_sum_kernel(
     last_key = tl.minimum(first_key + keys_per_split, S)
 
     q_ptr += b * stride_q_b
-    k_ptr += b * stride_k_b + kv_head * stride_k_h
+    k_ptr += b * stride_k_b + kv_head.to(tl.int64) * stride_k_h
     key_mask_ptr += b * S
     q = _load_queries(q_ptr, row, kv_head, group, Q, D, stride_q_h, stride_q_q, BLOCK_D)
     largest = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
@@ -190,7 +191,7 @@ def _max_probability_kernel(
     b, kv_head = (batch_head // num_kv_heads).to(tl.int64), batch_head % num_kv_heads
     v = tl.program_id(0) * BLOCK_S + tl.arange(0, BLOCK_S)
     q_ptr += b * stride_q_b
-    k_ptr += b * stride_k_b + kv_head * stride_k_h
+    k_ptr += b * stride_k_b + kv_head.to(tl.int64) * stride_k_h
     key_mask_ptr += b * S
     split = tl.arange(0, BLOCK_SPLITS)
     rows = group * Q

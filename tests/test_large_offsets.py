@@ -1,0 +1,88 @@
+"""Element offsets beyond 2^31: the kernels reach the last elements of tensors that large.
+
+The tensors lie in sparse files, of which only the pages that are touched take memory.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from prunevid_kernels import compact, score_visual_tokens
+from prunevid_kernels.kernels._device import config_table
+from prunevid_kernels.kernels.group_clusters import GroupClusters
+from prunevid_kernels.kernels.group_mean import group_mean
+
+LIMIT = 2**31
+
+
+@pytest.fixture
+def sparse(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Make a 1-D float16 tensor of zeros of any length, of which only touched pages exist."""
+
+    def make(elements: int) -> Tensor:
+        path = tmp_path / f"sparse-{elements}"
+        with path.open("wb") as file:
+            file.truncate(2 * elements)
+        return torch.from_file(str(path), shared=True, size=elements, dtype=torch.float16)
+
+    return make
+
+
+def test_compact_with_a_large_stride(sparse) -> None:  # type: ignore[no-untyped-def]
+    entries, stride, inner = 5, LIMIT // 4 + 64, 24
+    storage = sparse(entries * stride)
+    tensor = storage.as_strided((1, 1, entries, inner), (entries * stride, stride, stride, 1))
+    tensor[0, 0, 4] = torch.arange(inner, dtype=torch.float16)
+    tensor[0, 0, 3] = -1.0
+    taken = compact([tensor], torch.tensor([3, 4]), dim=2, impl="triton")[0]
+    assert 4 * stride > LIMIT
+    assert torch.equal(taken[0, 0, 1], torch.arange(inner, dtype=torch.float16))
+    assert torch.equal(taken[0, 0, 0], torch.full((inner,), -1.0, dtype=torch.float16))
+
+
+def test_scores_with_large_strides(sparse) -> None:  # type: ignore[no-untyped-def]
+    keys, stride, dim = 6, LIMIT // 5 + 16, 16
+    storage = sparse(keys * stride)
+    key = storage.as_strided((1, 1, keys, dim), (keys * stride, keys * stride, stride, 1))
+    query_storage = sparse(3 * (LIMIT // 2 + 8))
+    query = query_storage.as_strided(
+        (1, 1, 3, dim), (3 * (LIMIT // 2 + 8), 3 * (LIMIT // 2 + 8), LIMIT // 2 + 8, 1)
+    )
+    generator = torch.Generator().manual_seed(0)
+    key.copy_(torch.randn((1, 1, keys, dim), generator=generator))
+    query.copy_(torch.randn((1, 1, 3, dim), generator=generator))
+    found = score_visual_tokens(query, key, slice(1, 6), impl="triton")
+    near = query.clone().contiguous(), key.clone().contiguous()
+    expected = score_visual_tokens(*near, slice(1, 6), impl="reference")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0.0)
+
+
+def test_means_of_the_last_frame_of_a_long_video(
+    sparse,  # type: ignore[no-untyped-def]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Few programs, for the interpreter's sake.
+    block = {"BLOCK_L": 1, "BLOCK_M": 2, "BLOCK_C": 2**18}
+    monkeypatch.setitem(config_table()["group_mean"], "interpreter", block)
+    frames, tokens, channels = 1025, 2, 2**20 + 64
+    assert frames * tokens * channels > LIMIT
+    x = sparse(frames * tokens * channels).view(frames, tokens, channels)
+    x[-1, 0, :8], x[-1, 1, :8] = 2.0, 4.0
+    # One merged token: both tokens of the last frame.
+    rows = torch.zeros((3, frames * tokens), dtype=torch.int32)
+    rows[0, 0], rows[2, 0] = frames - 1, 2
+    member = torch.zeros((frames + (frames + 1) // 2, tokens), dtype=torch.int32)
+    member[frames - 1] = torch.tensor([0, 1])
+    unused = torch.empty(0, dtype=torch.int64)
+    clusters = GroupClusters(unused, unused, unused, rows[0], rows[1], rows[2], member)
+    merged = group_mean(
+        x,
+        torch.zeros((1, 1, 1)),  # no static token is read
+        torch.tensor([0, frames], dtype=torch.int32),
+        torch.tensor([1], dtype=torch.int32),
+        clusters,
+        1,
+    )
+    assert merged[0, :9].tolist() == [3.0] * 8 + [0.0]
