@@ -31,6 +31,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+bench = typer.Typer(help="Measure the kernels.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench, name="bench")
 _console = Console(stderr=True, highlight=False)
 
 
@@ -110,6 +112,60 @@ def run_command(
     except OSError as error:
         _fail(f"--out: {error.filename or out}: {error.strerror or error}")
     _print_result(result, path)
+
+
+@bench.command("kernels")
+def bench_kernels_command(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Shape of a model; may be repeated.  [default: all]")
+    ] = None,
+    frames: Annotated[
+        list[int] | None,
+        typer.Option(help="Frame count; may be repeated.  [default: each model's own]"),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="bf16, fp16 or fp32; may be repeated.  [default: bf16]")
+    ] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="merge, score or compact; may be repeated.  [default: all]"),
+    ] = None,
+    with_compile: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Measure under torch.compile as well.")
+    ] = True,
+    out: Annotated[Path, typer.Option(help="Folder for tables, JSON and plot.")] = Path(
+        "kernel-benchmarks"
+    ),
+) -> None:
+    """Time merge, scoring and compaction beside what they replace; needs a GPU to mean something.
+
+    Without one the torch variants run on the CPU at reduced shapes, and the floors are modelled.
+    """
+    from .cases import MODELS
+    from .kernel_benchmarks import STAGES
+    from .kernels import NO_GPU, bench_kernels, has_failures
+
+    try:
+        results = bench_kernels(
+            models=model or tuple(MODELS),
+            frames=frames,
+            dtypes=dtype or ("bf16",),
+            stages=stage or STAGES,
+            with_compile=with_compile,
+            out=out,
+            progress=lambda line: print(line, file=sys.stderr),
+        )
+    except ValueError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"--out: {error.filename or out}: {error.strerror or error}")
+    print((out / "kernels.md").read_text())
+    if not results["is_gpu"]:
+        print(NO_GPU, file=sys.stderr)
+    keys = ("kind", "is_gpu", "environment")
+    print(json.dumps({"results": str(out / "kernels.json")} | {key: results[key] for key in keys}))
+    if has_failures(results):
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .cases import DTYPES, MODELS, REDUCED, Case, real_cases
+from .cases import MODELS, REDUCED, Case, real_cases
 from .ceilings import (
     H200_DATASHEET,
     Ceilings,
@@ -159,6 +159,3 @@ def _write(
     title = f"prunevid_kernels on {device}, commit {(environment['commit'] or 'unknown')[:10]}"
     if any(row.best_ms is not None for row in rows):
         plot(rows, ceilings, out / "kernels.png", title=title)
-
-
-__all__ = ["DTYPES", "MODELS", "STAGES", "bench_kernels", "has_failures", "modelled_floors"]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
 import torch
-from oracle import refined
+from typer.testing import CliRunner
 
-from prunevid_kernels import MergedVideo, PruneVidConfig, merge_video
-from prunevid_kernels.benchmarks import eager_variants, harness, kernels
+from prunevid_kernels import PruneVidConfig, merge_video
+from prunevid_kernels.benchmarks import harness, kernels
 from prunevid_kernels.benchmarks.cases import FRAMES, MODELS, REDUCED, Case, video_features
 from prunevid_kernels.benchmarks.ceilings import (
     H200_DATASHEET,
@@ -22,6 +21,7 @@ from prunevid_kernels.benchmarks.ceilings import (
     merge_cost,
     merge_launch_costs,
 )
+from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.environment import describe, stamp
 from prunevid_kernels.benchmarks.harness import (
     Benchmark,
@@ -33,7 +33,6 @@ from prunevid_kernels.benchmarks.harness import (
 )
 from prunevid_kernels.benchmarks.kernel_benchmarks import stage_benchmarks
 from prunevid_kernels.benchmarks.kernel_report import markdown, plot
-from prunevid_kernels.benchmarks.near_ties import examine
 from prunevid_kernels.benchmarks.timing import Quantiles
 
 CPU = torch.device("cpu")
@@ -166,157 +165,6 @@ def test_stamp_names_date_device_and_commit():
 
 
 # ------------------------------------------------------------------------------------------------
-# What is compared
-# ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize(
-    ("frames", "tokens"),
-    [
-        pytest.param(1, 1, id="1x1"),
-        pytest.param(3, 40, id="3x40"),
-        pytest.param(11, 31, id="11x31"),
-        pytest.param(23, 14, id="23x14"),
-    ],
-)
-def test_vectorised_merge_is_the_method(frames, tokens, dtype):
-    x = video_features(frames, tokens, 48, seed=2, dtype=dtype)
-    for config in (PruneVidConfig(), PruneVidConfig(tau=0.6, cluster_ratio=0.3)):
-        verdict = examine(x, config, eager_variants.VectorisedMerge(config)(x))
-        assert not verdict.errors
-        assert verdict.near_ties <= 2
-
-
-def test_vectorised_merge_traces_for_torch_compile():
-    x, config = video_features(9, 31, 24, seed=3), PruneVidConfig()
-
-    def trace(function):
-        return torch.compile(function, backend="eager", fullgraph=True)
-
-    compiled = eager_variants.VectorisedMerge(config, trace)(x)
-    eager = eager_variants.VectorisedMerge(config)(x)
-    assert torch.equal(compiled.tokens, eager.tokens)
-    assert torch.equal(compiled.layout.source_to_merged, eager.layout.source_to_merged)
-
-
-def test_segments_of_labels_are_refined_as_the_method_says():
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(2000):
-        length = int(torch.randint(1, 13, (1,), generator=generator))
-        labels = torch.randint(0, 4, (length,), generator=generator).tolist()
-        text = refined(labels)
-        changes = [i for i in range(1, length) if text[i] != text[i - 1]]
-        expected = torch.diff(torch.tensor([0, *changes, length])).tolist()
-        assert eager_variants.segments_of(labels) == expected
-
-
-def test_cosine_pruning_keeps_the_first_frame_and_what_moves():
-    still = torch.randn(1, 6, 8).expand(4, 6, 8).clone()
-    still[2, 3] = torch.randn(8)
-    tokens, places = eager_variants.cosine_pruning(still, 8)
-    assert places.tolist() == [0, 1, 2, 3, 4, 5, 2 * 6 + 3, 3 * 6 + 3]
-    assert torch.equal(tokens, still.flatten(0, 1)[places])
-
-
-def mutated(merged: MergedVideo, **changes) -> MergedVideo:
-    return MergedVideo(merged.tokens, replace(merged.layout, **changes))
-
-
-def swap_two_clusters(layout):
-    """Two clusters of one clustered group change their rank."""
-    group = int(layout.group_sizes.argmax())
-    first = int(layout.group_sizes[:group].sum())
-    swapped = torch.arange(layout.num_merged)
-    last = first + int(layout.group_sizes[group]) - 1
-    swapped[first], swapped[last] = last, first
-    return {
-        "source_to_merged": swapped[layout.source_to_merged],
-        "merged_anchor": layout.merged_anchor[swapped],
-        "merged_count": layout.merged_count[swapped],
-    }
-
-
-@pytest.fixture(scope="module")
-def video():
-    """Features, and their merge by the reference at the defaults."""
-    x = video_features(20, 40, 64, seed=4)
-    return x, merge_video(x, PruneVidConfig(), impl="reference")
-
-
-class TestExamine:
-    """What the float64 examination accepts and what it finds."""
-
-    config = PruneVidConfig()
-
-    def test_accepts_the_reference(self, video):
-        verdict = examine(video[0], self.config, video[1])
-        assert not verdict.errors and verdict.near_ties == 0
-        assert verdict.decisions > 500
-        assert 0 < verdict.token_error <= verdict.allowed_error
-
-    @pytest.mark.parametrize("position", [0, -1])
-    def test_finds_a_wrong_average(self, video, position):
-        x, merged = video
-        tokens = merged.tokens.clone()
-        tokens[position, 5] += 1e-4
-        errors = examine(x, self.config, MergedVideo(tokens, merged.layout)).errors
-        assert len(errors) == 1 and "merged token is off" in errors[0]
-
-    def test_finds_an_average_that_was_never_written(self, video):
-        x, merged = video
-        tokens = merged.tokens.clone()
-        tokens[3] = math.nan
-        assert examine(x, self.config, MergedVideo(tokens, merged.layout)).errors
-
-    def test_finds_clusters_out_of_order(self, video):
-        x, merged = video
-        errors = examine(x, self.config, mutated(merged, **swap_two_clusters(merged.layout))).errors
-        assert any("order" in error for error in errors)
-
-    def test_finds_other_segments(self, video):
-        x, merged = video
-        other = merge_video(x, PruneVidConfig(segment_ratio=0.06), impl="reference")
-        assert other.layout.num_segments != merged.layout.num_segments
-        errors = examine(x, self.config, other).errors
-        assert any("segments" in error for error in errors)
-
-    def test_finds_another_threshold(self, video):
-        x, _ = video
-        other = merge_video(x, PruneVidConfig(tau=0.5), impl="reference")
-        errors = examine(x, self.config, other).errors
-        assert any("wrong side" in error for error in errors)
-
-    def test_finds_another_neighbourhood(self, video):
-        x, _ = video
-        other = merge_video(x, PruneVidConfig(num_neighbors=3), impl="reference")
-        assert examine(x, self.config, other).errors
-
-    def test_counts_a_near_tie(self):
-        """The origin lies exactly between two mirrored centres: either may have it."""
-        blob = 0.3 * torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
-        blob[:, 0] += 3
-        x = torch.cat((blob, -blob, torch.zeros(1, 8)))[None]
-        config = PruneVidConfig(cluster_ratio=0.13)
-        merged = merge_video(x, config, impl="reference")
-        layout = merged.layout
-        assert layout.source_to_merged[0].tolist() == [0] * 8 + [1] * 8 + [0]
-        assert examine(x, config, merged).near_ties == 0
-
-        other = layout.source_to_merged.clone()
-        other[0, 16] = 1
-        tokens = torch.stack((blob.mean(dim=0), -blob.sum(dim=0) / 9))
-        changes = {"source_to_merged": other, "merged_count": torch.tensor([8, 9])}
-        verdict = examine(x, config, MergedVideo(tokens, replace(layout, **changes)))
-        assert (verdict.errors, verdict.near_ties) == ([], 1)
-
-        other[0, 15] = 0  # and this one is no tie
-        changes = {"source_to_merged": other, "merged_count": torch.tensor([9, 8])}
-        verdict = examine(x, config, MergedVideo(tokens, replace(layout, **changes)))
-        assert any("nearer to the centre" in error for error in verdict.errors)
-
-
-# ------------------------------------------------------------------------------------------------
 # Costs and reports
 # ------------------------------------------------------------------------------------------------
 
@@ -421,6 +269,33 @@ def test_bench_kernels_without_a_gpu_says_so_and_writes_everything(tmp_path):
     text = (tmp_path / "kernels.md").read_text()
     assert kernels.NO_GPU in text and "data sheet, not measured" in text
     assert (tmp_path / "kernels.png").stat().st_size > 10_000
+
+
+def test_command_prints_tables_and_json_last(tmp_path):
+    options = ["bench", "kernels", "--no-compile", "--stage", "compact", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "# Kernel benchmarks: CPU, reduced shapes"
+    summary = json.loads(lines[-1])
+    assert not summary["is_gpu"] and summary["results"] == str(tmp_path / "kernels.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--model", "gpt"], "model must be one of llava-onevision-7b", id="model"),
+        pytest.param(["--stage", "sort"], "stage must be one of merge", id="stage"),
+        pytest.param(["--frames", "0"], "frames must be at least 1, got 0", id="frames"),
+        pytest.param(["--dtype", "int8"], "dtype must be one of bf16", id="dtype"),
+    ],
+)
+def test_command_refuses_unknown_names(tmp_path, options, message):
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["bench", "kernels", "--out", str(out), *options])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"prunevid: error: {message}")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
