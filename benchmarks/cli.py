@@ -168,6 +168,24 @@ def bench_kernels_command(
         raise typer.Exit(1)
 
 
+@bench.command("tune")
+def tune_command(
+    kernel: Annotated[
+        list[str] | None, typer.Option(help="May be repeated.  [default: every kernel]")
+    ] = None,
+) -> None:
+    """Search block sizes on this GPU and write the fastest into the table that the kernels read."""
+    from .tune import CONFIGS, GRIDS, tune
+
+    try:
+        tune(tuple(kernel or GRIDS))
+    except ValueError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or CONFIGS}: {error.strerror or error}")
+    print(json.dumps({"table": str(CONFIGS)}))
+
+
 def main() -> None:
     """The console script."""
     app()
