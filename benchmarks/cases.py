@@ -72,7 +72,7 @@ MODELS = {
 }
 
 # For a CPU or Triton's interpreter: the same structure, small enough to be run in tests.
-REDUCED = ModelShape("reduced", 8, 30, DecoderShape(64, 128, 4, 4, 2, 256), 3, 5, layer=1)
+REDUCED = ModelShape("reduced", 6, 24, DecoderShape(64, 128, 4, 4, 2, 256), 3, 5, layer=1)
 
 
 @dataclass(frozen=True)

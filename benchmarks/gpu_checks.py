@@ -8,7 +8,7 @@ and the message is its result: the others still run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from prunevid_kernels import (
     MergedVideo,
     PruneVidConfig,
+    TokenLayout,
     compact,
     merge_video,
     merge_videos,
@@ -29,11 +30,13 @@ from .cases import (
     MODELS,
     REDUCED,
     Case,
+    ModelShape,
     attention_inputs,
     compaction_inputs,
     video_features,
 )
 from .eager_variants import attention_scores
+from .launches import LaunchCounts, count_launches
 from .near_ties import Verdict, examine
 
 
@@ -108,8 +111,10 @@ def random_checks(device: torch.device, *, is_tiny: bool) -> Iterator[Check]:
         for dtype in dtypes:
             case = Case(model, model.frames, dtype)
             yield Check("merge", case.name, dtype, partial(_merge, case, device))
+            yield Check("budget", case.name, dtype, partial(_budget, case, device))
             yield Check("score", case.name, dtype, partial(_score, case, device))
             yield Check("compact", case.name, dtype, partial(_compact, case, device))
+    yield Check("launches", "of every stage", "bf16", partial(_launches, models[0], device))
     for dtype in dtypes:
         ragged = (1, 4) if is_tiny else (32, 5, 1, 17, 64)
         model = models[0]
@@ -154,6 +159,58 @@ def _merge(case: Case, device: torch.device) -> Outcome:
         if int(segment.max()) + 1 != len(segment.unique()):
             verdict.errors.append("segment_frames skips a segment")
     return Outcome.of_verdict(verdict)
+
+
+def _budget(case: Case, device: torch.device) -> Outcome:
+    """Exactly so many tokens, the same decisions; the threshold's count gives its result."""
+    x, verdict = _features(case, case.frames, device, 105), Verdict()
+    threshold = merge_video(x, PruneVidConfig(), impl="triton")
+    for retain in (0.3, threshold.layout.num_merged):
+        config = PruneVidConfig(budget=retain)
+        merged = merge_video(x, config, impl="triton")
+        verdict += examine(x, config, merged)
+    if not _is_same(merged, threshold):
+        verdict.errors.append("the threshold's count as a budget gives another result")
+    return Outcome.of_verdict(verdict)
+
+
+def _launches(model: ModelShape, device: torch.device) -> Outcome:
+    """As many launches and host copies as the design allows."""
+    case = Case(model, model.frames, "bf16")
+    x = _features(case, case.frames, device, 106)
+    attention = attention_inputs(case, seed=106, device=device)
+    cut = compaction_inputs(case, seed=106, device=device)
+    query, key, visual = attention.question_query, attention.key, attention.visual_slice
+    work: dict[str, tuple[Callable[[], object], list[torch.Tensor], LaunchCounts]] = {
+        "merge": (
+            lambda: merge_video(x, PruneVidConfig(), impl="triton"),
+            [x],
+            LaunchCounts(triton=8, host_copies=1),
+        ),
+        "merge to a budget": (
+            lambda: merge_video(x, PruneVidConfig(budget=0.3), impl="triton"),
+            [x],
+            LaunchCounts(triton=8),
+        ),
+        "scoring": (
+            lambda: score_visual_tokens(query, key, visual, impl="triton"),
+            [query, key],
+            LaunchCounts(triton=2),
+        ),
+        "compaction": (
+            lambda: compact(cut.tensors, cut.index, dim=2, impl="triton"),
+            [*cut.tensors, cut.index],
+            LaunchCounts(triton=1),
+        ),
+    }
+    for name, (run, inputs, allowed) in work.items():
+        if device.type == "cuda":
+            run()  # tables that are kept are copied to the device once
+        counts = count_launches(run, device, inputs)
+        is_more = counts.triton > allowed.triton or counts.host_copies > allowed.host_copies
+        if is_more:
+            return Outcome.failed(f"{name}: {counts}, allowed are {allowed}")
+    return Outcome(decisions=len(work))
 
 
 def _score(case: Case, device: torch.device) -> Outcome:
@@ -240,5 +297,7 @@ def _bad(frame: int, device: torch.device) -> Outcome:
 
 def _is_same(a: MergedVideo, b: MergedVideo) -> bool:
     """Bit for bit."""
-    fields = zip(vars(a.layout).values(), vars(b.layout).values(), strict=True)
-    return torch.equal(a.tokens, b.tokens) and all(torch.equal(x, y) for x, y in fields)
+    return torch.equal(a.tokens, b.tokens) and all(
+        torch.equal(getattr(a.layout, field.name), getattr(b.layout, field.name))
+        for field in fields(TokenLayout)
+    )

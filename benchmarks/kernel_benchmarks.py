@@ -33,6 +33,8 @@ from .timing import num_bytes
 
 STAGES = ("merge", "score", "compact")
 CONFIG = PruneVidConfig()
+OURS = "prunevid_kernels"
+"""Name of this library's variants, or its beginning."""
 
 
 def stage_benchmarks(
@@ -105,7 +107,17 @@ def merge_benchmark(
     )
     if with_kernels:
         ours = partial(merge_video, config=CONFIG, impl="triton")
-        variants.append(Variant("prunevid_kernels", ours, _check_merge))
+        variants.append(Variant(OURS, ours, _check_merge))
+        # As many tokens as the threshold gives for the first video, known before: no host copy.
+        budget = PruneVidConfig(budget=kept)
+        variants.append(
+            Variant(
+                f"{OURS}, budget",
+                partial(merge_video, config=budget, impl="triton"),
+                partial(_check_merge, config=budget),
+                is_capturable=True,
+            )
+        )
     cost = merge_cost(case, kept, GroupTokens.of_layout(layout))
     return Benchmark("merge", case.describe(), features, num_bytes([first]), variants, cost)
 
@@ -144,7 +156,7 @@ def score_benchmark(
             )
         )
     if with_kernels:
-        variants.append(Variant("prunevid_kernels", _score_ours, _check_scores, is_capturable=True))
+        variants.append(Variant(OURS, _score_ours, _check_scores, is_capturable=True))
     read = num_bytes([example.question_query, example.key])
     return Benchmark("score", case.describe(), inputs, read, variants, score_cost(case))
 
@@ -176,9 +188,7 @@ def compact_benchmark(
             )
         )
     if with_kernels:
-        variants.append(
-            Variant("prunevid_kernels", _compact_ours, _check_compaction, is_capturable=True)
-        )
+        variants.append(Variant(OURS, _compact_ours, _check_compaction, is_capturable=True))
     cost = compact_cost(case)
     return Benchmark("compact", case.describe(), inputs, num_bytes(example.tensors), variants, cost)
 
@@ -206,8 +216,8 @@ def _compact_ours(inputs: CompactionInputs) -> list[Tensor]:
 # ------------------------------------------------------------------------------------------------
 
 
-def _check_merge(features: Tensor, merged: MergedVideo) -> None:
-    errors = examine(features, CONFIG, merged).errors
+def _check_merge(features: Tensor, merged: MergedVideo, config: PruneVidConfig = CONFIG) -> None:
+    errors = examine(features, config, merged).errors
     if errors:
         raise IncorrectResultError(f"{len(errors)} errors, first: {errors[0]}")
 

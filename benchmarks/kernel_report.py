@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .ceilings import Ceilings, Cost
 from .harness import Row
+from .kernel_benchmarks import OURS
 from .timing import Quantiles
 
 HEADER = (
@@ -87,7 +88,6 @@ def _number(value: float | None, form: str) -> str:
 # Plot
 # ------------------------------------------------------------------------------------------------
 
-OURS = "prunevid_kernels"
 _MARKERS = {"merge": "o", "score": "s", "compact": "D"}
 
 
@@ -106,7 +106,8 @@ def plot(rows: Sequence[Row], ceilings: Ceilings, path: Path, *, title: str) -> 
     timed = [row for row in rows if row.best_ms is not None]
     variants = list(dict.fromkeys(row.variant for row in timed))
     colors = dict(zip(variants, cycle(colormaps["tab10"](range(10)))))
-    colors[OURS] = "black"
+    colors |= {name: "black" for name in variants if name == OURS}
+    colors |= {name: "dimgray" for name in variants if name.startswith(f"{OURS},")}
     timed.sort(key=lambda row: list(_MARKERS).index(row.benchmark))
     labels = list(dict.fromkeys((row.benchmark, row.case["name"]) for row in timed))
     height = max(5.0, 0.42 * len(labels) + 2.2)

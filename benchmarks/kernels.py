@@ -29,7 +29,7 @@ from .ceilings import (
 )
 from .environment import describe
 from .harness import Row, Settings, measure
-from .kernel_benchmarks import STAGES, stage_benchmarks
+from .kernel_benchmarks import OURS, STAGES, stage_benchmarks
 from .kernel_report import floors_markdown, markdown, plot
 
 SCHEMA_VERSION = 1
@@ -133,7 +133,7 @@ def has_failures(results: dict[str, Any]) -> bool:
     """Whether a row's result was wrong, or one of this library's own kernels could not run."""
     return any(
         row["status"].startswith("incorrect")
-        or (row["status"] == "failed" and row["variant"] == "prunevid_kernels")
+        or (row["status"] == "failed" and row["variant"].startswith(OURS))
         for row in results["rows"]
     )
 

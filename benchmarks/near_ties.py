@@ -16,7 +16,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from prunevid_kernels import MergedVideo, PruneVidConfig, dpc_knn, segment_frames
+from prunevid_kernels import (
+    MergedVideo,
+    PruneVidConfig,
+    budget_tokens,
+    dpc_knn,
+    segment_frames,
+)
 
 FLOAT32_STEP = 2.0**-23
 
@@ -50,7 +56,11 @@ class Verdict:
 
 
 def examine(features: Tensor, config: PruneVidConfig, merged: MergedVideo) -> Verdict:
-    """Judge the merge of features [T, N, C]; runs on their device."""
+    """Judge the merge of features [T, N, C]; runs on their device.
+
+    In budget mode the groups' sizes are taken from the result and have to sum to the budget, which
+    must not exceed the tokens that are left after averaging over time.
+    """
     verdict = Verdict()
     _examine_structure(features, config, merged, verdict)
     if not verdict.errors:
@@ -65,6 +75,10 @@ def _examine_structure(
 ) -> None:
     layout = merged.layout
     frames, n, channels = features.shape
+    if config.budget is not None:
+        budget = budget_tokens(frames, n, config.budget)
+        if layout.num_merged != budget:
+            verdict.errors.append(f"{layout.num_merged} merged tokens, not the budget's {budget}")
     shapes = {
         "tokens": (merged.tokens.shape, (layout.num_merged, channels)),
         "source_to_merged": (layout.source_to_merged.shape, (frames, n)),
@@ -125,7 +139,8 @@ def _examine_groups(
     layout = merged.layout
     static_mask = layout.static_mask()
     start = 0
-    for length in layout.segment_lengths.tolist():
+    sizes = layout.group_sizes.tolist()
+    for position, length in enumerate(layout.segment_lengths.tolist()):
         segment = x[start : start + length]
         is_static = static_mask[start]
         verdict.decisions += is_static.numel()
@@ -133,10 +148,13 @@ def _examine_groups(
             verdict.errors.append(f"frames from {start}: not the same places are static throughout")
             return
         _examine_split(segment, is_static, config.tau, start, verdict)
+        judge = _GroupJudge(config, layout.source_to_merged, verdict)
         error = _mean_error(segment, length)
-        _examine_group(segment.mean(dim=0), start, is_static, config, merged, error, verdict)
+        group = start + position  # behind the groups of earlier frames and segments
+        judge.examine(segment.mean(dim=0), start, is_static, sizes[group], error)
         for frame in range(start, start + length):
-            _examine_group(x[frame], frame, ~is_static, config, merged, 0.0, verdict)
+            group += 1
+            judge.examine(x[frame], frame, ~is_static, sizes[group], 0.0)
         start += length
 
 
@@ -159,36 +177,43 @@ def _examine_split(
         )
 
 
-def _examine_group(
-    tokens: Tensor,
-    frame: int,
-    chosen: Tensor,
-    config: PruneVidConfig,
-    merged: MergedVideo,
-    point_error: float,
-    verdict: Verdict,
-) -> None:
-    """The chosen ones of tokens [N, C] are clustered rightly."""
-    size = int(chosen.sum())
-    if size == 0:
-        return
-    verdict.decisions += size
-    labels = merged.layout.source_to_merged[frame, chosen]
-    labels = labels - labels.min()
-    if size <= config.min_cluster_tokens:
-        if not torch.equal(labels, torch.arange(size, device=labels.device)):
-            verdict.errors.append(f"frame {frame}: a small group is not passed through")
-        return
-    clusters = max(1, int(size * config.cluster_ratio))
-    if int(labels.max()) + 1 != clusters or len(labels.unique()) != clusters:
-        verdict.errors.append(f"frame {frame}: {int(labels.max()) + 1} clusters, not {clusters}")
-        return
-    points = tokens[chosen]
-    problem = contradiction(points, labels, clusters, config.num_neighbors, point_error)
-    if problem is not None:
-        verdict.errors.append(f"frame {frame}: {problem}")
-    own = _exact_labels(points, clusters, config.num_neighbors)
-    verdict.near_ties += int((own != labels).sum())
+@dataclass(frozen=True)
+class _GroupJudge:
+    config: PruneVidConfig
+    source_to_merged: Tensor
+    verdict: Verdict
+
+    def examine(
+        self, tokens: Tensor, frame: int, chosen: Tensor, clusters: int, point_error: float
+    ) -> None:
+        """The chosen ones of tokens [N, C] are clustered rightly into ``clusters``."""
+        size, config, verdict = int(chosen.sum()), self.config, self.verdict
+        if config.budget is None:
+            expected = size
+            if size > config.min_cluster_tokens:
+                expected = max(1, int(size * config.cluster_ratio))
+            if clusters != expected:
+                verdict.errors.append(f"frame {frame}: {clusters} clusters, not {expected}")
+                return
+        if size == 0:
+            return
+        verdict.decisions += size
+        labels = self.source_to_merged[frame, chosen]
+        labels = labels - labels.min()
+        is_small = size <= config.min_cluster_tokens
+        if clusters >= size if config.budget is not None else is_small:
+            if not torch.equal(labels, torch.arange(size, device=labels.device)):
+                verdict.errors.append(f"frame {frame}: a small group is not passed through")
+            return
+        if int(labels.max()) + 1 != clusters or len(labels.unique()) != clusters:
+            verdict.errors.append(f"frame {frame}: the labels are not 0 to {clusters - 1}")
+            return
+        points = tokens[chosen]
+        problem = contradiction(points, labels, clusters, config.num_neighbors, point_error)
+        if problem is not None:
+            verdict.errors.append(f"frame {frame}: {problem}")
+        own = _exact_labels(points, clusters, config.num_neighbors)
+        verdict.near_ties += int((own != labels).sum())
 
 
 def examine_tokens(features: Tensor, merged: MergedVideo) -> Verdict:

@@ -100,6 +100,17 @@ class TestExamine:
         assert verdict.decisions > 500
         assert 0 < verdict.token_error <= verdict.allowed_error
 
+    @pytest.mark.parametrize("budget", [60, 0.3, 0.45])
+    def test_accepts_the_reference_to_a_budget(self, video, budget):
+        config = PruneVidConfig(budget=budget)
+        verdict = examine(video[0], config, merge_video(video[0], config, impl="reference"))
+        assert not verdict.errors and verdict.near_ties == 0
+
+    def test_finds_another_budget(self, video):
+        x, merged = video
+        errors = examine(x, PruneVidConfig(budget=merged.layout.num_merged - 1), merged).errors
+        assert any("not the budget's" in error for error in errors)
+
     @pytest.mark.parametrize("position", [0, -1])
     def test_finds_a_wrong_average(self, video, position):
         x, merged = video

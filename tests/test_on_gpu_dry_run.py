@@ -57,7 +57,8 @@ def test_every_section_runs_and_passes(dry_run):
     }
     groups = Counter(row["group"] for row in sections["correctness"]["rows"])
     assert set(groups) == {
-        "merge", "score", "compact", "batch", "repeat", "shape", "error", "golden"
+        "merge", "budget", "score", "compact", "launches", "batch", "repeat", "shape", "error",
+        "golden",
     }  # fmt: skip
     assert all(row["decisions"] > 0 for row in sections["correctness"]["rows"])
     kernels = {(row["benchmark"], row["variant"]) for row in sections["kernels"]["rows"]}
@@ -66,14 +67,15 @@ def test_every_section_runs_and_passes(dry_run):
 
 def test_launches_of_the_stages_are_those_of_the_design(dry_run):
     launches = {
-        row["benchmark"]: row["launches"]
+        (row["benchmark"], row["variant"]): row["launches"]
         for row in dry_run[1]["sections"]["kernels"]["rows"]
-        if row["variant"] == "prunevid_kernels"
+        if row["variant"].startswith("prunevid_kernels")
     }
     assert launches == {
-        "merge": {"triton": 8, "torch": 0, "host_copies": 1},
-        "score": {"triton": 2, "torch": 0, "host_copies": 0},
-        "compact": {"triton": 1, "torch": 0, "host_copies": 0},
+        ("merge", "prunevid_kernels"): {"triton": 8, "torch": 0, "host_copies": 1},
+        ("merge", "prunevid_kernels, budget"): {"triton": 8, "torch": 0, "host_copies": 0},
+        ("score", "prunevid_kernels"): {"triton": 2, "torch": 0, "host_copies": 0},
+        ("compact", "prunevid_kernels"): {"triton": 1, "torch": 0, "host_copies": 0},
     }
 
 
@@ -258,7 +260,7 @@ def test_a_wrong_pruned_model_is_not_timed(monkeypatch):
     monkeypatch.setattr(gpu_end_to_end, "check_merge_only", wrong)
     (row,) = gpu_end_to_end.end_to_end_rows(
         REDUCED,
-        8,
+        REDUCED.frames,
         (1,),
         CPU,
         torch.float32,
