@@ -16,12 +16,19 @@ from prunevid_kernels import MergedVideo, PruneVidConfig, dpc_knn, merge_video, 
 from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels.segments import _kept_and_next, _refine, _run_lengths
 
-# 39 of the 41 cases: under the interpreter the two take as long as a quarter of all others.
-LARGE = {"bikes_ov_c64", "carphone_distorted_ov_c64"}
-SMALL = ("frames7", "frames8", "frames12", "patches1", "patches2", "patches14", "patches16")
-DEFAULT_RUNS = [run for run in stage1_runs() if run.name == "tau080" and run.case not in LARGE]
+# 37 of the 41 cases, for the interpreter's sake: the others are three of the largest, and a copy of
+# bikes_pllava_c64 in another number format.
+LEFT_OUT = {
+    "bikes_ov_c64",
+    "carphone_distorted_ov_c64",
+    "bigbuckbunny_ov_c64",
+    "bikes_pllava_c64_f16",
+}
+SMALL = ("frames7", "patches1", "patches2", "patches14")
+RATIOS = ("seg010_cl075", "seg100_cl025")
+DEFAULT_RUNS = [run for run in stage1_runs() if run.name == "tau080" and run.case not in LEFT_OUT]
 OTHER_RUNS = [run for run in stage1_runs() if run.case in SMALL and run.name != "tau080"]
-OTHER_RUNS += [run for run in stage1_runs() if run.case == "ratios" and "_cl025" in run.name]
+OTHER_RUNS += [run for run in stage1_runs() if run.case == "ratios" and run.name in RATIOS]
 
 
 def assert_agree(x: Tensor, config: PruneVidConfig, kernel: MergedVideo) -> None:
@@ -42,8 +49,8 @@ def gpu_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_enough_cases() -> None:
-    assert len(DEFAULT_RUNS) == 39
-    assert len(OTHER_RUNS) == 2 * len(SMALL) + 4
+    assert len(DEFAULT_RUNS) == 37
+    assert len(OTHER_RUNS) == 2 * len(SMALL) + 2
 
 
 @pytest.mark.parametrize("run", DEFAULT_RUNS + OTHER_RUNS, ids=str)
@@ -121,7 +128,7 @@ def test_refinement_in_the_kernel(frames: int) -> None:
     strings, results = vectors[f"t{frames:02d}_in"], vectors[f"t{frames:02d}_out"]
     # Every short string but for the names of its labels; of the long ones a sample.
     distinct = {tuple(in_order(labels)): row for row, labels in enumerate(strings.tolist())}
-    rows = list(distinct.values())[: 122 if frames == 6 else max(6, 300 // frames)]
+    rows = list(distinct.values())[: 122 if frames == 6 else max(6, 150 // frames)]
     before, expected = torch.from_numpy(strings[rows]).int(), results[rows].tolist()
     starts = torch.empty_like(before)
     scratch = torch.empty((len(before), 3, frames), dtype=torch.int32)
