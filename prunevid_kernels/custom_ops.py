@@ -48,9 +48,10 @@ def merge_to_budget(
     if resolve_impl(impl, features) == "triton":
         from prunevid_kernels.kernels import merge as kernel
 
-        return kernel.merge_videos_to_budget(
-            features, frames, budgets, kernel.MergeParameters(*numbers)
-        )
+        with torch.cuda.device_of(features):
+            return kernel.merge_videos_to_budget(
+                features, frames, budgets, kernel.MergeParameters(*numbers)
+            )
     merged = []
     for video, (x, budget) in enumerate(zip(features.split(list(frames)), budgets, strict=True)):
         first_bad = reference.first_nonfinite_frame(x)
@@ -106,7 +107,8 @@ def score_visual_tokens(
         )
     from prunevid_kernels.kernels import token_score as kernel
 
-    return kernel.score_visual_tokens(query, key, start, stop, scale, causal_offset, key_mask)
+    with torch.cuda.device_of(query):
+        return kernel.score_visual_tokens(query, key, start, stop, scale, causal_offset, key_mask)
 
 
 def compact(
@@ -117,7 +119,8 @@ def compact(
         return reference.compact(tensors, index, dim)
     from prunevid_kernels.kernels import compact as kernel
 
-    return kernel.compact(tensors, index, dim)
+    with torch.cuda.device_of(index):
+        return kernel.compact(tensors, index, dim)
 
 
 torch.library.custom_op(

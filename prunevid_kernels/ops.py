@@ -1,8 +1,9 @@
 """The stages one by one, on plain tensors: validate, choose the implementation, call it.
 
 ``impl`` is ``"auto"`` (the Triton kernel on a GPU tensor, the reference on any other), ``"triton"``
-or ``"reference"``; an explicit choice never falls back to the other. The kernels are imported where
-they are called, so that importing this module needs torch alone.
+or ``"reference"``; an explicit choice never falls back to the other. Kernels are launched on
+the tensors' own device, whichever is current. They are imported where they are called, so that
+importing this module needs torch alone.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def dpc_knn(
         return DpcKnn(*reference.dpc_knn(x, num_clusters, num_neighbors, lengths))
     from prunevid_kernels.kernels import dpc_knn as kernel
 
-    return DpcKnn(*kernel.dpc_knn(x, num_clusters, num_neighbors, lengths))
+    with torch.cuda.device_of(x):
+        return DpcKnn(*kernel.dpc_knn(x, num_clusters, num_neighbors, lengths))
 
 
 def segment_frames(
@@ -109,7 +111,8 @@ def segment_frames(
         return reference.segment_frames(frame_features, config)
     from prunevid_kernels.kernels import segments as kernel
 
-    return kernel.segment_frames(frame_features, config.segment_ratio, config.num_neighbors)
+    with torch.cuda.device_of(frame_features):
+        return kernel.segment_frames(frame_features, config.segment_ratio, config.num_neighbors)
 
 
 def score_visual_tokens(
@@ -186,7 +189,9 @@ def merge(
         return reference.merge_videos(features, frames, config)
     from prunevid_kernels.kernels import merge as kernel
 
-    batch = kernel.merge_videos(features, frames, kernel.MergeParameters(*_merge_numbers(config)))
+    numbers = kernel.MergeParameters(*_merge_numbers(config))
+    with torch.cuda.device_of(features):
+        batch = kernel.merge_videos(features, frames, numbers)
     for video, first_bad_frame in enumerate(batch.first_bad_frame):
         if first_bad_frame is not None:
             raise reference.nonfinite_error(video, first_bad_frame)

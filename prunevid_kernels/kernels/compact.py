@@ -18,7 +18,9 @@ from torch import Tensor
 from prunevid_kernels.kernels._device import config_for
 
 WORDS = {8: tl.int64, 4: tl.int32, 2: tl.int16, 1: tl.int8}
-TABLE_COLUMNS = 8
+
+# A CUDA graph copies its tables anew at each replay, and nothing says when a graph is gone.
+_CAPTURED_TABLES: list[Tensor] = []
 
 
 @triton.jit
@@ -90,6 +92,8 @@ def compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Tensor]:
     host_table = torch.tensor(table, dtype=torch.int64)
     if on_gpu:
         host_table = host_table.pin_memory()
+        if torch.cuda.is_current_stream_capturing():
+            _CAPTURED_TABLES.append(host_table)
     config = config_for("compact", index.device)
     outer = max(view.shape[0] * view.shape[1] for view in views)
     _compact_kernel[(triton.cdiv(length, config["BLOCK_K"]), outer, len(views))](

@@ -151,9 +151,11 @@ def _group_gram_kernel(
     BLOCK_C: tl.constexpr,
     FLOAT32_BLOCK_C: tl.constexpr,
 ):
-    """Program (tile, group): the dynamic tokens of frame ``group``, or, from ``num_frames`` on, the
-    static tokens of the segment that starts at frame ``group - num_frames``."""
-    group = tl.program_id(1)
+    """Program (group, tile), tiles fastest: the dynamic tokens of frame ``group``, or, from
+    ``num_frames`` on, the static tokens of the segment that starts at frame ``group -
+    num_frames``."""
+    tiles = tl.cdiv(N, BLOCK)
+    group, tile_index = tl.program_id(0) // (tiles * tiles), tl.program_id(0) % (tiles * tiles)
     is_static = group >= num_frames
     frame = tl.where(is_static, group - num_frames, group)
     start = tl.load(segment_start_ptr + frame)
@@ -164,8 +166,7 @@ def _group_gram_kernel(
         size_ptr = tl.where(is_static, static_size_ptr + frame, frame_size_ptr + frame)
         largest_passed = tl.load(size_ptr)
     is_group = (start == frame) | (group < num_frames)
-    tiles = tl.cdiv(N, BLOCK)
-    first_i, first_j = tl.program_id(0) // tiles * BLOCK, tl.program_id(0) % tiles * BLOCK
+    first_i, first_j = tile_index // tiles * BLOCK, tile_index % tiles * BLOCK
     if is_group & (n > largest_passed) & (first_i < n) & (first_j < n):
         i, j = first_i + tl.arange(0, BLOCK), first_j + tl.arange(0, BLOCK)
         position_ptr += start.to(tl.int64) * N + tl.where(is_static, 0, num_static)
@@ -231,7 +232,7 @@ def group_gram(
     matrices = torch.empty((groups, n, n), dtype=torch.float32, device=x.device)
     norms = torch.empty((groups, n), dtype=torch.float32, device=x.device)
     tiles = triton.cdiv(n, config["BLOCK"])
-    _group_gram_kernel[(tiles * tiles, 2 * frames)](
+    _group_gram_kernel[(2 * frames * tiles * tiles,)](
         x,
         static_mean,
         segment_start,

@@ -71,7 +71,15 @@ class _Decisions(NamedTuple):
 
 @functools.lru_cache(maxsize=128)
 def device_integers(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """int32 on the device; kept, so that there is one copy for each batch shape and none after."""
+    """int32 on the device; kept, so that there is one copy for each batch shape and none after.
+
+    Raises:
+        RuntimeError: the copy would fall into a CUDA graph.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "merge a batch of the same frame counts and budget once before its capture in a graph"
+        )
     return torch.tensor(values, dtype=torch.int32).to(device)
 
 

@@ -36,11 +36,12 @@ def _static_split_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (positions, frame): works if a segment starts at the frame."""
-    start = tl.program_id(1)
+    """Program (frame, positions), positions fastest: works if a segment starts at the frame."""
+    blocks_n = tl.cdiv(N, BLOCK_N)
+    start = tl.program_id(0) // blocks_n
     if tl.load(segment_start_ptr + start) == start:
         length = tl.load(segment_length_ptr + start)
-        n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+        n = tl.program_id(0) % blocks_n * BLOCK_N + tl.arange(0, BLOCK_N)
         first_row = start.to(tl.int64) * N + n  # rows of one position lie N apart
         norm_block = tl.arange(0, BLOCK_NORMS)
         norm_inside = (n < N)[:, None] & (norm_block < num_blocks)[None, :]
@@ -105,7 +106,7 @@ def static_split(
     )
     config = config_for("static_split", x.device).copy()
     config["BLOCK_C"] = min(config["BLOCK_C"], triton.next_power_of_2(channels))
-    _static_split_kernel[(triton.cdiv(n, config["BLOCK_N"]), frames)](
+    _static_split_kernel[(triton.cdiv(n, config["BLOCK_N"]) * frames,)](
         x,
         square_norm,
         segment_start,
