@@ -22,6 +22,9 @@ from prunevid_kernels import MergedVideo, PruneVidConfig, TokenLayout
 
 from .cases import AttentionInputs, CompactionInputs
 
+# A product of 16-bit matrices with a float32 result; before torch 2.8 both have to be float32.
+_HAS_MIXED_BMM = hasattr(torch.ops.aten.bmm, "dtype")
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -32,7 +35,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def products(points: Tensor) -> Tensor:
     """Gram matrices [G, n, n] of points [G, n, C]; 16-bit products are summed in float32."""
-    if points.is_cuda and points.dtype != torch.float32:
+    if points.is_cuda and points.dtype != torch.float32 and _HAS_MIXED_BMM:
         return torch.bmm(points, points.mT, out_dtype=torch.float32)
     points = points.float()
     return torch.bmm(points, points.mT)

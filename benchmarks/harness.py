@@ -33,6 +33,9 @@ from .timing import (
 
 Inputs = TypeVar("Inputs")
 
+OURS = "prunevid_kernels"
+"""Name of this library's variants, or its beginning."""
+
 KERNELS_LISTED = 16
 
 
@@ -118,7 +121,8 @@ class Row:
     Attributes:
         status: ``"ok"``; ``"incorrect"`` (its check failed: no numbers); ``"incorrect replay"``
             (calls are right, replays of the graph are not: no ``replay_ms``); ``"failed"`` (it
-            could not run); ``"not timed"`` (its check passed). ``reason`` says more.
+            could not run); ``"not run"`` (too little memory); ``"not timed"`` (its check passed).
+            ``reason`` says more.
         cold_ms: wall clock of the very first call, compilation included, if anything is timed.
         latency_ms: of a call as a program makes it, host work included.
         replay_ms: of a call in the replay of a CUDA graph; None where it cannot be captured.
@@ -187,9 +191,11 @@ def measure(
             _measure_variant(row, variant, inputs, device, settings)
         except IncorrectResultError as error:
             row.status, row.reason = "incorrect", str(error)
+        except MemoryError as error:
+            row.status, row.reason = "not run", str(error)
         except Exception as error:
             row.status, row.reason = "failed", _one_line(error)
-        if row.status in ("incorrect", "failed"):
+        if row.status in ("incorrect", "failed", "not run"):
             row.cold_ms = row.latency_ms = row.replay_ms = None
         if variant.is_baseline:
             baseline_ms = row.best_ms

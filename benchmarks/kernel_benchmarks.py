@@ -27,14 +27,12 @@ from .cases import (
     video_features,
 )
 from .ceilings import GroupTokens, compact_cost, cosine_pruning_cost, merge_cost, score_cost
-from .harness import Benchmark, IncorrectResultError, Variant
+from .harness import OURS, Benchmark, IncorrectResultError, Variant
 from .near_ties import examine
 from .timing import num_bytes
 
 STAGES = ("merge", "score", "compact")
 CONFIG = PruneVidConfig()
-OURS = "prunevid_kernels"
-"""Name of this library's variants, or its beginning."""
 
 
 def stage_benchmarks(

@@ -7,8 +7,7 @@ from itertools import cycle, groupby
 from pathlib import Path
 
 from .ceilings import Ceilings, Cost
-from .harness import Row
-from .kernel_benchmarks import OURS
+from .harness import OURS, Row
 from .timing import Quantiles
 
 HEADER = (

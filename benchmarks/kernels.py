@@ -28,8 +28,8 @@ from .ceilings import (
     score_cost,
 )
 from .environment import describe
-from .harness import Row, Settings, measure
-from .kernel_benchmarks import OURS, STAGES, stage_benchmarks
+from .harness import OURS, Row, Settings, measure
+from .kernel_benchmarks import STAGES, stage_benchmarks
 from .kernel_report import floors_markdown, markdown, plot
 
 SCHEMA_VERSION = 1

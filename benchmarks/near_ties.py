@@ -320,13 +320,16 @@ def contradiction(
     if bool((others_low > best_high.min()).any()):
         return "a point that is no centre scores higher than a centre"
     may_be_center = is_member & (bounds.score_high >= best_low[:, None])
-    nearest, farthest = [], []
-    for candidates in may_be_center:  # [n]
-        nearest.append(bounds.low[candidates].amin(dim=0))
-        farthest.append(bounds.high[candidates].amax(dim=0))
-    own = torch.stack(nearest).gather(0, labels[None, :])[0]
+    # [K, n]: the distance to each cluster's centre lies between the nearest and farthest candidate.
+    candidate = may_be_center.any(dim=0).nonzero()[:, 0]
+    cluster = labels[candidate][:, None].expand(-1, len(points))
+    nearest = torch.full_like(member_low, math.inf)
+    nearest = nearest.scatter_reduce(0, cluster, bounds.low[candidate], "amin")
+    farthest = torch.full_like(member_low, -math.inf)
+    farthest = farthest.scatter_reduce(0, cluster, bounds.high[candidate], "amax")
+    own = nearest.gather(0, labels[None, :])[0]
     is_free = ~may_be_center.any(dim=0)
-    if bool((is_free & (own > torch.stack(farthest).amin(dim=0))).any()):
+    if bool((is_free & (own > farthest.amin(dim=0))).any()):
         return "a point is nearer to the centre of another cluster"
     return None
 

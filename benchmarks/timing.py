@@ -141,7 +141,8 @@ def profile_kernels(work: Work, device: torch.device, *, runs: int = 5) -> list[
         torch.cuda.synchronize(device)
     totals: dict[str, tuple[int, float]] = {}
     for event in profile.events() or ():
-        if event.device_type.name == "CUDA":
+        # Compiled functions mark whole regions, which would count their kernels twice.
+        if event.device_type.name == "CUDA" and not event.is_user_annotation:
             count, time_us = totals.get(event.name, (0, 0.0))
             totals[event.name] = count + 1, time_us + event.time_range.elapsed_us()
     kernels = [

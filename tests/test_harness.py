@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from prunevid_kernels import PruneVidConfig, merge_video
-from prunevid_kernels.benchmarks import harness, kernels
-from prunevid_kernels.benchmarks.cases import FRAMES, MODELS, REDUCED, Case, video_features
+from prunevid_kernels.benchmarks import harness, timing
 from prunevid_kernels.benchmarks.ceilings import (
-    H200_DATASHEET,
     Ceilings,
     Cost,
-    GroupTokens,
-    measure_ceilings,
-    merge_cost,
-    merge_launch_costs,
 )
-from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.environment import describe, stamp
 from prunevid_kernels.benchmarks.harness import (
     Benchmark,
@@ -31,8 +24,6 @@ from prunevid_kernels.benchmarks.harness import (
     Variant,
     measure,
 )
-from prunevid_kernels.benchmarks.kernel_benchmarks import stage_benchmarks
-from prunevid_kernels.benchmarks.kernel_report import markdown, plot
 from prunevid_kernels.benchmarks.timing import Quantiles
 
 CPU = torch.device("cpu")
@@ -114,6 +105,15 @@ def test_a_variant_that_cannot_run_says_why_and_the_others_run():
     assert rows[0].floor_ms is None
 
 
+def test_a_variant_that_needs_too_much_memory_is_not_run():
+    def too_large(x):
+        raise MemoryError("needs 180.0 GB, 139.0 GB are free")
+
+    large = Variant("large", too_large, check_doubled)
+    row = list(measure(doubling(BASELINE, large), CPU, QUICK, None))[1]
+    assert (row.status, row.reason) == ("not run", "needs 180.0 GB, 139.0 GB are free")
+
+
 def test_without_timing_the_check_still_runs_and_no_time_appears():
     wrong = Variant("wrong", lambda x: x, check_doubled)
     settings = replace(QUICK, is_timed=False)
@@ -127,9 +127,92 @@ def test_a_slow_variant_gets_fewer_runs_but_not_fewer_than_five():
     assert next(measure(doubling(BASELINE), CPU, settings, None)).runs == 5
 
 
+class FakeEvent:
+    """Events a millisecond apart."""
+
+    count = 0
+
+    def __init__(self, enable_timing=False):
+        assert enable_timing
+
+    def record(self):
+        FakeEvent.count += 1
+        self.at_ms = FakeEvent.count
+
+    def elapsed_time(self, other):
+        return float(other.at_ms - self.at_ms)
+
+
 class FakeGraph:
     def replay(self):
         pass
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """torch.cuda as far as the harness uses it; tensors stay where they are."""
+    nothing = contextlib.nullcontext
+    properties = SimpleNamespace(L2_cache_size=20)
+    fakes = {
+        "Event": FakeEvent,
+        "CUDAGraph": FakeGraph,
+        "Stream": lambda: SimpleNamespace(wait_stream=lambda other: None),
+        "current_stream": lambda: SimpleNamespace(wait_stream=lambda other: None),
+        "stream": lambda stream: nothing(),
+        "graph": lambda graph: nothing(),
+        "synchronize": lambda device=None: None,
+        "empty_cache": lambda: None,
+        "mem_get_info": lambda device: (1000, 2000),
+        "get_device_properties": lambda device: properties,
+        "reset_peak_memory_stats": lambda device: None,
+        "memory_allocated": lambda device: 100,
+        "max_memory_allocated": lambda device: 164,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    kernel = SimpleNamespace(
+        name="_kernel",
+        device_type=SimpleNamespace(name="CUDA"),
+        is_user_annotation=False,
+        time_range=SimpleNamespace(elapsed_us=lambda: 2.5),
+    )
+    region = SimpleNamespace(**{**vars(kernel), "is_user_annotation": True})
+    on_host = SimpleNamespace(**{**vars(kernel), "device_type": SimpleNamespace(name="CPU")})
+    profile = SimpleNamespace(events=lambda: [kernel, kernel, region, on_host] * 5)
+    monkeypatch.setattr(torch.profiler, "profile", lambda activities: nothing(profile))
+    monkeypatch.setattr(timing, "_keep_busy", lambda device: None)
+
+
+@pytest.mark.usefixtures("fake_gpu")
+def test_on_a_gpu_calls_replays_memory_and_kernels_are_measured():
+    waits = replace(BASELINE, name="waits")
+    replayed = Variant("replayed", lambda x: x + x, check_doubled, is_capturable=True)
+    large = replace(replayed, name="large", working_bytes=1001)
+    variants = (waits, replayed, large)
+    rows = list(measure(doubling(*variants), torch.device("cuda"), QUICK, CEILINGS))
+    assert [row.status for row in rows] == ["ok", "ok", "not run"]
+    for row in rows[:2]:
+        assert row.input_sets == 5  # four times the cache, by 16 bytes a set
+        assert row.latency_ms == Quantiles(1.0, 1.0, 1.0)
+        assert row.peak_memory_bytes == 64
+        assert (row.kernel_launches, row.kernels_us) == (2, 5.0)
+        assert row.kernels == [timing.KernelTime("_kernel", 2.0, 5.0)]
+    assert rows[0].replay_ms is None and rows[0].replay_reason == "it waits for the device"
+    assert rows[1].replay_ms.median == pytest.approx(1 / 5)  # one graph, five calls
+    assert rows[1].speedup == pytest.approx(5)
+    assert "needs" in rows[2].reason
+
+
+@pytest.mark.usefixtures("fake_gpu")
+def test_a_capture_that_fails_costs_the_replay_alone(monkeypatch):
+    def refuse(works):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(harness, "capture", refuse)
+    captured = replace(BASELINE, is_capturable=True)
+    (row,) = measure(doubling(captured), torch.device("cuda"), QUICK, CEILINGS)
+    assert row.status == "ok" and row.latency_ms is not None and row.replay_ms is None
+    assert row.replay_reason.startswith("capture failed: RuntimeError: operation not permitted")
 
 
 @pytest.mark.parametrize(
@@ -162,150 +245,3 @@ def test_stamp_names_date_device_and_commit():
     date = environment["date"][:10].replace("-", "")
     assert stamp(environment).startswith(date)
     assert stamp(environment).endswith("-cpu-0123456789")
-
-
-# ------------------------------------------------------------------------------------------------
-# Costs and reports
-# ------------------------------------------------------------------------------------------------
-
-
-def test_ceilings_are_measured():
-    ceilings = measure_ceilings(CPU, runs=3)
-    assert ceilings.copy_bytes_per_s > 1e8 and ceilings.matmul_flops_per_s > 1e8
-    assert ceilings.source.startswith("measured")
-
-
-def test_groups_of_a_layout_are_the_tokens_before_clustering():
-    x = video_features(9, 40, 16, seed=0)
-    layout = merge_video(x, PruneVidConfig(), impl="reference").layout
-    groups = GroupTokens.of_layout(layout)
-    static = layout.static_mask()
-    assert len(groups.static) == layout.num_segments and len(groups.dynamic) == 9
-    assert sum(groups.dynamic) == int((~static).sum())
-    ratio = 0.5
-    sizes = torch.tensor([size if size <= 14 else int(size * ratio) for size in groups.dynamic])
-    assert torch.equal(layout.group_sizes[~layout.group_is_static], sizes)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_merge_cost_is_linear_in_the_frames(model):
-    """512 frames move and compute at most 18 times as much as 32: at the least, and by launch."""
-
-    def costs(frames):
-        case = Case(MODELS[model], frames, "bf16")
-        groups = GroupTokens.expected(case)
-        least = merge_cost(case, case.merged_tokens, groups)
-        launches = merge_launch_costs(case, case.merged_tokens, groups)
-        total = Cost(
-            "launches",
-            sum(cost.num_bytes for cost in launches),
-            sum(cost.flops for cost in launches),
-        )
-        return least, total
-
-    for short, long in zip(costs(32), costs(512), strict=True):
-        assert long.num_bytes <= 18 * short.num_bytes
-        assert long.floor_ms(H200_DATASHEET) <= 18 * short.floor_ms(H200_DATASHEET)
-
-
-def test_floor_is_the_larger_of_bytes_and_operations():
-    assert Cost("x", 2e9, 1e9).floor_ms(CEILINGS) == pytest.approx(2000)
-    assert Cost("x", 1e9, 3e9).floor_ms(CEILINGS) == pytest.approx(3000)
-
-
-def test_every_floor_of_every_real_case_is_modelled():
-    cases = [Case(model, count, "bf16") for model in MODELS.values() for count in FRAMES]
-    floors = kernels.modelled_floors(cases, ("merge", "score", "compact"))
-    assert len(floors) == 3 * len(cases)
-    assert all(cost.num_bytes > 0 for _, cost in floors)
-    by_name = {(name, cost.name): cost for name, cost in floors}
-    onevision = by_name["llava-onevision-7b 32x196x3584 bf16", "merge"]
-    # 45 MB of features in, 0.4 of that out.
-    assert onevision.num_bytes == pytest.approx(1.4 * 32 * 196 * 3584 * 2, rel=1e-3)
-
-
-def test_stages_have_known_names():
-    with pytest.raises(ValueError, match="stage must be one of merge, score, compact, got 'x'"):
-        list(stage_benchmarks(Case(REDUCED, 8, "fp32"), CPU, stages=("x",)))
-
-
-def test_markdown_has_a_line_for_every_row_and_every_reason():
-    def fail(x):
-        raise RuntimeError("a | b")
-
-    bad = Variant("wrong", lambda x: x, check_doubled)
-    variants = (BASELINE, bad, Variant("failing", fail, check_doubled))
-    text = markdown(list(measure(doubling(*variants), CPU, QUICK, CEILINGS)))
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert len(lines) == 4  # the header's and three
-    assert lines[1].startswith("| add (baseline) |")
-    assert "**incorrect**; not doubled" in lines[2]
-    assert "**failed**; RuntimeError: a \\| b" in lines[3]
-    assert all(line.replace("\\|", "").count("|") == 11 for line in lines)
-
-
-def test_plot_is_a_picture(tmp_path):
-    rows = list(measure(doubling(BASELINE), CPU, QUICK, CEILINGS))
-    plot(rows, CEILINGS, tmp_path / "plot.png", title="a test")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_bench_kernels_without_a_gpu_says_so_and_writes_everything(tmp_path):
-    lines: list[str] = []
-    results = kernels.bench_kernels(
-        models=("pllava-7b",),
-        with_compile=False,
-        settings=QUICK,
-        out=tmp_path,
-        progress=lines.append,
-    )
-    assert json.loads((tmp_path / "kernels.json").read_text()) == results
-    assert not results["is_gpu"] and not kernels.has_failures(results)
-    names = {row["variant"] for row in results["rows"]}
-    assert {"eager loops", "vectorised eager", "full eager attention"} <= names
-    assert "prunevid_kernels" not in names
-    assert all(row["status"] == "ok" and row["device"] == "cpu" for row in results["rows"])
-    assert len(lines) == len(results["rows"])
-    text = (tmp_path / "kernels.md").read_text()
-    assert kernels.NO_GPU in text and "data sheet, not measured" in text
-    assert (tmp_path / "kernels.png").stat().st_size > 10_000
-
-
-def test_command_prints_tables_and_json_last(tmp_path):
-    options = ["bench", "kernels", "--no-compile", "--stage", "compact", "--out", str(tmp_path)]
-    result = CliRunner().invoke(app, options)
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert lines[0] == "# Kernel benchmarks: CPU, reduced shapes"
-    summary = json.loads(lines[-1])
-    assert not summary["is_gpu"] and summary["results"] == str(tmp_path / "kernels.json")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        pytest.param(["--model", "gpt"], "model must be one of llava-onevision-7b", id="model"),
-        pytest.param(["--stage", "sort"], "stage must be one of merge", id="stage"),
-        pytest.param(["--frames", "0"], "frames must be at least 1, got 0", id="frames"),
-        pytest.param(["--dtype", "int8"], "dtype must be one of bf16", id="dtype"),
-    ],
-)
-def test_command_refuses_unknown_names(tmp_path, options, message):
-    out = tmp_path / "out"
-    result = CliRunner().invoke(app, ["bench", "kernels", "--out", str(out), *options])
-    assert result.exit_code == 2
-    assert result.stderr.startswith(f"prunevid: error: {message}")
-    assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        pytest.param({"status": "ok", "variant": "x"}, False, id="fine"),
-        pytest.param({"status": "incorrect", "variant": "x"}, True, id="incorrect"),
-        pytest.param({"status": "failed", "variant": "torch.compile"}, False, id="theirs"),
-        pytest.param({"status": "failed", "variant": "prunevid_kernels"}, True, id="ours"),
-    ],
-)
-def test_failures_are_wrong_results_and_kernels_that_do_not_run(row, expected):
-    assert kernels.has_failures({"rows": [row]}) is expected

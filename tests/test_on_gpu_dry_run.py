@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunevid_kernels.benchmarks import gpu_end_to_end, gpu_golden, gpu_sanitizer, on_gpu
+from prunevid_kernels.benchmarks import (
+    gpu_end_to_end,
+    gpu_golden,
+    gpu_sanitizer,
+    on_gpu,
+)
 from prunevid_kernels.benchmarks.cases import REDUCED
 from prunevid_kernels.benchmarks.environment import ROOT
 from prunevid_kernels.benchmarks.gpu_checks import Check, Outcome
@@ -199,6 +204,24 @@ def test_a_section_that_breaks_keeps_its_rows_and_its_reason(report, error, stat
 )
 def test_status_of_a_section(statuses, expected):
     assert on_gpu._status([{"status": status} for status in statuses]) == expected
+
+
+def test_what_others_cannot_do_is_no_failure():
+    rows = [{"status": "ok", "variant": on_gpu.OURS}]
+    rows.append({"status": "failed", "variant": "vectorised, torch.compile"})
+    assert on_gpu._status(rows) == "passed"
+    rows.append({"status": "failed", "variant": f"{on_gpu.OURS}, budget"})
+    assert on_gpu._status(rows) == "failed"
+
+
+def test_without_the_golden_cases_the_other_checks_run(monkeypatch, tmp_path):
+    def absent():
+        raise FileNotFoundError("not here")
+
+    monkeypatch.setattr(gpu_golden, "require_data", absent)
+    rows = on_gpu.correctness_rows(CPU, True, on_gpu.Clock(1e-9))
+    assert next(rows) == {"status": "skipped", "group": "golden", "reason": "not here"}
+    assert next(rows)["status"] == "cut"
 
 
 def test_checks_that_find_no_time_are_counted():
