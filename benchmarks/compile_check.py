@@ -108,16 +108,14 @@ def compiling_for(target: Target) -> Iterator[list[tuple[JITFunction, Any]]]:
         return kernel
 
     driver = triton.runtime.driver
-    previous = driver._active
-    driver.set_active(_CompileOnlyDriver(target))
-    try:
-        with (
-            mock.patch.object(JITFunction, "run", compile_only),
-            mock.patch.object(_device, "architecture", lambda device: target.name),
-        ):
-            yield compiled
-    finally:
-        driver._active = previous
+    # Triton made the attribute private when it became lazy.
+    active = "_active" if hasattr(driver, "_active") else "active"
+    with (
+        mock.patch.object(driver, active, _CompileOnlyDriver(target)),
+        mock.patch.object(JITFunction, "run", compile_only),
+        mock.patch.object(_device, "architecture", lambda device: target.name),
+    ):
+        yield compiled
 
 
 def launch_merge(
