@@ -151,18 +151,13 @@ def _draw_roofline(axes, rows, ceilings, colors) -> None:  # type: ignore[no-unt
         ha="right",
         va="bottom",
     )
+    middle = (first * ridge) ** 0.5
     axes.annotate(
         f"{ceilings.copy_bytes_per_s / 1e9:.0f} GB/s copy",
-        (ridge / 8, ceilings.copy_bytes_per_s * ridge / 8e12),
-        xytext=(-8, 8),
+        (middle, middle * ceilings.copy_bytes_per_s / 1e12),
+        xytext=(-8, 6),
         textcoords="offset points",
         ha="right",
-    )
-    axes.annotate(
-        f"ceilings: {ceilings.source}; compaction computes nothing",
-        (0.01, 0.01),
-        xycoords="axes fraction",
-        fontsize=9,
     )
     for row in points:
         axes.plot(
@@ -174,7 +169,10 @@ def _draw_roofline(axes, rows, ceilings, colors) -> None:  # type: ignore[no-unt
             alpha=0.85,
         )
     axes.set(xscale="log", yscale="log")
-    axes.set_xlabel("operations a byte that the stage needs, FLOP/byte")
+    axes.set_xlabel(
+        "operations a byte that the stage needs, FLOP/byte (compaction: none)\n"
+        f"ceilings: {ceilings.source}"
+    )
     axes.set_ylabel("needed operations / measured time, TFLOP/s")
     axes.set_title("Roofline")
     axes.grid(True, which="major", alpha=0.3)
