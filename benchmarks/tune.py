@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources
@@ -113,6 +114,7 @@ def workloads(shape: ModelShape, device: torch.device) -> dict[str, Callable[[],
     frames, n, channels = shape.frames, shape.tokens_per_frame, shape.channels
     x = video_features(frames, n, channels, seed=0, device=device, dtype=torch.bfloat16)
     first_frame = torch.tensor([0, frames], dtype=torch.int32, device=device)
+    first_row = first_frame[:1] * n
     mean, square_norm, is_bad = frame_mean(x)
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
     scratch_count = static_count.clone()  # each run of static_split counts on in it
@@ -121,7 +123,18 @@ def workloads(shape: ModelShape, device: torch.device) -> dict[str, Callable[[],
         first_frame, frames, start, length, static_count, is_static, is_bad, None, 0.5, 14
     )
     matrices, norms = group_gram(x, static_mean, start, static_count, table, 14)
-    cluster_arguments = (first_frame, start, length, static_count, table, channels, 7, 14)
+    cluster_arguments = (
+        first_frame,
+        first_row,
+        frames * n,
+        start,
+        length,
+        static_count,
+        table,
+        channels,
+        7,
+        14,
+    )
     clusters = group_clusters(matrices.clone(), norms, *cluster_arguments)
     num_merged = table.host[3 * frames : 3 * frames + 1]
     total = int(num_merged)
@@ -137,12 +150,12 @@ def workloads(shape: ModelShape, device: torch.device) -> dict[str, Callable[[],
     visual = slice(shape.text_before, shape.text_before + total)
     return {
         "frame_mean": lambda: frame_mean(x),
-        "gram": lambda: gram(mean, first_frame, frames),
+        "gram": lambda: gram(mean, first_frame[:-1], first_frame[1:], frames),
         "static_split": lambda: static_split(x, square_norm, start, length, scratch_count, 0.8),
         "group_gram": lambda: group_gram(x, static_mean, start, static_count, table, 14),
         # Works in place: from the second run on it clusters distances, at the same cost.
         "dpc_knn": lambda: group_clusters(matrices, norms, *cluster_arguments),
-        "group_mean": lambda: group_mean(x, static_mean, first_frame, num_merged, clusters, total),
+        "group_mean": lambda: group_mean(x, static_mean, first_row, num_merged, clusters, total),
         "token_score": lambda: score_visual_tokens(query, keys[0], visual, impl="triton"),
         "compact": lambda: compact(keys, kept, dim=2, impl="triton"),
     }
@@ -208,10 +221,10 @@ def this_target(device: torch.device) -> Target:
     for target in TARGETS:
         if target.name == architecture:
             return target
-    properties = torch.cuda.get_device_properties(device)
+    properties = triton.runtime.driver.active.utils.get_device_properties(device.index)
     major, minor = torch.cuda.get_device_capability(device)
     gpu = GPUTarget("cuda", 10 * major + minor, 32)
-    return Target(architecture, gpu, properties.shared_memory_per_block_optin)
+    return Target(architecture, gpu, properties["max_shared_mem"])
 
 
 def tune(kernels: tuple[str, ...] = tuple(GRIDS), path: Path = CONFIGS) -> Table:

@@ -34,22 +34,34 @@ def test_every_kernel_fits(target: str) -> None:
         assert f"\n{kernel} " in "\n" + result.stdout
 
 
-def test_a_spill_and_too_much_shared_memory_are_faults() -> None:
-    # One score tile of 256 x 256 keeps more in registers and shared memory than a program can have.
-    oversized = """
+@pytest.mark.parametrize(
+    ("config", "fault"),
+    [
+        pytest.param(
+            {"BLOCK_M": 64, "BLOCK_S": 128, "num_warps": 1, "num_stages": 1},
+            "spills",
+            id="one-warp-for-a-large-tile",
+        ),
+        pytest.param(
+            {"BLOCK_M": 16, "BLOCK_S": 256, "num_warps": 8, "num_stages": 8},
+            "bytes of shared memory",
+            id="too-many-stages",
+        ),
+    ],
+)
+def test_a_config_that_asks_too_much_is_a_fault(config: dict[str, int], fault: str) -> None:
+    oversized = f"""
 from prunevid_kernels.kernels import _device
 from prunevid_kernels.benchmarks import compile_check
-_device.config_table()["token_score"]["sm_90"] = {
-    "BLOCK_M": 256, "BLOCK_S": 256, "KEYS_PER_SPLIT": 512, "num_warps": 4, "num_stages": 4
-}
-name = "16 heads, 8 KV, dim 256, bf16"
-compile_check.SCORE_CASES = {name: compile_check.SCORE_CASES[name]}
-compile_check.MERGE_CASES = {}
+_device.config_table()["token_score"]["sm_90"] = {config | {"KEYS_PER_SPLIT": 512}}
+name = "28 heads, 4 KV, dim 128, bf16"
+compile_check.SCORE_CASES = {{name: compile_check.SCORE_CASES[name]}}
+compile_check.MERGE_CASES = {{}}
 """
     result = compile_check("--target", "sm_90", program=oversized)
     assert result.returncode == 1, result.stdout + result.stderr
     faults = json.loads(result.stdout.splitlines()[-1])["faults"]
-    assert any("spills" in fault["fault"] for fault in faults)
+    assert any(fault in found["fault"] for found in faults)
 
 
 def test_refuses_to_compile_what_is_interpreted() -> None:

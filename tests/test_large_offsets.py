@@ -80,7 +80,7 @@ def test_means_of_the_last_frame_of_a_long_video(
     merged = group_mean(
         x,
         torch.zeros((1, 1, 1)),  # no static token is read
-        torch.tensor([0, frames], dtype=torch.int32),
+        torch.tensor([0], dtype=torch.int32),
         torch.tensor([1], dtype=torch.int32),
         clusters,
         1,

@@ -43,7 +43,7 @@ def test_merge_to_a_budget_takes_no_host_copy(frames):
     config = PruneVidConfig(budget=0.4)
     counts = count(lambda: merge_videos(features, frames, config, impl="triton"), features)
     # A batch's anchors and counts are each put together from the videos' by one more launch.
-    assert counts == LaunchCounts(triton=8, torch=0 if len(frames) == 1 else 2, host_copies=0)
+    assert counts == LaunchCounts(triton=8, torch=0, host_copies=0)
 
 
 def test_strided_features_cost_one_copy_on_the_device():

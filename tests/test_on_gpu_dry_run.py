@@ -26,6 +26,8 @@ from prunevid_kernels.benchmarks.harness import IncorrectResultError
 if torch.cuda.is_available():
     pytest.skip("a dry run is for machines without a GPU", allow_module_level=True)
 
+pytestmark = pytest.mark.xdist_group("dry-run")  # one process makes the dry run that they share
+
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef"
 

@@ -196,6 +196,7 @@ def _dpc_knn_kernel(
     gram_ptr,
     norm_ptr,
     first_row_ptr,
+    end_row_ptr,
     density_ptr,
     score_ptr,
     rank_ptr,
@@ -211,7 +212,7 @@ def _dpc_knn_kernel(
     BLOCK_N: tl.constexpr,
 ):
     first = tl.load(first_row_ptr + tl.program_id(0)).to(tl.int64)
-    n = (tl.load(first_row_ptr + tl.program_id(0) + 1) - first).to(tl.int32)
+    n = (tl.load(end_row_ptr + tl.program_id(0)) - first).to(tl.int32)
     cluster_points(
         gram_ptr + first * pitch,
         norm_ptr + first,
@@ -253,25 +254,24 @@ def dpc_knn(
     """Cluster each row of x [B, N, C] on its own; see :func:`prunevid_kernels.dpc_knn`."""
     batch, n, channels = x.shape
     blocks = row_blocks(x.device, n)  # refuses too many points before any work is done
-    if lengths is None:
-        points = x.reshape(batch * n, channels).contiguous()
-        sizes = [n] * batch
-    else:
-        points = torch.cat([x[row, :length] for row, length in enumerate(lengths)])
-        sizes = list(lengths)
-    first_row = torch.tensor([0, *sizes]).cumsum(0).to(torch.int32).to(x.device)
-    rows = len(points)
-    matrices, norms = gram(points, first_row, n)
-    floats = torch.empty((2, rows), dtype=torch.float32, device=x.device)
-    integers = torch.empty((2, rows), dtype=torch.int32, device=x.device)
+    sizes = [n] * batch if lengths is None else lengths
+    first_rows = [row * n for row in range(batch)]
+    end_rows = [first + size for first, size in zip(first_rows, sizes, strict=True)]
+    first_row, end_row = torch.tensor([first_rows, end_rows], dtype=torch.int32).to(x.device)
+    matrices, norms = gram(x.reshape(batch * n, channels).contiguous(), first_row, end_row, n)
+    density = torch.zeros((batch, n), dtype=torch.float32, device=x.device)
+    score = torch.zeros_like(density)
+    rank = torch.full((batch, n), n, dtype=torch.int32, device=x.device)
+    label = torch.full_like(rank, -1)
     _dpc_knn_kernel[(batch,)](
         matrices,
         norms,
         first_row,
-        floats[0],
-        floats[1],
-        integers[0],
-        integers[1],
+        end_row,
+        density,
+        score,
+        rank,
+        label,
         n,
         matrices.shape[0],
         matrices.stride(0),
@@ -280,19 +280,6 @@ def dpc_knn(
         num_neighbors,
         num_clusters,
         **blocks,
-    )
-    density, score, rank, label = (
-        torch.nn.utils.rnn.pad_sequence(values.split(sizes), batch_first=True, padding_value=fill)
-        for values, fill in (
-            (floats[0], 0.0),
-            (floats[1], 0.0),
-            (integers[0], n),
-            (integers[1], -1),
-        )
-    )
-    density, score, rank, label = (
-        torch.nn.functional.pad(values, (0, n - values.shape[1]), value=fill)
-        for values, fill in ((density, 0.0), (score, 0.0), (rank, n), (label, -1))
     )
     centers = torch.sort(rank, dim=1, stable=True).indices[:, :num_clusters]
     return label.long(), centers, density, score

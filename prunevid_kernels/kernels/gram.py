@@ -61,6 +61,7 @@ def store_gram_tile(tile, gram_ptr, norm_ptr, i, j, n, pitch):
 def _gram_kernel(
     x_ptr,
     first_row_ptr,
+    end_row_ptr,
     gram_ptr,
     norm_ptr,
     num_rows,
@@ -71,10 +72,10 @@ def _gram_kernel(
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (tile, set of points, split): rows ``first_row[set] .. first_row[set + 1]`` of x."""
+    """Program (tile, set of points, split): rows ``first_row[set]`` to ``end_row[set]`` of x."""
     points, split = tl.program_id(1), tl.program_id(2)
     first = tl.load(first_row_ptr + points).to(tl.int64)
-    n = (tl.load(first_row_ptr + points + 1) - first).to(tl.int32)
+    n = (tl.load(end_row_ptr + points) - first).to(tl.int32)
     tiles = tl.cdiv(pitch, BLOCK)
     i = tl.program_id(0) // tiles * BLOCK + tl.arange(0, BLOCK)
     j = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
@@ -94,14 +95,14 @@ def _gram_kernel(
     store_gram_tile(tile, gram_ptr + row * pitch, norm_ptr + row, i, j, n, pitch)
 
 
-def gram(x: Tensor, first_row: Tensor, pitch: int) -> tuple[Tensor, Tensor]:
-    """Gram matrices of the sets of points that x [R, C] holds one after the other.
+def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Tensor, Tensor]:
+    """Gram matrices of the sets of points that x [R, C] holds.
 
     Few points of many channels would leave most of the chip idle, so the channels are split and the
     parts stored side by side; their reader adds them up in order.
 
     Args:
-        first_row: [B + 1] int32, the first row of each set; ends with R.
+        first_row, end_row: [B] int32, each set's first row and the row behind its last.
         pitch: the most points of a set.
 
     Returns:
@@ -115,9 +116,10 @@ def gram(x: Tensor, first_row: Tensor, pitch: int) -> tuple[Tensor, Tensor]:
     matrices = torch.empty((splits, rows, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)
     tiles = triton.cdiv(pitch, config["BLOCK"])
-    _gram_kernel[(tiles * tiles, len(first_row) - 1, splits)](
+    _gram_kernel[(tiles * tiles, len(first_row), splits)](
         x,
         first_row,
+        end_row,
         matrices,
         norms,
         rows,

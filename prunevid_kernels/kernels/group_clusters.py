@@ -21,16 +21,16 @@ from prunevid_kernels.kernels.groups import GroupTable
 
 
 class GroupClusters(NamedTuple):
-    """The clusters of all groups. Row ``first_frame[v] * N + l`` is merged token l of video v.
+    """The clusters of all groups. Row ``first_row[v] + l`` of R is merged token l of video v.
 
     Attributes:
         source_to_merged: [F, N] int64 merged token, within its video, of each source token.
-        merged_anchor, merged_count: [F * N] int64 first source token, within its video, and their
+        merged_anchor, merged_count: [R] int64 first source token, within its video, and their
             number.
-        row_group: [F * N] int32 the group of each merged token: the frame of a dynamic one, F plus
+        row_group: [R] int32 the group of each merged token: the frame of a dynamic one, F plus
             the first frame of the segment of a static one, 2 F plus the first frame of a run of
             frames of one position.
-        row_begin, row_size: [F * N] int32 its members' place among the members of its group, and
+        row_begin, row_size: [R] int32 its members' place among the members of its group, and
             their number; of a run of frames its position and length.
         member: [F + ceil(F / 2), N] int32 positions of each group's tokens, sorted by cluster.
     """
@@ -151,6 +151,7 @@ def _group_clusters_kernel(
     rank_ptr,
     label_ptr,
     first_frame_ptr,
+    first_row_ptr,
     segment_start_ptr,
     segment_length_ptr,
     static_count_ptr,
@@ -229,10 +230,11 @@ def _group_clusters_kernel(
             tl.store(label_ptr + j, label, mask=j < n)
             tl.debug_barrier()
 
-        video = tl.arange(0, BLOCK_B)
-        first = tl.load(first_frame_ptr + video, mask=video < num_videos, other=0)
-        first_frame = tl.max(tl.where(first <= frame, first, 0), axis=0)
-        row = first_frame.to(tl.int64) * N + offset
+        videos = tl.arange(0, BLOCK_B)
+        first = tl.load(first_frame_ptr + videos, mask=videos < num_videos, other=2147483647)
+        video = tl.sum((first <= frame).to(tl.int32), axis=0) - 1
+        first_frame = tl.load(first_frame_ptr + video)
+        row = tl.load(first_row_ptr + video).to(tl.int64) + offset
         if num_clusters > n:
             _store_frame_runs(
                 position_ptr,
@@ -282,6 +284,8 @@ def group_clusters(
     matrices: Tensor,
     norms: Tensor,
     first_frame: Tensor,
+    first_row: Tensor,
+    num_rows: int,
     segment_start: Tensor,
     segment_length: Tensor,
     static_count: Tensor,
@@ -292,17 +296,21 @@ def group_clusters(
 ) -> GroupClusters:
     """Cluster the groups of ``table`` by their Gram matrices [G, N, N], which become distances.
 
-    ``min_cluster_tokens`` as for :func:`~prunevid_kernels.kernels.gram.group_gram`.
+    Args:
+        first_row: [B] int32, on the device: the row of each video's first merged token; they are
+            known before the videos' numbers of merged tokens are.
+        num_rows: R, rows enough for all videos.
+        min_cluster_tokens: as for :func:`~prunevid_kernels.kernels.gram.group_gram`.
     """
     groups, n = norms.shape
     frames = len(segment_start)
     device = norms.device
     floats = torch.empty((2, groups, n), dtype=torch.float32, device=device)
     integers = torch.empty((3, groups, n), dtype=torch.int32, device=device)
-    rows = torch.empty((3, frames * n), dtype=torch.int32, device=device)
-    source_to_merged, anchor, count = (
-        torch.empty(frames * n, dtype=torch.int64, device=device) for _ in range(3)
-    )
+    rows = torch.empty((3, num_rows), dtype=torch.int32, device=device)
+    source_to_merged = torch.empty((frames, n), dtype=torch.int64, device=device)
+    anchor = torch.empty(num_rows, dtype=torch.int64, device=device)
+    count = torch.empty(num_rows, dtype=torch.int64, device=device)
     _group_clusters_kernel[(2 * frames,)](
         matrices,
         norms,
@@ -311,6 +319,7 @@ def group_clusters(
         integers[0],
         integers[1],
         first_frame,
+        first_row,
         segment_start,
         segment_length,
         static_count,
@@ -336,6 +345,4 @@ def group_clusters(
         BLOCK_B=triton.next_power_of_2(len(first_frame) - 1),
         **row_blocks(device, n),
     )
-    return GroupClusters(
-        source_to_merged.view(frames, n), anchor, count, rows[0], rows[1], rows[2], integers[2]
-    )
+    return GroupClusters(source_to_merged, anchor, count, rows[0], rows[1], rows[2], integers[2])

@@ -20,7 +20,7 @@ from prunevid_kernels.kernels.group_clusters import GroupClusters
 def _group_mean_kernel(
     x_ptr,
     static_mean_ptr,
-    first_frame_ptr,
+    first_row_ptr,
     num_merged_ptr,
     row_group_ptr,
     row_begin_ptr,
@@ -45,8 +45,8 @@ def _group_mean_kernel(
     is_before = (videos < num_videos)[None, :] & (end[None, :] <= out_row[:, None])
     video = tl.sum(is_before.to(tl.int32), axis=1)  # [BLOCK_L]
     video_row = tl.max(tl.where(is_before, end[None, :], 0), axis=1)
-    first_frame = tl.load(first_frame_ptr + video, mask=exists, other=0)
-    row = first_frame.to(tl.int64) * N + out_row - video_row
+    first_row = tl.load(first_row_ptr + video, mask=exists, other=0)
+    row = first_row.to(tl.int64) + out_row - video_row
 
     group = tl.load(row_group_ptr + row, mask=exists, other=0)
     begin = tl.load(row_begin_ptr + row, mask=exists, other=0)
@@ -80,7 +80,7 @@ def _group_mean_kernel(
 def group_mean(
     x: Tensor,
     static_mean: Tensor,
-    first_frame: Tensor,
+    first_row: Tensor,
     num_merged: Tensor,
     clusters: GroupClusters,
     total_merged: int,
@@ -89,6 +89,7 @@ def group_mean(
     [F, N, C].
 
     Args:
+        first_row: [B] int32 as for :func:`~prunevid_kernels.kernels.group_clusters.group_clusters`.
         num_merged: [B] int32, on the device: each video's merged tokens; they sum to
             ``total_merged``.
     """
@@ -104,7 +105,7 @@ def group_mean(
     _group_mean_kernel[grid](
         x,
         static_mean,
-        first_frame,
+        first_row,
         num_merged,
         clusters.row_group,
         clusters.row_begin,

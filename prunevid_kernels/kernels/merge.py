@@ -63,7 +63,7 @@ class _Decisions(NamedTuple):
 
     x: Tensor
     static_mean: Tensor
-    first_frame: Tensor
+    first_row: Tensor
     table: GroupTable
     host_table: _HostCopy | None
     clusters: GroupClusters
@@ -97,6 +97,9 @@ def _decide(
     x = features.contiguous()
     first_frame = device_integers(tuple(itertools.accumulate(frames, initial=0)), x.device)
     budget = None if budgets is None else device_integers(tuple(budgets), x.device)
+    # Room for every token where the host does not know yet how many there will be.
+    room = [n * count for count in frames] if budgets is None else list(budgets)
+    first_row = device_integers(tuple(itertools.accumulate(room, initial=0)), x.device)
     min_cluster_tokens = p.min_cluster_tokens if budgets is None else None
     longest = max(frames)
 
@@ -123,6 +126,8 @@ def _decide(
         matrices,
         norms,
         first_frame,
+        first_row,
+        sum(room),
         start,
         length,
         static_count,
@@ -131,15 +136,15 @@ def _decide(
         p.num_neighbors,
         min_cluster_tokens,
     )
-    return _Decisions(x, static_mean, first_frame, table, host_table, clusters)
+    return _Decisions(x, static_mean, first_row, table, host_table, clusters)
 
 
 def _average(decisions: _Decisions, num_videos: int, total_merged: int) -> Tensor:
     """The eighth launch: merged tokens [total_merged, C]."""
-    x, static_mean, first_frame, table, _, clusters = decisions
+    x, static_mean, first_row, table, _, clusters = decisions
     first = 3 * x.shape[0]
     num_merged = table.host[first : first + num_videos]
-    return group_mean(x, static_mean, first_frame, num_merged, clusters, total_merged)
+    return group_mean(x, static_mean, first_row, num_merged, clusters, total_merged)
 
 
 def merge_videos(features: Tensor, frames: Sequence[int], p: MergeParameters) -> BatchMerge:
@@ -202,18 +207,14 @@ def merge_videos_to_budget(
     """
     decisions = _decide(features, frames, budgets, p)
     tokens = _average(decisions, len(frames), sum(budgets))
-    clusters, table = decisions.clusters, decisions.table
-    n = features.shape[1]
-    starts = itertools.accumulate(frames, initial=0)
-    rows = [
-        slice(first * n, first * n + size) for first, size in zip(starts, budgets, strict=False)
-    ]
-    if len(rows) == 1:
-        anchor, count = clusters.merged_anchor[rows[0]], clusters.merged_count[rows[0]]
-    else:
-        anchor = torch.cat([clusters.merged_anchor[row] for row in rows])
-        count = torch.cat([clusters.merged_count[row] for row in rows])
-    return tokens, clusters.source_to_merged, anchor, count, table.host
+    clusters = decisions.clusters
+    return (
+        tokens,
+        clusters.source_to_merged,
+        clusters.merged_anchor,
+        clusters.merged_count,
+        decisions.table.host,
+    )
 
 
 class _HostCopy:

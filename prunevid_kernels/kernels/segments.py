@@ -169,7 +169,7 @@ def segments(
     frames, channels = frame_mean.shape
     device = frame_mean.device
     blocks = row_blocks(device, max_frames)  # refuses too many frames before any work is done
-    matrices, norms = gram(frame_mean, first_frame, max_frames)
+    matrices, norms = gram(frame_mean, first_frame[:-1], first_frame[1:], max_frames)
     floats = torch.empty((2, frames), dtype=torch.float32, device=device)
     scratch = torch.empty((4, frames), dtype=torch.int32, device=device)
     start, length, static_count = torch.empty((3, frames), dtype=torch.int32, device=device)
