@@ -1,0 +1,91 @@
+"""What the launchers allocate at real shapes, counted without allocating it.
+
+Tensors without memory go through the launchers; the kernels themselves are left out.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.interpreter import GridExecutor
+
+from prunevid_kernels.kernels import _device
+from prunevid_kernels.kernels.merge import MergeParameters, merge_videos_to_budget
+from prunevid_kernels.kernels.token_score import score_visual_tokens
+
+MERGE = MergeParameters(0.8, 0.25, 0.5, 7, 14)
+
+
+class Allocations(TorchDispatchMode):
+    """Sums the bytes of all fresh tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket is torch.ops.aten.empty:
+            self.total_bytes += result.numel() * result.element_size()
+        return result
+
+
+@contextmanager
+def allocations() -> Iterator[Allocations]:
+    with (
+        mock.patch.object(GridExecutor, "__call__", lambda *_, **__: None),
+        mock.patch.object(_device, "architecture", lambda device: "sm_90"),
+        Allocations() as counted,
+    ):
+        yield counted
+
+
+def merge_workspace_bytes(frames: int, tokens: int, channels: int, budget: int) -> int:
+    """All allocations of a merge in budget mode but its outputs."""
+    with torch.device("meta"):
+        x = torch.empty((frames, tokens, channels), dtype=torch.bfloat16)
+    with allocations() as counted:
+        outputs = merge_videos_to_budget(x, [frames], [budget], MERGE)
+    return counted.total_bytes - sum(out.numel() * out.element_size() for out in outputs)
+
+
+@pytest.mark.parametrize(
+    ("frames", "tokens", "channels"),
+    [
+        pytest.param(32, 196, 3584, id="LLaVA-OneVision"),
+        pytest.param(16, 144, 4096, id="PLLaVA"),
+        pytest.param(512, 196, 3584, id="512-frames"),
+    ],
+)
+def test_merge_workspace_is_distances_and_static_means(
+    frames: int, tokens: int, channels: int
+) -> None:
+    groups = frames + (frames + 1) // 2
+    distances = 4 * groups * tokens**2
+    static_means = 4 * ((frames + 1) // 2) * tokens * channels
+    workspace = merge_workspace_bytes(frames, tokens, channels, frames * tokens // 3)
+    assert distances + static_means <= workspace <= 1.1 * (distances + static_means)
+
+
+def test_merge_workspace_is_linear_in_the_frames() -> None:
+    short, long = (merge_workspace_bytes(t, 196, 3584, 60 * t) for t in (32, 512))
+    assert long <= 18 * short
+
+
+def test_scoring_memory_is_linear_in_the_keys_and_holds_no_attention_rows() -> None:
+    heads, kv_heads, rows, dim = 28, 4, 40, 128
+
+    def allocated(keys: int) -> int:
+        with torch.device("meta"):
+            query = torch.empty((1, heads, rows, dim), dtype=torch.bfloat16)
+            key = torch.empty((1, kv_heads, keys, dim), dtype=torch.bfloat16)
+        with allocations() as counted:
+            score_visual_tokens(query, key, 10, keys - rows, dim**-0.5, None, None)
+        return counted.total_bytes
+
+    assert allocated(8192) <= 2.1 * allocated(4096)
+    attention_rows = 4 * heads * rows * 8192
+    assert allocated(8192) <= attention_rows / 100
