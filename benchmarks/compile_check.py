@@ -152,15 +152,17 @@ def launch_merge(
     dpc_knn(x, tokens // 2, 7, None)
 
 
-def launch_scoring(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
-    """Scoring with and without masks, and the compaction of all layers."""
+def launch_selection(
+    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, *, masked: bool
+) -> None:
+    """The scoring, of all keys or under a causal and a padding mask, and the compaction."""
     with torch.device("meta"):
         query = torch.empty((1, heads, 20, head_dim), dtype=dtype)
         key = torch.empty((1, kv_heads, 2560, head_dim), dtype=dtype)
         key_mask = torch.empty((1, 2560), dtype=torch.bool)
         index = torch.empty(1024, dtype=torch.int64)
-    score_visual_tokens(query, key, 16, 2520, head_dim**-0.5, None, None)
-    score_visual_tokens(query, key, 16, 2520, head_dim**-0.5, 2540, key_mask)
+    masks = (2540, key_mask) if masked else (None, None)
+    score_visual_tokens(query, key, 16, 2520, head_dim**-0.5, *masks)
     compact([key] * 22, index, 2)
 
 
@@ -178,10 +180,19 @@ MERGE_CASES: dict[str, Callable[[], None]] = {
         launch_merge, 16, 144, 4096, torch.float32, budget_mode=False
     ),
 }
-SCORE_CASES: dict[str, Callable[[], None]] = {
-    "28 heads, 4 KV, dim 128, bf16": partial(launch_scoring, 28, 4, 128, torch.bfloat16),
-    "14 heads, 2 KV, dim 64, fp32": partial(launch_scoring, 14, 2, 64, torch.float32),
-    "16 heads, 8 KV, dim 256, bf16": partial(launch_scoring, 16, 8, 256, torch.bfloat16),
+SELECTION_CASES: dict[str, Callable[[], None]] = {
+    "28 heads, 4 KV, dim 128, bf16": partial(
+        launch_selection, 28, 4, 128, torch.bfloat16, masked=False
+    ),
+    "32 heads, 32 KV, dim 80, fp16, masked": partial(
+        launch_selection, 32, 32, 80, torch.float16, masked=True
+    ),
+    "14 heads, 2 KV, dim 64, fp32, masked": partial(
+        launch_selection, 14, 2, 64, torch.float32, masked=True
+    ),
+    "16 heads, 1 KV, dim 256, bf16, masked": partial(
+        launch_selection, 16, 1, 256, torch.bfloat16, masked=True
+    ),
 }
 
 
@@ -216,7 +227,7 @@ def check(target: Target) -> list[Row]:
     """Compile everything for one target, with the configs that it would use."""
     rows = []
     seen: set[int] = set()
-    for case, launch in {**MERGE_CASES, **SCORE_CASES}.items():
+    for case, launch in {**MERGE_CASES, **SELECTION_CASES}.items():
         with compiling_for(target) as compiled:
             launch()
         for function, kernel in compiled:

@@ -27,7 +27,7 @@ def test_every_kernel_fits(target: str) -> None:
     summary = json.loads(result.stdout.splitlines()[-1])
     assert summary["targets"] == [target]
     assert summary["faults"] == []
-    assert summary["kernels"] >= 40  # specialisations of 12 kernels
+    assert summary["kernels"] >= 30  # specialisations of 12 kernels
     for kernel in ("frame_mean", "segments", "static_split", "group_table", "group_gram"):
         assert f"\n{kernel} " in "\n" + result.stdout
     for kernel in ("group_clusters", "group_mean", "log_sum", "max_probability", "compact"):
@@ -55,7 +55,7 @@ from prunevid_kernels.kernels import _device
 from prunevid_kernels.benchmarks import compile_check
 _device.config_table()["token_score"]["sm_90"] = {config | {"KEYS_PER_SPLIT": 512}}
 name = "28 heads, 4 KV, dim 128, bf16"
-compile_check.SCORE_CASES = {{name: compile_check.SCORE_CASES[name]}}
+compile_check.SELECTION_CASES = {{name: compile_check.SELECTION_CASES[name]}}
 compile_check.MERGE_CASES = {{}}
 """
     result = compile_check("--target", "sm_90", program=oversized)
