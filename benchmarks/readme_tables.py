@@ -1,0 +1,110 @@
+"""Write the measured numbers into the README, from the results files and from nowhere else.
+
+    python -m prunevid_kernels.benchmarks.readme_tables
+
+The newest measured run of each GPU under ``benchmarks/results/`` becomes a table between the two
+markers in README.md. A test holds that the README is what this command would write.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .environment import ROOT
+
+BEGIN = "<!-- measurements: written by prunevid_kernels.benchmarks.readme_tables -->"
+END = "<!-- end of measurements -->"
+NOTHING = "No GPU run has been committed yet, so there is no timing to show.\n"
+
+Result = dict[str, Any]
+
+
+def measured_results(folder: Path) -> list[Result]:
+    """The newest measured ``on_gpu`` run of each GPU, by the GPU's name."""
+    newest: dict[str, Result] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        if result["kind"] != "on_gpu" or not result["is_measured"]:
+            continue
+        name = result["environment"]["gpu"]["name"]
+        date = result["environment"]["date"]
+        if name not in newest or newest[name]["environment"]["date"] < date:
+            newest[name] = result
+    return [newest[name] for name in sorted(newest)]
+
+
+def tables(results: Iterable[Result]) -> str:
+    """Markdown: for each run its environment, correctness, kernel timings, and end to end."""
+    return "\n".join(_run(result) for result in results) or NOTHING
+
+
+def _run(result: Result) -> str:
+    environment, sections = result["environment"], result["sections"]
+    packages = environment["packages"]
+    lines = [
+        f"**{environment['gpu']['name']}**, {environment['date'][:10]}, commit "
+        f"`{(environment['commit'] or 'unknown')[:10]}`, torch {packages['torch']}, Triton {packages['triton']}. "
+        + " ".join(f"{name.replace('_', ' ')}: {s['status']}." for name, s in sections.items()),
+        "",
+        "| stage | case | variant | ms (p10 - p90) | x floor | speedup |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for row in sections.get("kernels", {}).get("rows", []):
+        if row["status"] == "ok":
+            best = row["replay_ms"] or row["latency_ms"]
+            time_ms = f"{best['median']:.4f} ({best['p10']:.4f} - {best['p90']:.4f})"
+            ratios = " | ".join(_ratio(row[key]) for key in ("over_floor", "speedup"))
+            what = f"{row['benchmark']} | {row['case']['name']} | {row['variant']}"
+            lines.append(f"| {what} | {time_ms} | {ratios} |")
+    end_to_end = [
+        row for row in sections.get("end_to_end", {}).get("rows", []) if "prefill_speedup" in row
+    ]
+    if end_to_end:
+        lines += [
+            "",
+            "| decoder (random weights) | batch | visual tokens | dense, ms | pruned, ms | speedup |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+    for row in end_to_end:
+        cells = [
+            f"{row['model']}, {row['dtype']}, {row['attention']}",
+            str(row["batch"]),
+            str(row["visual_tokens"]),
+            f"{row['dense_prefill_ms']['median']:.2f}",
+            f"{row['pruned_prefill_ms']['median']:.2f}",
+            _ratio(row["prefill_speedup"]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def replaced(readme: str, block: str) -> str:
+    """``readme`` with ``block`` between the markers.
+
+    Raises:
+        ValueError: the markers are missing or in the wrong order.
+    """
+    begin, end = readme.find(BEGIN), readme.find(END)
+    if begin < 0 or end < begin:
+        raise ValueError(f"the README must hold the lines {BEGIN!r} and {END!r}, in this order")
+    return readme[: begin + len(BEGIN)] + "\n\n" + block + "\n" + readme[end:]
+
+
+def main(root: Path = ROOT) -> int:
+    path = root / "README.md"
+    block = tables(measured_results(root / "benchmarks" / "results"))
+    path.write_text(replaced(path.read_text(), block))
+    print(block, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The README's numbers are what the results files say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prunevid_kernels.benchmarks import readme_tables
+from prunevid_kernels.benchmarks.environment import ROOT
+
+
+def quantiles(median: float) -> dict[str, float]:
+    return {"median": median, "p10": 0.9 * median, "p90": 1.2 * median}
+
+
+def result(gpu: str, date: str, replay_ms: float, *, is_measured: bool = True) -> dict:
+    row = {"benchmark": "merge", "case": {"name": "a case"}, "variant": "ours", "status": "ok"}
+    row |= {"replay_ms": quantiles(replay_ms), "latency_ms": quantiles(2 * replay_ms)}
+    row |= {"over_floor": 4.0, "speedup": None}
+    failed = row | {"status": "incorrect", "variant": "wrong", "replay_ms": None}
+    called = row | {"variant": "eager", "replay_ms": None, "speedup": 1.0}
+    decoder = {"model": "7B", "dtype": "bf16", "attention": "sdpa", "batch": 4}
+    decoder |= {"visual_tokens": 6272, "dense_prefill_ms": quantiles(400.0)}
+    decoder |= {"pruned_prefill_ms": quantiles(100.0), "prefill_speedup": 4.0}
+    return {
+        "kind": "on_gpu",
+        "is_measured": is_measured,
+        "environment": {
+            "gpu": {"name": gpu} if is_measured else None,
+            "date": date,
+            "commit": "0123456789abcdef",
+            "packages": {"torch": "2.0", "triton": "3.0"},
+        },
+        "sections": {
+            "correctness": {"status": "passed", "rows": []},
+            "kernels": {"status": "failed", "rows": [row, failed, called]},
+            "end_to_end": {"status": "passed", "rows": [decoder, {"status": "cut"}]},
+        },
+    }
+
+
+def test_the_readme_is_up_to_date() -> None:
+    readme = (ROOT / "README.md").read_text()
+    block = readme_tables.tables(readme_tables.measured_results(ROOT / "benchmarks" / "results"))
+    assert readme_tables.replaced(readme, block) == readme
+
+
+def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    runs = {
+        "old": result("GPU A", "2026-01-02T10:00:00", 9.0),
+        "new": result("GPU A", "2026-03-04T10:00:00", 0.05),
+        "other": result("GPU B", "2026-02-03T10:00:00", 0.07),
+        "dry-run": result("", "2026-09-09T10:00:00", 1.0, is_measured=False),
+    }
+    for name, content in runs.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{readme_tables.BEGIN}\nold\n{readme_tables.END}\nafter\n")
+    assert readme_tables.main(tmp_path) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
+    assert text.index("GPU A") < text.index("GPU B")
+    assert "| merge | a case | ours | 0.0500 (0.0450 - 0.0600) | 4.00 | - |" in text
+    assert "| merge | a case | eager | 0.1000 (0.0900 - 0.1200) | 4.00 | 1.00 |" in text
+    assert "| merge | a case | ours | 0.0700" in text
+    assert "9.0000" not in text and "wrong" not in text
+    assert "kernels: failed." in text
+    assert "| 7B, bf16, sdpa | 4 | 6272 | 400.00 | 100.00 | 4.00 |" in text
+
+
+def test_refuses_a_readme_without_the_markers() -> None:
+    with pytest.raises(ValueError, match="must hold the lines"):
+        readme_tables.replaced("no markers", "block")
