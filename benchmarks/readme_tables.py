@@ -45,9 +45,10 @@ def tables(results: Iterable[Result]) -> str:
 def _run(result: Result) -> str:
     environment, sections = result["environment"], result["sections"]
     packages = environment["packages"]
+    commit = environment["commit"] or "unknown"
     lines = [
-        f"**{environment['gpu']['name']}**, {environment['date'][:10]}, commit "
-        f"`{(environment['commit'] or 'unknown')[:10]}`, torch {packages['torch']}, Triton {packages['triton']}. "
+        f"**{environment['gpu']['name']}**, {environment['date'][:10]}, commit `{commit[:10]}`, "
+        f"torch {packages['torch']}, Triton {packages['triton']}. "
         + " ".join(f"{name.replace('_', ' ')}: {s['status']}." for name, s in sections.items()),
         "",
         "| stage | case | variant | ms (p10 - p90) | x floor | speedup |",
@@ -66,7 +67,7 @@ def _run(result: Result) -> str:
     if end_to_end:
         lines += [
             "",
-            "| decoder (random weights) | batch | visual tokens | dense, ms | pruned, ms | speedup |",
+            "| decoder, random weights | batch | visual tokens | dense, ms | pruned, ms | ratio |",
             "|---|---:|---:|---:|---:|---:|",
         ]
     for row in end_to_end:
