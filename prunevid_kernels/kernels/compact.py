@@ -35,7 +35,7 @@ def _compact_kernel(
     BLOCK_I: tl.constexpr,
 ):
     """Program (entries of the index, outer index, tensor)."""
-    entry = table_ptr + tl.program_id(2) * 8
+    entry = table_ptr + tl.program_id(2) * 8  # the eight columns read here
     source_ptr = tl.load(entry).to(tl.pointer_type(WORD))
     target_ptr = tl.load(entry + 1).to(tl.pointer_type(WORD))
     outer0, outer1 = tl.load(entry + 2), tl.load(entry + 3)

@@ -266,18 +266,13 @@ def score_visual_tokens(
         "IS_CAUSAL": causal_offset is not None,
         "INTERPRETED": is_interpreted(),
     }
+    # What both kernels take, in their order.
+    tensors = (query, key, mask, log_sums, score_bits)
+    sizes = (kv_heads, group, q_rows, num_keys, head_dim)
     strides = (*query.stride()[:3], *key.stride()[:3])
     _log_sum_kernel[(splits, triton.cdiv(rows, config["BLOCK_M"]), batch * kv_heads)](
-        query,
-        key,
-        mask,
-        log_sums,
-        score_bits,
-        kv_heads,
-        group,
-        q_rows,
-        num_keys,
-        head_dim,
+        *tensors,
+        *sizes,
         num_visual,
         *strides,
         scale,
@@ -287,16 +282,8 @@ def score_visual_tokens(
         **config,
     )
     _max_probability_kernel[(triton.cdiv(num_visual, config["BLOCK_S"]), batch * kv_heads)](
-        query,
-        key,
-        mask,
-        log_sums,
-        score_bits,
-        kv_heads,
-        group,
-        q_rows,
-        num_keys,
-        head_dim,
+        *tensors,
+        *sizes,
         first_visual,
         num_visual,
         *strides,
