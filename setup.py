@@ -13,7 +13,10 @@ setup(
         "prunevid_kernels",
         "prunevid_kernels.kernels",
         "prunevid_kernels.adapters",
+        "prunevid_kernels.adapters.vllm",
         "prunevid_kernels.benchmarks",
+        "prunevid_kernels.benchmarks.baselines",
+        "prunevid_kernels.benchmarks.datasets",
     ],
     package_dir={
         "prunevid_kernels": "prunevid_kernels",

@@ -1,0 +1,1 @@
+"""The vLLM plugin: PruneVid's merge, within a budget, in vLLM's video models."""
