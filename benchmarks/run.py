@@ -28,7 +28,7 @@ from prunevid_kernels.adapters.video import Video, read_video
 from . import tiny_model
 from .drawing import PrunedVideo
 from .flops import DecoderShape, flops_ratio, prunevid_lengths
-from .model_inputs import VideoModel, load_checkpoint
+from .model_inputs import VideoModel, load_video_model
 from .sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
 
 CHECKPOINT_FRAMES = 32  # what LLaVA-OneVision was published with
@@ -167,7 +167,7 @@ def prepare(request: RunRequest) -> Inputs:
         model = tiny_model.build_tiny_model()
         model.model.to(device)
     else:
-        model = load_checkpoint(request.model, device)
+        model = load_video_model(request.model, device)
     num_layers = model.model.config.text_config.num_hidden_layers
     if config.select and config.layer >= num_layers:
         raise InputError(
@@ -265,7 +265,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
             frames=inputs.video.frames,
             indices=inputs.video.indices,
             times_s=inputs.video.timestamps_s,
-            grid=(model.grid_side, model.grid_side),
+            grid=model.grid,
             layout=record.layout,
             kept=kept,
             scores=None if record.scores is None else record.scores.float().cpu().numpy(),

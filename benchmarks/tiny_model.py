@@ -30,6 +30,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from prunevid_kernels.adapters.llava_onevision_processor import LlavaOnevisionFrameProcessor
+
 from .model_inputs import VideoModel
 
 NAME = "embedded tiny LLaVA-OneVision"
@@ -97,14 +99,15 @@ def build_tiny_model(seed: int = 0) -> VideoModel:
     generation.repetition_penalty = 1.3  # a random decoder would otherwise say one word for ever
     words = {tokenizer.convert_tokens_to_ids("Ġ" + word) for word in WORDS}
     generation.suppress_tokens = [i for i in range(vocabulary) if i not in words and i != end_id]
+    half = (0.5, 0.5, 0.5)
+    processor = LlavaOnevisionFrameProcessor(config, tokenizer, CHAT_TEMPLATE, half, half)
     return VideoModel(
         model=model,
-        tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
-        image_size_px=IMAGE_SIZE_PX,
-        image_mean=(0.5, 0.5, 0.5),
-        image_std=(0.5, 0.5, 0.5),
+        processor=processor,
+        family="llava_onevision",
         name=NAME,
+        default_frames=DEFAULT_FRAMES,
+        grid=(processor.grid_side,) * 2,
         is_random=True,
     )
 
@@ -116,8 +119,8 @@ def save_tiny_model(folder: Path, seed: int = 0) -> None:
     tiny.tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     preprocessing = {
-        "image_mean": list(tiny.image_mean),
-        "image_std": list(tiny.image_std),
+        "image_mean": list(tiny.processor.image_mean),
+        "image_std": list(tiny.processor.image_std),
         "size": {"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX},
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing), encoding="utf-8")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from prunevid_kernels.adapters.video import read_video
-from prunevid_kernels.benchmarks.model_inputs import ModelError, load_checkpoint
+from prunevid_kernels.benchmarks.model_inputs import ModelError, load_video_model
 from prunevid_kernels.benchmarks.sample_clip import SAMPLE_CLIP
 from prunevid_kernels.benchmarks.tiny_model import IMAGE_SIZE_PX, WORDS, build_tiny_model
 
@@ -103,7 +103,7 @@ def test_other_frames_are_resized_bicubic_without_cropping(tiny) -> None:
 
 
 def test_saved_checkpoint_loads_to_the_same_model(tiny, checkpoint: Path) -> None:
-    loaded = load_checkpoint(checkpoint, "cpu")
+    loaded = load_video_model(checkpoint, "cpu")
     assert loaded.name == "tiny" and not loaded.is_random
     for name, value in tiny.model.state_dict().items():
         assert torch.equal(value, loaded.model.state_dict()[name]), name
@@ -120,7 +120,7 @@ def test_template_of_the_processor_goes_before_that_of_the_tokenizer(
     (folder / "chat_template.jinja").unlink()
     legacy = {"chat_template": "<video>{{ messages[0].content[1].text }}!"}
     (folder / "chat_template.json").write_text(json.dumps(legacy))
-    model = load_checkpoint(folder, "cpu")
+    model = load_video_model(folder, "cpu")
     ids = model.encode(np.zeros((1, 8, 8, 3), np.uint8), "go")["input_ids"][0]
     assert model.tokenizer.decode(ids[145:]) == "go!"
 
@@ -129,7 +129,7 @@ def test_template_without_a_video_is_refused(tmp_path: Path, checkpoint: Path) -
     folder = tmp_path / "model"
     shutil.copytree(checkpoint, folder)
     (folder / "chat_template.jinja").write_text("{{ messages[0].content[1].text }}")
-    model = load_checkpoint(folder, "cpu")
+    model = load_video_model(folder, "cpu")
     with pytest.raises(ModelError, match="must render one '<video>' for one video, got 0"):
         model.encode(np.zeros((1, 8, 8, 3), np.uint8), "go")
 
@@ -142,4 +142,4 @@ def test_normalisation_from_a_processor_config(tmp_path: Path, checkpoint: Path)
     (folder / "preprocessor_config.json").unlink()
     nested = {"processor_class": "LlavaOnevisionProcessor", "video_processor": values}
     (folder / "processor_config.json").write_text(json.dumps(nested))
-    assert load_checkpoint(folder, "cpu").image_mean == (0.5, 0.5, 0.5)
+    assert load_video_model(folder, "cpu").processor.image_mean == (0.5, 0.5, 0.5)
