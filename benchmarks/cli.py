@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from prunevid_kernels import __version__
+
+from .terminal import fail
 
 if TYPE_CHECKING:
     from .run import RunResult
@@ -82,7 +84,7 @@ def run_command(
 ) -> None:
     """Prune one video for one question, answer it, and write a report that shows what happened."""
     if out.exists() and not out.is_dir():
-        _fail(f"--out: {out} is not a folder")
+        fail(f"--out: {out} is not a folder")
     # Imported here and not above: transformers takes seconds, and --help should not.
     with _console.status("Starting ..."):
         from prunevid_kernels.adapters.video import VideoError
@@ -108,9 +110,9 @@ def run_command(
         with _progress("Drawing the report"):
             path = write_report(result, out)
     except (InputError, ModelError, VideoError) as error:
-        _fail(str(error))
+        fail(str(error))
     except OSError as error:
-        _fail(f"--out: {error.filename or out}: {error.strerror or error}")
+        fail(f"--out: {error.filename or out}: {error.strerror or error}")
     _print_result(result, path)
 
 
@@ -156,9 +158,9 @@ def bench_kernels_command(
             progress=lambda line: print(line, file=sys.stderr),
         )
     except ValueError as error:
-        _fail(str(error))
+        fail(str(error))
     except OSError as error:
-        _fail(f"--out: {error.filename or out}: {error.strerror or error}")
+        fail(f"--out: {error.filename or out}: {error.strerror or error}")
     print((out / "kernels.md").read_text())
     if not results["is_gpu"]:
         print(NO_GPU, file=sys.stderr)
@@ -180,9 +182,9 @@ def tune_command(
     try:
         tune(tuple(kernel or GRIDS))
     except ValueError as error:
-        _fail(str(error))
+        fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or CONFIGS}: {error.strerror or error}")
+        fail(f"{error.filename or CONFIGS}: {error.strerror or error}")
     print(json.dumps({"table": str(CONFIGS)}))
 
 
@@ -229,12 +231,6 @@ def _progress(text: str) -> Iterator[None]:
     with _console.status(f"{text} ..."):
         yield
     _console.print(f"{text}: {time.perf_counter() - start:.1f} s", style="dim")
-
-
-def _fail(message: str) -> NoReturn:
-    """One line on stderr, whatever line breaks a file name may hold, and exit code 2."""
-    print("prunevid: error: " + " ".join(message.split()), file=sys.stderr)
-    raise typer.Exit(2)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,166 @@
+"""One question about one video, and what all benchmarks share in reading such questions from disk.
+
+What cannot be used is told apart by what it says about the data. A file that is missing, is not
+JSON or holds no usable row is the wrong file, and a path that leaves the data root is no question
+to trust: both are errors before anything runs. A single bad row among good ones is reported and
+skipped, as a missing video is later. Only the path's text is judged: a link inside the data root
+is the user's own way to another disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import numpy as np
+
+Value = TypeVar("Value")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used; the message is one line and names the file."""
+
+
+class RowError(ValueError):
+    """A question that cannot be used; the others of its file can."""
+
+
+@dataclass(frozen=True)
+class VideoSource:
+    """Where a question's frames are.
+
+    Attributes:
+        path: a video file, or a folder of frames.
+        bound_s: first and last second that the question is about; None: the whole video.
+        folder_fps: frames a second of a folder of frames, which has no clock of its own.
+    """
+
+    path: Path
+    bound_s: tuple[float, float] | None = None
+    folder_fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question.
+
+    Attributes:
+        id: unique in its benchmark, the same on every run.
+        task: the part of the benchmark that it counts for.
+        question: as the benchmark asks it.
+        options: the texts to choose from, in the benchmark's order; empty for an open question.
+        gold: index of the right option, or the right answer's text where there are no options;
+            None where the benchmark keeps it hidden.
+        video: on disk, or all frames of a generated clip, [T, H, W, 3] uint8.
+    """
+
+    id: str
+    task: str
+    question: str
+    options: tuple[str, ...]
+    gold: int | str | None
+    video: VideoSource | np.ndarray
+
+    @property
+    def gold_text(self) -> str | None:
+        """What a log says about the right answer: the option's letter, or the text."""
+        return LETTERS[self.gold] if isinstance(self.gold, int) else self.gold
+
+
+@dataclass
+class Questions:
+    """The usable questions of a benchmark in their fixed order, and what is wrong with the others.
+
+    Attributes:
+        problems: one line for each row that was skipped.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def extend(
+        self,
+        file: Path,
+        rows: Iterable[Any],
+        read: Callable[[int, dict[str, Any]], Iterable[Sample]],
+    ) -> None:
+        """Add the samples that ``read(index, row)`` makes of each row of a file.
+
+        Raises:
+            DatasetError: not one row is usable.
+        """
+        found: list[Sample] = []
+        problems: list[str] = []
+        for index, row in enumerate(rows):
+            try:
+                if not isinstance(row, dict):
+                    raise RowError(f"must be an object, got {type(row).__name__}")
+                found.extend(read(index, row))
+            except RowError as error:
+                problems.append(f"{file}: row {index}: {error}")
+        if not found:
+            raise DatasetError(problems[0] if problems else f"{file}: no questions")
+        self.samples.extend(found)
+        self.problems.extend(problems)
+
+
+def read_json(file: Path, kind: type[Value]) -> Value:
+    """The content of a JSON file whose outermost value is a ``kind`` (list or dict).
+
+    Raises:
+        DatasetError: no such file, unreadable, not JSON, another kind of value.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DatasetError(f"{file}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DatasetError(f"{file}: not valid JSON: {error}") from error
+    if not isinstance(content, kind):
+        raise DatasetError(
+            f"{file}: must hold a JSON {kind.__name__}, got {type(content).__name__}"
+        )
+    return content
+
+
+def text_field(row: dict[str, Any], name: str) -> str:
+    """A field that is a text with something in it.
+
+    Raises:
+        RowError: it is missing, of another type, or empty.
+    """
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise RowError(f"field {name!r} must be a non-empty string, got {value!r}")
+    return value.strip()
+
+
+def options_field(row: dict[str, Any], name: str) -> tuple[str, ...]:
+    """A field that is a list of two options or more.
+
+    Raises:
+        RowError: it is not.
+    """
+    values = row.get(name)
+    usable = isinstance(values, list) and 2 <= len(values) <= len(LETTERS)
+    if not usable or not all(isinstance(text, str) for text in values):
+        raise RowError(
+            f"field {name!r} must be a list of 2 to {len(LETTERS)} strings, got {values!r}"
+        )
+    return tuple(text.strip() for text in values)
+
+
+def inside(root: Path, relative: str) -> Path:
+    """``root / relative``.
+
+    Raises:
+        DatasetError: an absolute path, or one that climbs.
+    """
+    path = PurePosixPath(relative.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or Path(relative).is_absolute():
+        raise DatasetError(f"{root}: {relative!r} leaves the data root")
+    return root / path

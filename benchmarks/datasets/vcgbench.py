@@ -1,0 +1,60 @@
+"""VCG-Bench: open questions, answered freely and scored from 0 to 5 by a judge model.
+
+Three question files below ``VCGBench/Zero_Shot_QA/Benchmarking_QA`` feed five scores: ``generic``
+is judged for correctness of information (CI), detail orientation (DO) and contextual understanding
+(CU), ``temporal`` for temporal understanding (TU), and ``consistency``, which asks the same thing
+twice in other words, for agreement (CO). The two questions of a pair are two samples here, whose
+ids end in ``/1`` and ``/2``: whoever judges them looks them up by name and cannot swap them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .sample import Questions, Sample, VideoSource, inside, read_json, text_field
+
+FILES = ("generic", "temporal", "consistency")
+# In the order in which the paper's table has them: score -> the file whose answers it judges.
+DIMENSIONS = {
+    "TU": "temporal",
+    "CU": "generic",
+    "CO": "consistency",
+    "DO": "generic",
+    "CI": "generic",
+}
+VIDEO_SUFFIXES = (".mp4", ".mkv")
+
+
+def load_vcgbench(data_root: Path) -> Questions:
+    """All questions, file by file.
+
+    Raises:
+        DatasetError: see :mod:`.sample`.
+    """
+    questions = Questions()
+    folder = data_root / "VCGBench"
+    for name in FILES:
+        file = folder / "Zero_Shot_QA" / "Benchmarking_QA" / f"{name}_qa.json"
+
+        def read(index: int, row: dict[str, Any], name: str = name) -> Iterable[Sample]:
+            video = _video(folder / "Videos" / "Benchmarking", row)
+            answer = text_field(row, "A")
+            asked = {"": text_field(row, "Q")} if name != "consistency" else _pair(row)
+            for suffix, question in asked.items():
+                yield Sample(f"{name}/{index:04d}{suffix}", name, question, (), answer, video)
+
+        questions.extend(file, read_json(file, list), read)
+    return questions
+
+
+def _pair(row: dict[str, Any]) -> dict[str, str]:
+    return {"/1": text_field(row, "Q1"), "/2": text_field(row, "Q2")}
+
+
+def _video(folder: Path, row: dict[str, Any]) -> VideoSource:
+    """The file that exists; where none does, the first name, for the report of what is missing."""
+    name = text_field(row, "video_name")
+    paths = [inside(folder, name + suffix) for suffix in VIDEO_SUFFIXES]
+    return VideoSource(next((path for path in paths if path.is_file()), paths[0]))

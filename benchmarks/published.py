@@ -1,0 +1,55 @@
+"""The numbers of the paper's main table, to be printed beside measured ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+TABLE = Path(__file__).parent / "data" / "published.json"
+
+FAMILY_TITLES = {
+    "pllava": "PLLaVA",
+    "st_llm": "ST-LLM",
+    "llava_onevision": "LLaVA-OneVision",
+}
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row: a model family with one method.
+
+    Attributes:
+        retained: share of the visual tokens that are kept.
+        flops_ratio: of the prefill, as the paper counts.
+        mvbench, videomme, egoschema_subset, egoschema_full: accuracy in percent.
+        vcgbench: score from 0 to 5 by dimension, and their ``average``.
+    """
+
+    family: str
+    method: str
+    retained: float
+    flops_ratio: float
+    mvbench: float
+    videomme: float
+    egoschema_subset: float
+    egoschema_full: float
+    vcgbench: dict[str, float]
+
+    def score(self, benchmark: str) -> float | None:
+        """The number that stands beside a measured score; None where the paper has none."""
+        return {
+            "mvbench": self.mvbench,
+            "videomme": self.videomme,
+            "egoschema": self.egoschema_subset,
+            "vcgbench": self.vcgbench["average"],
+        }.get(benchmark)
+
+
+@cache
+def published_rows() -> dict[tuple[str, str], PublishedRow]:
+    """All rows by (family, method); a pair that the paper does not have is not there."""
+    content = json.loads(TABLE.read_text(encoding="utf-8"))
+    rows = (PublishedRow(**row) for row in content["rows"])
+    return {(row.family, row.method): row for row in rows}

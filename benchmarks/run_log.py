@@ -1,0 +1,200 @@
+"""The folder of one run (a model with one method on one benchmark), which outlives any process.
+
+``settings.json`` says what was asked; nobody adds answers to a folder that was made with other
+settings. ``samples.<rank>.jsonl`` hold one JSON line a question, appended and flushed, one file for
+each process, so that no two write to the same. Whoever reads takes them together: which process
+answered what does not matter, and a run may be resumed with another number of them. A process that
+is killed may leave half a line; nobody reads it, and the next one to write cuts it off. A question
+whose video was missing is asked again on resuming, and its answer counts before that note.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SETTINGS = "settings.json"
+JUDGEMENTS = "judgements.jsonl"
+
+
+class RunLogError(ValueError):
+    """A run folder that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened to one question.
+
+    Attributes:
+        id, task: of the question.
+        response: the model's words; None where it was not asked.
+        gold: letter of the right option, or the right answer; None where it is hidden.
+        predictions: extractor -> letter of the option that the response means, or None.
+        correct: extractor -> whether that is right; empty for hidden answers and judged ones.
+        tokens_before, tokens_merged, tokens_kept: visual tokens at each step.
+        tokens_text: tokens of the prompt that are of no video.
+        flops: form -> ``method`` and ``dense`` multiply-accumulates of the prompt.
+        seconds: stage -> seconds.
+        skipped: why the model was not asked; None where it was.
+    """
+
+    id: str
+    task: str
+    response: str | None = None
+    gold: str | None = None
+    predictions: dict[str, str | None] = field(default_factory=dict)
+    correct: dict[str, bool] = field(default_factory=dict)
+    tokens_before: int = 0
+    tokens_merged: int = 0
+    tokens_kept: int = 0
+    tokens_text: int = 0
+    flops: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A judge's view of one question (or pair of questions) in one dimension.
+
+    Attributes:
+        id: the dimension and the question, such as ``CI/generic/0001``.
+        dimension: CI, DO, CU, TU or CO.
+        score: from 0 to 5; None where the judge gave none.
+        reply: the judge's words, or what went wrong in asking.
+    """
+
+    id: str
+    dimension: str
+    score: float | None
+    reply: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run folder holds, records by question."""
+
+    folder: Path
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    records: dict[str, Record]
+    judgements: dict[str, Judgement]
+
+    @property
+    def answered(self) -> list[Record]:
+        return [record for record in self.records.values() if record.skipped is None]
+
+    @property
+    def skipped(self) -> list[Record]:
+        return [record for record in self.records.values() if record.skipped is not None]
+
+
+class LineWriter:
+    """Appends dataclass records to a file, each one on disk before the next is made."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, record: Record | Judgement) -> None:
+        self._file.write(json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+
+def open_run(
+    folder: Path,
+    settings: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    *,
+    resume: bool,
+) -> None:
+    """Make a run folder, or check that it is the one to go on with.
+
+    Raises:
+        RunLogError: a run is there and ``resume`` is False, or it was made with other settings.
+        OSError: the folder cannot be made.
+    """
+    file = folder / SETTINGS
+    if file.exists():
+        if not resume:
+            raise RunLogError(f"{folder}: holds a run; go on with it (--resume) or name another")
+        check_settings(folder, settings)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"settings": dict(settings), "environment": dict(environment)}
+    scratch = file.with_suffix(".part")
+    scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(scratch, file)
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings than those a run was started with.
+
+    Raises:
+        RunLogError: the first setting that differs, with both values; no readable settings.
+    """
+    recorded = _read_settings(folder)["settings"]
+    wanted = json.loads(json.dumps(dict(settings)))
+    for name in sorted({*recorded, *wanted}):
+        if recorded.get(name) != wanted.get(name):
+            raise RunLogError(
+                f"{folder}: was started with {name} = {recorded.get(name)!r}, not"
+                f" {wanted.get(name)!r}; name another folder"
+            )
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunLogError: no run there, or a file that is damaged before its last line.
+    """
+    content = _read_settings(folder)
+    records: dict[str, Record] = {}
+    for file in sorted(folder.glob("samples.*.jsonl")):
+        for record in _read_lines(file, Record):
+            known = records.get(record.id)
+            if known is None or known.skipped is not None:
+                records[record.id] = record
+    judgements = {item.id: item for item in _read_lines(folder / JUDGEMENTS, Judgement)}
+    return Run(folder, content["settings"], content["environment"], records, judgements)
+
+
+@contextmanager
+def append_lines(file: Path) -> Iterator[LineWriter]:
+    """Open a file of lines for more of them; half a line at its end is cut off first."""
+    with file.open("ab+") as opened:
+        opened.seek(0)
+        content = opened.read()
+        opened.truncate(content.rfind(b"\n") + 1)
+        yield LineWriter(opened)
+
+
+def samples_file(folder: Path, rank: int) -> Path:
+    return folder / f"samples.{rank}.jsonl"
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    file = folder / SETTINGS
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {"settings": dict(content["settings"]), "environment": content["environment"]}
+    except OSError as error:
+        raise RunLogError(f"{file}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunLogError(f"{file}: not the settings of a run") from error
+
+
+def _read_lines(file: Path, kind: type[Any]) -> Iterator[Any]:
+    if not file.exists():
+        return
+    lines = file.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):  # the last one is empty, or half a line
+        try:
+            yield kind(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise RunLogError(f"{file}:{number}: not a line of a run: {error}") from error
