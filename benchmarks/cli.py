@@ -20,6 +20,7 @@ from rich.console import Console
 
 from prunevid_kernels import __version__
 
+from .eval_command import eval_app
 from .terminal import fail
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure the kernels.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench")
+app.add_typer(eval_app, name="eval")
 _console = Console(stderr=True, highlight=False)
 
 

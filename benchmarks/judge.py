@@ -3,8 +3,9 @@
 The user names the endpoint and the model; nothing is sent anywhere else, and nothing without being
 asked to. Questions, right answers and predictions are sent, no videos. Judging reads a finished or
 unfinished run and appends to its ``judgements.jsonl``, so it needs no video model and can be
-stopped and resumed by itself. Lost connections and busy servers are retried by the client library, with
-growing pauses; a reply without a score is recorded as such, reported, and asked again next time.
+stopped and resumed by itself. Lost connections and busy servers are retried by the client library,
+with growing pauses; a reply without a score is recorded as such, reported, and asked again next
+time.
 
 The wording of the requests is this project's own: scores compare methods judged by the same model.
 They are near the paper's only as far as the judge is.
@@ -16,9 +17,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from openai import OpenAI, OpenAIError
@@ -26,6 +28,7 @@ from openai import OpenAI, OpenAIError
 from .datasets.sample import Sample
 from .datasets.vcgbench import DIMENSIONS
 from .run_log import JUDGEMENTS, Judgement, Record, Run, append_lines
+from .terminal import Progress
 
 SETTINGS = "judge.json"
 MAX_RETRIES = 6  # the client's pauses grow from half a second to eight
@@ -88,7 +91,7 @@ class Request:
         ]
 
 
-def requests(samples: list[Sample], records: Mapping[str, Record]) -> Iterator[Request]:
+def requests(samples: Sequence[Sample], records: Mapping[str, Record]) -> Iterator[Request]:
     """Everything that can be judged: each answered question in each dimension of its file.
 
     A pair of which one question has no answer is left out.
@@ -110,10 +113,10 @@ def requests(samples: list[Sample], records: Mapping[str, Record]) -> Iterator[R
 
 def judge(
     run: Run,
-    samples: list[Sample],
+    samples: Sequence[Sample],
     url: str,
     model: str,
-    progress: Callable[[int], Callable[[], object]],
+    progress: Progress,
 ) -> None:
     """Ask for every score that the run does not have yet.
 
@@ -122,7 +125,7 @@ def judge(
         samples: the benchmark's questions.
         url: the endpoint, up to and with its version ("http://localhost:8000/v1").
         model: the judge's name there.
-        progress: called with the number of open requests; returns what is called after each.
+        progress: shows how far it is, and replies without a score.
 
     Raises:
         JudgeError: the run has scores of another judge; the endpoint cannot be reached or refuses.
@@ -134,15 +137,19 @@ def judge(
         max_retries=MAX_RETRIES,
         timeout=120.0,
     )
+    wanted = list(requests(samples, run.records))
     scored = {item.id for item in run.judgements.values() if item.score is not None}
-    open_requests = [item for item in requests(samples, run.records) if item.id not in scored]
-    advance = progress(len(open_requests))
-    with append_lines(run.folder / JUDGEMENTS) as log:
-        pool = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+    todo = [item for item in wanted if item.id not in scored]
+    pool = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+    with (
+        append_lines(run.folder / JUDGEMENTS) as log,
+        progress("judging", len(wanted), len(wanted) - len(todo)) as advance,
+    ):
         try:
-            for judgement in pool.map(lambda item: _ask(client, model, item), open_requests):
-                log.write(judgement)
-                advance()
+            for item in pool.map(partial(_ask, client, model), todo):
+                log.write(item)
+                bad = f"{item.id}: the judge gave no score from 0 to 5: {item.reply!r}"
+                advance(None if item.score is not None else bad)
         except OpenAIError as error:
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
             raise JudgeError(f"--judge-url: {url}: {first_line}") from error

@@ -47,6 +47,11 @@ class Ranks:
         store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=_FOREVER))
         return cls(rank, world_size, int(os.environ.get("LOCAL_RANK", rank)), store)
 
+    @property
+    def label(self) -> str:
+        """For lines that several processes write: which one this is; empty for one alone."""
+        return f" [rank {self.rank} of {self.world_size}]" if self.world_size > 1 else ""
+
     def share(self, items: Sequence[Item]) -> list[Item]:
         """The items of this process: every ``world_size``-th, so that tasks spread evenly."""
         return list(items[self.rank :: self.world_size])

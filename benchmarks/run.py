@@ -157,7 +157,7 @@ def prepare(request: RunRequest) -> Inputs:
         config = PruneVidConfig.from_mapping(values)
     except (TypeError, ValueError) as error:
         raise InputError(f"--config: {error}") from error
-    device = _resolve_device(request.device)
+    device = resolve_device(request.device)
 
     start = time.perf_counter()
     default_frames = tiny_model.DEFAULT_FRAMES if request.model is None else CHECKPOINT_FRAMES
@@ -289,7 +289,7 @@ def _read_config_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def _resolve_device(name: str) -> str:
+def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -4,7 +4,8 @@ A benchmark's score is the plain mean of its tasks' means. For shares of right a
 combines the tasks' Wilson intervals (Zou & Donner 2008, "MOVER"), which stay honest at 0 and 1 and
 with few questions, where resampling would claim certainty; for one task it is Wilson's. For a
 judge's scores, and for differences between two runs, which have no such form, questions are
-resampled within their tasks. The seed is fixed: the same run prints the same interval.
+resampled within their tasks; that says nothing where each task has a question or two. The seed is
+fixed: the same run prints the same interval.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def macro_mean(values: Mapping[str, Sequence[float]]) -> float:
 
 
 def macro_share_interval(
-    values: Mapping[str, Sequence[bool]], confidence: float = 0.95
+    values: Mapping[str, Sequence[float]], confidence: float = 0.95
 ) -> Interval:
-    """Interval of :func:`macro_mean` of right and wrong answers.
+    """Interval of :func:`macro_mean` of right (1) and wrong (0) answers.
 
     Raises:
         ValueError: no task, or a task without questions.

@@ -7,8 +7,8 @@ never asked, because their video is missing, count neither way: their number sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,14 @@ from .datasets.registry import BENCHMARKS
 from .datasets.vcgbench import DIMENSIONS
 from .published import FAMILY_TITLES, published_rows
 from .run_log import Run
-from .statistics import Interval, macro_bootstrap_interval, macro_mean, macro_share_interval
+from .statistics import (
+    Interval,
+    macro_bootstrap_interval,
+    macro_mean,
+    macro_share_interval,
+    mcnemar_p_value,
+    paired_difference,
+)
 
 SCALE = {"judge": 1.0, "choice": 100.0, "word": 100.0}
 
@@ -66,9 +73,6 @@ class Row:
     flops_ratio: dict[str, float]
     seconds: float | None
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def summarise(run: Run, extractor: str) -> Row:
     """The row of one run; ``extractor`` says how answers to multiple-choice questions are read."""
@@ -79,8 +83,9 @@ def summarise(run: Run, extractor: str) -> Row:
     if values:
         scale = SCALE[benchmark.scoring]
         score = scale * macro_mean(values)
-        find = macro_bootstrap_interval if benchmark.scoring == "judge" else macro_share_interval
-        low, high = find(values)  # type: ignore[operator]
+        is_judged = benchmark.scoring == "judge"
+        find = macro_bootstrap_interval if is_judged else macro_share_interval
+        low, high = find(values)
         interval = (scale * low, scale * high)
     published = published_rows().get((settings["family"], settings["method"]))
     before = sum(record.tokens_before for record in answered)
@@ -109,6 +114,47 @@ def summarise(run: Run, extractor: str) -> Row:
         flops_ratio=_flops_ratio(run),
         seconds=float(np.mean([sum(r.seconds.values()) for r in answered])) if answered else None,
     )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the questions that both answered.
+
+    Attributes:
+        first, second: labels of the runs.
+        difference: how much higher the second scores, in the unit of the score.
+        interval: 95% interval of it, questions resampled.
+        p_value: McNemar's exact test; None for judged answers, which are not right or wrong.
+    """
+
+    first: str
+    second: str
+    difference: float
+    interval: Interval
+    p_value: float | None
+
+
+def compare(first: Run, second: Run, extractor: str) -> Comparison | None:
+    """How the second run differs; None where the two share no scored question."""
+    scoring = BENCHMARKS[first.settings["benchmark"]].scoring
+    ours, theirs = paired_values(first, extractor), paired_values(second, extractor)
+    pairs = [
+        (value, theirs[task][name])
+        for task, values in ours.items()
+        for name, value in values.items()
+        if name in theirs.get(task, {})
+    ]
+    if not pairs:
+        return None
+    difference, (low, high) = paired_difference(ours, theirs)
+    p_value = None
+    if scoring != "judge":
+        p_value = mcnemar_p_value([a == 1 for a, _ in pairs], [b == 1 for _, b in pairs])
+    scale = SCALE[scoring]
+    labels = (
+        method_label(run.settings["method"], run.settings["options"]) for run in (first, second)
+    )
+    return Comparison(*labels, scale * difference, (scale * low, scale * high), p_value)
 
 
 def task_values(run: Run, extractor: str) -> dict[str, list[float]]:
@@ -143,7 +189,7 @@ def markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [
             f"{row.model} ({FAMILY_TITLES[row.family]})",
-            method_label(row),
+            method_label(row.method, row.options),
             _cell(row.retained, ".1%"),
             "–" if not row.flops_ratio else f"{row.flops_ratio['paper']:.2f}x",
             _cell(row.score, ".2f"),
@@ -156,7 +202,10 @@ def markdown(rows: Sequence[Row]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     tasks = list(dict.fromkeys(task for row in rows for task in row.tasks))
     if len(tasks) > 1:
-        lines += ["", f"| Task | {' | '.join(method_label(row) for row in rows)} |"]
+        lines += [
+            "",
+            f"| Task | {' | '.join(method_label(row.method, row.options) for row in rows)} |",
+        ]
         lines.append("|---" * (len(rows) + 1) + "|")
         for task in tasks:
             found = [row.tasks.get(task) for row in rows]
@@ -165,10 +214,23 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def method_label(row: Row) -> str:
+def comparison_lines(comparisons: Sequence[Comparison]) -> str:
+    """One sentence a pair."""
+    lines = []
+    for item in comparisons:
+        low, high = item.interval
+        test = "" if item.p_value is None else f", McNemar p = {item.p_value:.3g}"
+        lines.append(
+            f"{item.second} against {item.first}: {item.difference:+.2f}"
+            f" (95% interval {low:+.2f} to {high:+.2f}{test})"
+        )
+    return "\n".join(lines)
+
+
+def method_label(method: str, options: Mapping[str, Any]) -> str:
     """The method, with the options that were set."""
-    options = ", ".join(f"{name}={value}" for name, value in row.options.items())
-    return f"{row.method} ({options})" if options else row.method
+    listed = ", ".join(f"{name}={value}" for name, value in options.items())
+    return f"{method} ({listed})" if listed else method
 
 
 def _flops_ratio(run: Run) -> dict[str, float]:

@@ -1,0 +1,141 @@
+"""Asking a model a benchmark's questions, one line of the log for each.
+
+A video that cannot be read, or a question that makes no prompt, is noted in the log with the reason
+and left out; whatever else goes wrong is a bug and stops the run, which can be resumed. Answers to
+multiple-choice questions are read by every extractor at once, so that choosing another one later
+costs nothing. Seconds are of single passes, to see where time goes; ``prunevid bench latency``
+measures.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from prunevid_kernels.adapters import PruneCall, PruneReport
+from prunevid_kernels.adapters.sampling import Rule, frame_indices
+from prunevid_kernels.adapters.video import VideoError
+
+from .datasets.registry import BENCHMARKS, Scoring
+from .datasets.sample import LETTERS, Sample, VideoSource
+from .eval_plan import Plan
+from .extract import EXTRACTORS, is_word
+from .flops import DecoderShape, prefill_macs
+from .methods import apply_method
+from .model_inputs import ModelError, VideoModel
+from .prompts import prompt
+from .run_log import LineWriter, Record
+from .terminal import Advance
+
+# Which frames a family was published with.
+SAMPLING: dict[str, Rule] = {
+    "llava_onevision": "linspace",
+    "pllava": "pllava",
+    "st_llm": "st_llm",
+}
+
+
+def answer_questions(
+    model: VideoModel,
+    plan: Plan,
+    settings: Mapping[str, Any],
+    samples: Iterable[Sample],
+    log: LineWriter,
+    advance: Advance,
+) -> None:
+    """Ask every question of ``samples`` and log what comes of it.
+
+    Args:
+        plan: the pruning method, applied for as long as this takes.
+        settings: of the run: ``benchmark``, which decides the prompt, ``frames`` to take of each
+            video, and the options of ``generate`` under ``generation``.
+        advance: called after each question that is on disk.
+    """
+    with apply_method(model.model, plan.method, plan.options) as handle:
+        for sample in samples:
+            try:
+                record = _ask(model, settings, sample, handle.report)
+            except (VideoError, ModelError) as error:
+                record = Record(sample.id, sample.task, gold=sample.gold_text, skipped=str(error))
+            log.write(record)
+            handle.report.clear()  # its records hold tensors
+            advance(record.skipped)
+
+
+def take_frames(video: VideoSource | np.ndarray, count: int, rule: Rule) -> np.ndarray:
+    """[T, H, W, 3] uint8: the frames of a question's video that a model family looks at.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    if isinstance(video, np.ndarray):
+        return video[frame_indices(len(video), count, rule)]
+    raise NotImplementedError
+
+
+def _ask(
+    model: VideoModel, settings: Mapping[str, Any], sample: Sample, report: PruneReport
+) -> Record:
+    benchmark = settings["benchmark"]
+    start = time.perf_counter()
+    frames = take_frames(sample.video, settings["frames"], SAMPLING[model.family])
+    read = time.perf_counter()
+    words = prompt(model.family, benchmark, sample)
+    encoded = model.encode(
+        frames, words.question, system=words.system, answer_prefix=words.answer_prefix
+    )
+    made = time.perf_counter()
+    response = model.generate(encoded, **settings["generation"])
+    done = time.perf_counter()
+    call = report.last
+    predictions, correct = read_answer(BENCHMARKS[benchmark].scoring, sample, response)
+    return Record(
+        id=sample.id,
+        task=sample.task,
+        response=response,
+        gold=sample.gold_text,
+        predictions=predictions,
+        correct=correct,
+        tokens_before=call.tokens_before,
+        tokens_merged=call.tokens_merged,
+        tokens_kept=call.tokens_kept,
+        tokens_text=call.other_tokens[0],
+        flops=_flops(model, call),
+        seconds={"read": read - start, "encode": made - read, "generate": done - made},
+    )
+
+
+def read_answer(
+    scoring: Scoring, sample: Sample, response: str
+) -> tuple[dict[str, str | None], dict[str, bool]]:
+    """What a response means and whether that is right, by each way of reading it.
+
+    Both are empty where a judge decides, the second also where the right answer is hidden.
+    """
+    if scoring == "judge":
+        return {}, {}
+    if scoring == "word":
+        return {"word": response}, {"word": is_word(response, str(sample.gold))}
+    accepted = {name: find(response, sample.options) for name, find in EXTRACTORS.items()}
+    predictions = {n: LETTERS[found[0]] if found else None for n, found in accepted.items()}
+    if sample.gold is None:
+        return predictions, {}
+    return predictions, {name: sample.gold in found for name, found in accepted.items()}
+
+
+def _flops(model: VideoModel, call: PruneCall) -> dict[str, dict[str, float]]:
+    """Multiply-accumulates of the prompt in the decoder, with the method and without."""
+    shape = DecoderShape.from_text_config(model.model.config.get_text_config())
+    other = call.other_tokens[0]
+    lengths = [visual + other for visual in call.visual_tokens_per_layer()]
+    dense = [call.tokens_before + other] * shape.num_layers
+    return {
+        form: {
+            "method": prefill_macs(lengths, shape, form),
+            "dense": prefill_macs(dense, shape, form),
+        }
+        for form in ("paper", "exact")
+    }
