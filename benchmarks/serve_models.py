@@ -1,0 +1,182 @@
+"""Tiny checkpoints with random weights that a vLLM server can load, for tests and for trying out.
+
+vLLM wants what a published checkpoint brings: weights, tokenizer, chat template, processors. The
+answers mean nothing; token counts, positions, caches and scheduling are as real as with real ones.
+Weights are drawn wide enough that the next token depends on the video.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2Config,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    SiglipVisionConfig,
+)
+
+IMAGE_SIZE_PX, PATCH_PX = 96, 8  # LLaVA-OneVision: 12 x 12 patches, 6 x 6 tokens after pooling
+LLAVA_TOKENS_PER_FRAME = 36
+QWEN_PATCH_PX = 14
+_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_LLAVA_SPECIAL = ("<image>", "<video>")
+_QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_TEXT: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "initializer_range": 0.1,
+    "tie_word_embeddings": False,
+}
+_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}"
+    "{% if part.type == 'text' %}{{ part.text }}{% elif 'video' in part.type %}VIDEO\n"
+    "{% else %}IMAGE\n{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAVA_TEMPLATE = _TEMPLATE.replace("VIDEO", "<video>").replace("IMAGE", "<image>")
+QWEN_TEMPLATE = _TEMPLATE.replace("VIDEO", "<|vision_start|><|video_pad|><|vision_end|>").replace(
+    "IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"
+)
+
+
+def write_llava_onevision(folder: Path) -> None:
+    """A LLaVA-OneVision checkpoint of 36 tokens a frame."""
+    tokenizer = _tokenizer(_LLAVA_SPECIAL)
+    config = LlavaOnevisionConfig(
+        vision_config=SiglipVisionConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=IMAGE_SIZE_PX,
+            patch_size=PATCH_PX,
+            vision_use_head=False,
+        ),
+        text_config=Qwen2Config(**_TEXT, **_token_ids(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_grid_pinpoints=[[IMAGE_SIZE_PX, IMAGE_SIZE_PX]],
+        tie_word_embeddings=False,
+    )
+    size = {"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX}
+    processor = LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessor(
+            size=size, image_grid_pinpoints=[[IMAGE_SIZE_PX, IMAGE_SIZE_PX]]
+        ),
+        tokenizer=tokenizer,
+        video_processor=LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=(IMAGE_SIZE_PX // PATCH_PX) ** 2,
+        vision_feature_select_strategy="full",
+        chat_template=LLAVA_TEMPLATE,
+    )
+    _write(folder, LlavaOnevisionForConditionalGeneration, config, processor)
+    # transformers leaves a level out of the tower's names when it saves; vLLM wants it.
+    weights = folder / "model.safetensors"
+    tower = "vision_tower."
+    save_file(
+        {
+            name.replace(tower, f"{tower}vision_model.")
+            if f"{tower}vision_model." not in name
+            else name: tensor
+            for name, tensor in load_file(weights).items()
+        },
+        weights,
+        metadata={"format": "pt"},
+    )
+
+
+def write_qwen2_5_vl(folder: Path) -> None:
+    """A Qwen2.5-VL checkpoint; the video's size decides how many tokens a frame has."""
+    tokenizer = _tokenizer(_QWEN_SPECIAL)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            **_TEXT,
+            **_token_ids(tokenizer),
+            "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "out_hidden_size": _TEXT["hidden_size"],
+            "patch_size": QWEN_PATCH_PX,
+            "fullatt_block_indexes": [1],
+            "window_size": 4 * QWEN_PATCH_PX,
+            "tokens_per_second": 2,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    # Small pictures stay small: real processors would blow them up to a minimum of pixels.
+    size = {"shortest_edge": 56 * 56, "longest_edge": 224 * 224}
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(patch_size=QWEN_PATCH_PX, size=size),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(patch_size=QWEN_PATCH_PX, size=size),
+        chat_template=QWEN_TEMPLATE,
+    )
+    _write(folder, Qwen2_5_VLForConditionalGeneration, config, processor)
+
+
+def _tokenizer(special: tuple[str, ...]) -> PreTrainedTokenizerFast:
+    """Single bytes, so that every question can be read."""
+    entries = [*_SPECIAL, *special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(entries)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=_SPECIAL[0],
+        eos_token=_SPECIAL[2],
+        additional_special_tokens=[_SPECIAL[1], *special],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    return {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+@torch.no_grad()
+def _write(folder: Path, model_class: Any, config: Any, processor: Any) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = model_class(config).float()
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "language_model" not in name:
+                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        if hasattr(model.model, "image_newline"):
+            model.model.image_newline.normal_()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
