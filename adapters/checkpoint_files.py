@@ -57,6 +57,12 @@ class Checkpoint:
     def files(self) -> list[Path]:
         return sorted({tensor.file for tensor in self.tensors.values()})
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """That of all floating-point tensors; None where they differ."""
+        dtypes = {t.dtype for t in self.tensors.values() if t.dtype.is_floating_point}
+        return dtypes.pop() if len(dtypes) == 1 else None
+
     def read(self, file: Path, keys: Collection[str]) -> Iterator[tuple[str, Tensor]]:
         """Tensors of one file, in its order, one at a time, on the CPU and in their stored dtype.
 
