@@ -22,19 +22,20 @@ Extractor = Callable[[str, Sequence[str]], list[int]]
 def strict(answer: str, options: Sequence[str]) -> list[int]:
     """The one option that an answer names, or none.
 
-    A letter counts where it stands as a label: in parentheses, before ``)``, ``.`` or ``:`` at the
-    start, alone, or behind "answer is" and "option". Letters go before texts. Where no letter
-    stands, the options whose text is in the answer count, unless a longer option has them in it.
+    A letter counts where it stands as a label: in parentheses, alone or before punctuation at the
+    start, behind "option" and "answer is". Letters go before texts. Where no letter stands, the
+    options whose text is in the answer count, unless a longer option has them in it.
     """
     letters = LETTERS[: len(options)]
     text = answer.strip()
-    named = set(re.findall(rf"\(\s*([{letters}])\s*\)", text))
-    start = re.match(rf"\(?\s*([{letters}])\s*(?:[).:,]|$|\n)", text)
-    if start:
-        named.add(start.group(1))
-    named.update(
-        re.findall(rf"\b(?:[Aa]nswer(?:\s+is)?|[Oo]ption)\s*:?\s*\(?([{letters}])\b", text)
+    end = r"(?=\s*(?:[).:,;]|$))"  # "the answer is A" is a label, "the answer is A man" is not
+    labels = (
+        rf"\(\s*([{letters}])\s*\)",
+        rf"\A\(?\s*([{letters}]){end}",
+        rf"\b[Oo]ption\s+\(?([{letters}])\b",
+        rf"\b(?:[Aa]nswer|[Oo]ption)(?:\s+is)?\s*:?\s*\(?([{letters}]){end}",
     )
+    named = {letter for label in labels for letter in re.findall(label, text, re.MULTILINE)}
     if named:
         return [letters.index(named.pop())] if len(named) == 1 else []
     return _named_texts(text, options)

@@ -185,7 +185,10 @@ def _check_judge(folder: Path, url: str, model: str) -> None:
     if not file.exists():
         file.write_text(json.dumps({"url": url, "model": model}) + "\n", encoding="utf-8")
         return
-    known = json.loads(file.read_text(encoding="utf-8"))["model"]
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))["model"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise JudgeError(f"{file}: does not say which judge the scores are of") from error
     if known != model:
         raise JudgeError(
             f"{folder}: was judged by {known!r}, not {model!r}; delete {file.name}"
