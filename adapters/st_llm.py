@@ -15,7 +15,7 @@ sees; giving ``generate`` embeddings, which leaves its logits processors without
 The published evaluations give ``generate`` no ids, so ``repetition_penalty`` counts only what was
 answered; to do the same here, pass ``RepetitionPenaltyLogitsProcessor(penalty,
 prompt_ignore_length=prompt_length)`` in ``logits_processor`` instead. Answers end at ``</s>``, or
-before ``###``, for which the tokenizer has more than one form: see ``STOP_IDS``.
+before ``###``: see ``StopAtNextTurn`` of :mod:`.st_llm_processor`.
 """
 
 from __future__ import annotations
