@@ -14,6 +14,7 @@ from .causal_lm import CausalLMAdapter
 from .engine import Engine
 from .interface import ModelAdapter, PromptVisuals, VideoSpan
 from .llava_onevision import LlavaOnevisionAdapter
+from .method import PruneVid, PruningMethod
 from .report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "VideoRecord",
     "VideoSpan",
     "prune",
+    "prune_by",
 ]
 
 _ADAPTERS: dict[str, type[ModelAdapter]] = {
@@ -106,10 +108,19 @@ def prune(model: nn.Module, config: PruneVidConfig | None = None) -> PruneHandle
     config = PruneVidConfig() if config is None else config
     if not isinstance(config, PruneVidConfig):
         raise TypeError(f"config must be a PruneVidConfig, got {type(config).__name__}")
+    return prune_by(model, PruneVid(config))
+
+
+def prune_by(model: nn.Module, method: PruningMethod) -> PruneHandle:
+    """:func:`prune` with any method; what is said of models, prompts and errors there holds here.
+
+    Raises:
+        ValueError: a model that this method cannot prune.
+    """
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind not in _ADAPTERS:
         raise ValueError(
             f"model must be of a supported model_type ({', '.join(sorted(_ADAPTERS))}), "
             f"got {kind!r} ({type(model).__name__})"
         )
-    return PruneHandle(Engine(model, _ADAPTERS[kind](), config))
+    return PruneHandle(Engine(model, _ADAPTERS[kind](), method))

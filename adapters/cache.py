@@ -23,18 +23,34 @@ from prunevid_kernels import compact
 
 
 @dataclass(frozen=True)
+class LateLayers:
+    """The layers behind a selection, where the earlier ones have kept everything they had cached.
+
+    Attributes:
+        first: index of the first of them.
+        held: entries of each.
+        kv_mask: [B, held] bool, False for padding; None if there is none.
+    """
+
+    first: int
+    held: int
+    kv_mask: Tensor | None
+
+
+@dataclass(frozen=True)
 class PrunedState:
     """A cache at the moment its prompt was pruned; all that came later follows from the cache's
     length.
 
     Attributes:
         fed: tokens that the caller had fed, padding included.
-        held: entries of each layer.
+        held: entries of each layer, save for the late ones.
         kv_mask: [B, held] bool, False for padding; None if there is none. A static cache, whose
             length no graph may read, has it at full capacity, True behind ``held``.
         position_offset: [B] int64: the position of a token, less its place in the cache; None where
             the caller's own positions hold.
         is_active: whether the model that the cache belongs to is still pruned.
+        late: the layers that hold fewer entries than the first; None if all hold the same.
     """
 
     fed: int
@@ -42,6 +58,12 @@ class PrunedState:
     kv_mask: Tensor | None
     position_offset: Tensor | None
     is_active: Callable[[], bool]
+    late: LateLayers | None = None
+
+    def of_late_layers(self) -> PrunedState:
+        """The state as it looks from the late layers, which there are."""
+        assert self.late is not None
+        return replace(self, held=self.late.held, kv_mask=self.late.kv_mask)
 
     def select_rows(self, index: Tensor) -> PrunedState:
         """The state of a batch with these rows of it."""
@@ -49,13 +71,25 @@ class PrunedState:
         def rows(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.index_select(0, index.to(tensor.device))
 
-        return replace(self, kv_mask=rows(self.kv_mask), position_offset=rows(self.position_offset))
+        late = self.late and replace(self.late, kv_mask=rows(self.late.kv_mask))
+        return replace(
+            self,
+            kv_mask=rows(self.kv_mask),
+            position_offset=rows(self.position_offset),
+            late=late,
+        )
 
 
 class PrunedCache:
-    """Mixed in before the class of a cache, see :func:`attach_state`."""
+    """Mixed in before the class of a cache, see :func:`attach_state`.
+
+    Attributes:
+        pruned_state: what happened.
+        late_mask: the attention mask of the late layers in the call under way.
+    """
 
     pruned_state: PrunedState
+    late_mask: Any = None
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.pruned_state.is_active():
@@ -127,6 +161,7 @@ def attach_state(cache: Cache, state: PrunedState) -> None:
 def detach_state(cache: Any) -> None:
     """Make ``cache``, emptied, what it was before :func:`attach_state`."""
     del cache.pruned_state
+    vars(cache).pop("late_mask", None)
     cache.__class__ = type(cache).__mro__[2]
 
 
@@ -156,15 +191,30 @@ def gather_entries(cache: Cache, num_layers: int, index: Tensor) -> None:
     by_device: dict[torch.device, list[Any]] = {}
     for layer in cache.layers[:num_layers]:
         by_device.setdefault(layer.keys.device, []).append(layer)
-    kept = index.shape[1]
     for device, layers in by_device.items():
         tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         gathered = compact(tensors, index.to(device), dim=2)
         for layer, keys, values in zip(layers, gathered[::2], gathered[1::2], strict=True):
-            if not isinstance(layer, StaticLayer):
-                layer.keys, layer.values = keys, values
-                continue
-            for buffer, entries in ((layer.keys, keys), (layer.values, values)):
-                buffer[:, :, :kept] = entries  # in place: compiled graphs hold the address
-                buffer[:, :, kept:] = 0
-            layer.cumulative_length.fill_(kept)
+            _store(layer, keys, values)
+
+
+def replace_entries(cache: Cache, layer: int, past: int, keys: Tensor, values: Tensor) -> None:
+    """Let one layer hold ``keys`` and ``values`` [B, Hkv, K, D] behind its first ``past`` entries,
+    instead of what it has there."""
+    held: Any = cache.layers[layer]
+    _store(
+        held,
+        torch.cat((held.keys[:, :, :past], keys), dim=2),
+        torch.cat((held.values[:, :, :past], values), dim=2),
+    )
+
+
+def _store(layer: Any, keys: Tensor, values: Tensor) -> None:
+    if not isinstance(layer, StaticLayer):
+        layer.keys, layer.values = keys, values
+        return
+    kept = keys.shape[2]
+    for buffer, entries in ((layer.keys, keys), (layer.values, values)):
+        buffer[:, :, :kept] = entries  # in place: compiled graphs hold the address
+        buffer[:, :, kept:] = 0
+    layer.cumulative_length.fill_(kept)

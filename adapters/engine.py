@@ -24,9 +24,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 
-from prunevid_kernels import PruneVidConfig
-
-from .cache import require_supported, state_of
+from .cache import is_static, require_supported, state_of
 from .calls import (
     Announcement,
     Call,
@@ -41,7 +39,8 @@ from .calls import (
     without_last,
 )
 from .interface import ModelAdapter, PromptVisuals
-from .masks import continue_pruned, read_padding
+from .masks import continue_pruned, layer_mask, read_padding
+from .method import PruningMethod
 from .prefill import Prefill
 from .report import NothingPrunedWarning, PruneCall, PruneReport
 from .scoring import tensor_parallel_group
@@ -53,20 +52,20 @@ class Engine:
     Args:
         model: the model to prune.
         adapter: where things live in it.
-        config: what to do.
+        method: what to do.
 
     Raises:
         ValueError: the model cannot be pruned so; the message says why.
     """
 
-    def __init__(self, model: nn.Module, adapter: ModelAdapter, config: PruneVidConfig) -> None:
+    def __init__(self, model: nn.Module, adapter: ModelAdapter, method: PruningMethod) -> None:
         self._model = model
         self._adapter = adapter
-        self._config = config
+        self._method = method
         self._decoder: Any = adapter.decoder(model)
         self._entries = list(adapter.entries(model))
         self._group = tensor_parallel_group(model)
-        _require_supported_decoder(self._decoder, config)
+        _require_supported_decoder(self._decoder, method)
         _require_unpruned(self._decoder)
         self.report = PruneReport()
         self._has_pruned = False
@@ -75,6 +74,14 @@ class Engine:
         for entry in self._entries:
             self._hook(entry, self._on_entry, self._on_exit)
         self._hook(self._decoder, self._before_decoder, self._after_decoder)
+        self._late_layers: list[nn.Module] = []
+        if method.keeps_early_caches and method.layer is not None:
+            self._late_layers = list(self._decoder.layers[method.layer + 1 :])
+        for layer in self._late_layers:
+            self._hooks.callback(
+                layer.register_forward_pre_hook(self._before_late_layer, with_kwargs=True).remove
+            )
+        method.watch(model, adapter, self._hooks)
 
     def _hook(self, module: nn.Module, before: Any, after: Any) -> None:
         self._hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -214,20 +221,28 @@ class Engine:
 
     def _begin(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Start pruning the prompt of a decoder call."""
-        config, embeds = self._config, kwargs["inputs_embeds"]
+        method, embeds = self._method, kwargs["inputs_embeds"]
         cache = self._cache_of(kwargs)
-        if cache is None and config.select:
+        if cache is None and method.needs_cache:
             raise ValueError(
-                "select=True needs a key/value cache: use_cache=False runs the whole sequence "
-                "anew at each step, answer included; pass use_cache=True or select=False"
+                "pruning inside the decoder needs a key/value cache: use_cache=False runs the "
+                "whole sequence anew at each step, answer included; pass use_cache=True, or prune "
+                "before the decoder only (select=False)"
             )
-        if call.candidates and config.select:
+        if call.candidates and method.needs_cache:
             return self._prompt_then_candidates(call, kwargs)
-        padding = read_padding(
-            kwargs.get("attention_mask"), cache, batch=embeds.shape[0], length=embeds.shape[1]
+        padding, late_padding = (
+            read_padding(
+                kwargs.get("attention_mask"),
+                cache,
+                batch=embeds.shape[0],
+                length=embeds.shape[1],
+                late=late,
+            )
+            for late in (False, True)
         )
         call.prefill = Prefill(
-            config,
+            method,
             self._adapter.positions,
             self._decoder,
             call.prompts,
@@ -236,7 +251,7 @@ class Engine:
             is_current=lambda: current_call.get() is call,
             is_active=self.is_active,
         )
-        inputs = call.prefill.begin(embeds, padding, kwargs.get("position_ids"))
+        inputs = call.prefill.begin(embeds, padding, late_padding, kwargs.get("position_ids"))
         return {**kwargs, **inputs, "past_key_values": cache}
 
     def _cache_of(self, kwargs: Mapping[str, Any]) -> Cache | None:
@@ -247,6 +262,11 @@ class Engine:
             cache = DynamicCache(config=self._decoder.config)
         if cache is not None:
             require_supported(cache)
+            if self._late_layers and is_static(cache):
+                raise ValueError(
+                    f"{self._method.name} leaves layers with caches of two lengths, which a static "
+                    "cache cannot answer for; use a dynamic one"
+                )
         return cache
 
     def _prompt_then_candidates(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -281,15 +301,27 @@ class Engine:
 
     def _continue(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Mask and positions for tokens behind a pruned prompt."""
-        cache = kwargs["past_key_values"]
-        mask, positions = continue_pruned(
+        cache, tokens = kwargs["past_key_values"], tokens_of(kwargs)
+        state, given = (
             cache.pruned_state,
-            cache,
-            kwargs.get("attention_mask"),
-            kwargs.get("position_ids"),
-            tokens_of(kwargs),
+            (kwargs.get("attention_mask"), kwargs.get("position_ids")),
         )
+        mask, positions = continue_pruned(state, cache, *given, tokens)
+        if self._late_layers:
+            late, first = state.of_late_layers(), state.late.first
+            late_mask, _ = continue_pruned(late, cache, *given, tokens, layer=first)
+            cache.late_mask = layer_mask(self._decoder, tokens, late_mask, cache, first)
         return {**kwargs, "attention_mask": mask, "position_ids": positions}
+
+    def _before_late_layer(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
+        """The mask that :meth:`_continue` has left on the cache. While a prompt is pruned, the
+        prefill's own hook comes after this one and has the last word."""
+        cache = kwargs.get("past_key_values")
+        if module not in self._late_layers or state_of(cache) is None:
+            return None
+        return args, {**kwargs, "attention_mask": cache.late_mask}  # type: ignore[union-attr]
 
     def _pass_through(self, kwargs: Mapping[str, Any], prompts: Sequence[PromptVisuals]) -> None:
         """Record prompts without a video."""
@@ -303,6 +335,7 @@ class Engine:
                 videos=(),
                 other_tokens=(length,) * len(prompts),
                 image_tokens=images,
+                method=self._method.name,
             )
         )
 
@@ -327,26 +360,26 @@ class Engine:
     def _finish(self, record: PruneCall) -> None:
         self.report.calls.append(record)
         self._has_pruned = True
-        if record.tokens_kept == record.tokens_before:
+        if self._method.prunes and not record.has_pruned:
             warnings.warn(
                 f"nothing was pruned: all {record.tokens_before} visual tokens of a prompt were "
-                f"kept, with {self._config}",
+                f"kept, with {self._method}",
                 NothingPrunedWarning,
                 stacklevel=2,
             )
 
 
-def _require_supported_decoder(decoder: Any, config: PruneVidConfig) -> None:
+def _require_supported_decoder(decoder: Any, method: PruningMethod) -> None:
     kind = decoder.config.model_type
     if kind not in ("llama", "qwen2"):
         raise ValueError(f"pruning supports the text decoders llama and qwen2, got {kind}")
     layer_types = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention"}
     if layer_types:
         raise ValueError(f"pruning supports full attention only, the model has {layer_types.pop()}")
-    if config.select and config.layer >= len(decoder.layers):
+    if method.layer is not None and method.layer >= len(decoder.layers):
         raise ValueError(
             f"layer must be less than the model's {len(decoder.layers)} decoder layers, "
-            f"got {config.layer}"
+            f"got {method.layer}"
         )
 
 

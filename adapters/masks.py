@@ -8,6 +8,7 @@ caches, one already expanded to 4-D.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
 
 from .cache import PrunedState, is_static, state_of
 
@@ -54,11 +56,26 @@ class PromptPadding:
             return self.fed + first
         return position_ids.expand(len(first), -1).gather(1, first[:, None])[:, 0]
 
+    def mask(self, lengths: Sequence[int], device: torch.device) -> Tensor | None:
+        """[B, held + longest] bool once the prompts have shrunk to these lengths, padded on the
+        left; None if nothing is padding."""
+        longest, past = max(lengths), self.past_mask
+        if past is None and min(lengths) == longest and not self.needs_mask:
+            return None
+        places = torch.arange(longest, device=device)
+        block = (
+            places >= torch.tensor([longest - length for length in lengths], device=device)[:, None]
+        )
+        if past is None:
+            past = block.new_ones(len(lengths), self.held)
+        return torch.cat((past, block), dim=1)
+
 
 def read_padding(
-    attention_mask: Any, cache: Cache | None, *, batch: int, length: int
+    attention_mask: Any, cache: Cache | None, *, batch: int, length: int, late: bool = False
 ) -> PromptPadding:
-    """Read the mask of a prompt [batch, length] that goes behind what ``cache`` holds.
+    """Read the mask of a prompt [batch, length] that goes behind what ``cache`` holds, in its late
+    layers if asked for those.
 
     Raises:
         ValueError: a mask of an unknown form or of the wrong length; padding that is not on the
@@ -67,6 +84,9 @@ def read_padding(
     state = state_of(cache)
     fed = 0 if cache is None else int(cache.get_seq_length())
     held = 0 if cache is None else int(cache.get_query_offset())
+    if late and state is not None and state.late is not None:
+        held = int(cache.get_query_offset(state.late.first))
+        state = state.of_late_layers()
     mask = _as_2d(attention_mask, fed, length, is_pruned=state is not None)
     if mask is None:
         past_mask = None if state is None else _pad_to(state.kv_mask, state.held, held)
@@ -109,8 +129,11 @@ def continue_pruned(
     attention_mask: Any,
     position_ids: Tensor | None,
     embeds: Tensor,
+    *,
+    layer: int = 0,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The decoder's mask and positions for tokens [B, Q, C] fed behind a pruned prompt.
+    """The decoder's mask and positions for tokens [B, Q, C] fed behind a pruned prompt; with the
+    state and the first of its late layers, the mask of those.
 
     A compiled decoding step runs through this with a static cache: its length, a tensor, must not
     be read.
@@ -119,7 +142,7 @@ def continue_pruned(
         ValueError: an attention mask that does not cover what was fed.
     """
     queries = embeds.shape[1]
-    held: Any = cache.get_query_offset()
+    held: Any = cache.get_query_offset(layer)
     mask, since = state.kv_mask, None
     attention_mask = _unwrap(attention_mask)
     if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
@@ -140,6 +163,22 @@ def continue_pruned(
     else:
         places = state.held + (since.cumsum(dim=1) - 1)[:, -queries:].clamp(min=0)
     return mask, state.position_offset[:, None] + places
+
+
+def layer_mask(
+    decoder: Any, hidden: Tensor, mask: Tensor | None, cache: Cache | None, layer: int
+) -> Any:
+    """The mask that one layer of ``decoder`` gets for the tokens ``hidden`` [B, Q, C], in the form
+    that its attention implementation takes; ``mask`` [B, K] is of that layer's cache entries."""
+    return create_causal_mask(
+        config=decoder.config,
+        inputs_embeds=hidden,
+        attention_mask=mask,
+        past_key_values=cache,
+        # Given positions, it would look for packed sequences in them.
+        position_ids=None,
+        layer_idx=layer,
+    )
 
 
 def _as_2d(mask: Any, fed: int, length: int, *, is_pruned: bool) -> Tensor | None:

@@ -3,14 +3,15 @@
 The decoder's own ``forward`` runs, untouched. Before it, the videos' tokens among ``inputs_embeds``
 are merged and mask and positions made anew for the shorter prompt. While it runs, hooks that live
 only as long select at layer M, cut what has been cached so far, and hand the later layers the mask
-and rotary embeddings of the kept tokens. After it, the cache is told what happened to it.
+and rotary embeddings of the kept tokens. After it, the cache is told what happened to it. What is
+merged, selected and cut is the method's to say (:mod:`.method`).
 
 Rows of a batch shrink by different amounts, so they are padded on the left, anew after each stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,34 +19,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_causal_mask
 
-from prunevid_kernels import (
-    MergedVideo,
-    PruneVidConfig,
-    compact,
-    merge_videos,
-    select_tokens,
-)
+from prunevid_kernels import MergedVideo, compact
 
-from .cache import PrunedState, attach_state, gather_entries
+from .cache import LateLayers, PrunedState, attach_state, gather_entries, replace_entries
 from .interface import PromptVisuals
-from .masks import PromptPadding
-from .prompt import MergedPrompt, Piece, split_prompt
+from .masks import PromptPadding, layer_mask
+from .method import PruningMethod, VideoSelection
+from .prompt import MergedPrompt, split_prompt
 from .report import PruneCall, StageTimer, VideoRecord
-from .scoring import ProjectionTap, PromptScorer
+from .scoring import LayerAttention, ProjectionTap
 
 
 class Prefill:
     """The pruning of one decoder call.
 
     Args:
-        config: what to do.
+        method: what to do.
         positions: see :class:`ModelAdapter`.
         decoder: the text decoder.
         prompts: what is not text in each prompt of the batch.
         cache: the call's key/value cache, None where the call uses none.
-        group: see :class:`~.scoring.PromptScorer`.
+        group: see :class:`~.scoring.LayerAttention`.
         is_current: whether the running context is the one this call belongs to. Another thread may
             run the same modules, hooks included.
         is_active: goes into the cache's state.
@@ -53,7 +48,7 @@ class Prefill:
 
     def __init__(
         self,
-        config: PruneVidConfig,
+        method: PruningMethod,
         positions: str,
         decoder: nn.Module,
         prompts: Sequence[PromptVisuals],
@@ -63,7 +58,7 @@ class Prefill:
         is_current: Callable[[], bool],
         is_active: Callable[[], bool],
     ) -> None:
-        self._config = config
+        self._method = method
         self._renumbers = positions == "renumber"
         self._decoder: Any = decoder
         self._visuals = list(prompts)
@@ -74,26 +69,32 @@ class Prefill:
         self._hooks = ExitStack()
         self._timer = StageTimer()
         self._late_kwargs: dict[str, Any] = {}
-        self._scores: list[list[Tensor]] = []
-        self._kept: list[list[Tensor]] = []
+        self._late: LateLayers | None = None
+        self._selections: list[list[VideoSelection]] = []
+        self._lengths: list[list[int]] = []  # entries of each prompt, for each layer
 
     # ---------------------------------------------------------------------------------- before
 
     def begin(
-        self, embeds: Tensor, padding: PromptPadding, position_ids: Tensor | None
+        self,
+        embeds: Tensor,
+        padding: PromptPadding,
+        late_padding: PromptPadding,
+        position_ids: Tensor | None,
     ) -> dict[str, Tensor | None]:
         """Merge, and hook the layers for the selection.
 
         Args:
             embeds: [B, S, C] the prompts, visual features in place.
             padding: of ``embeds`` and of what the cache holds already.
+            late_padding: the same for the layers behind the selection.
             position_ids: the caller's, [B or 1, S] with any leading dimensions.
 
         Returns:
             The decoder's new ``inputs_embeds``, ``attention_mask`` and ``position_ids``.
         """
         self._fed = embeds.shape[1]
-        self._padding = padding
+        self._padding, self._late_padding = padding, late_padding
         pieces = [
             split_prompt(visuals, first, self._fed)
             for visuals, first in zip(self._visuals, padding.first, strict=True)
@@ -106,11 +107,12 @@ class Prefill:
             ]
             embeds = self._assemble(embeds)
         self._held = embeds.shape[1]
-        self._kv_mask = self._mask([prompt.length for prompt in self._prompts], embeds.device)
+        lengths = [prompt.length for prompt in self._prompts]
+        self._kv_mask = padding.mask(lengths, embeds.device)
+        self._lengths = [lengths] * len(self._decoder.layers)
         if self._renumbers:
             self._next_position = padding.next_position(position_ids, embeds.device)
-        if self._config.select:
-            self._hook_layers()
+        self._hook_layers()
         return {
             "inputs_embeds": embeds,
             "attention_mask": self._kv_mask,
@@ -130,10 +132,9 @@ class Prefill:
                 embeds[row, span.start : span.stop].unflatten(0, (span.num_frames, width))
                 for (row, _), span in zip(places, spans, strict=True)
             ]
-            videos = merge_videos(
+            videos = self._method.merge(
                 torch.cat(features) if len(features) > 1 else features[0],
                 [span.num_frames for span in spans],
-                self._config,
             )
             for (row, index), video in zip(places, videos, strict=True):
                 merged[row][index] = video
@@ -161,7 +162,9 @@ class Prefill:
                 for prompt in self._prompts
             ]
             positions = torch.stack(rows) + self._next_position[:, None]
-            return positions if self._kv_mask is None else positions * self._block_mask()
+            return (
+                positions if self._kv_mask is None else positions * self._kv_mask[:, -self._held :]
+            )
         if position_ids is None:
             position_ids = torch.arange(self._fed, device=device)[None] + self._padding.fed
         sources = torch.stack(
@@ -173,98 +176,110 @@ class Prefill:
         position_ids = position_ids.expand(*position_ids.shape[:-2], len(sources), self._fed)
         return position_ids.gather(-1, sources.expand(*position_ids.shape[:-1], self._held))
 
-    def _block_mask(self) -> Tensor:
-        assert self._kv_mask is not None
-        return self._kv_mask[:, -self._held :]
-
     def _sources(self, row: int, device: torch.device) -> Tensor:
         """[L] the caller's place of each merged token; of a merged one, its first source's."""
-        parts = []
-        for piece in self._prompts[row].pieces:
-            if piece.kind == "video":
-                parts.append(piece.start + self._merged[row][piece.video].layout.merged_anchor)
-            else:
-                parts.append(torch.arange(piece.start, piece.stop, device=device))
-        return torch.cat(parts)
-
-    def _mask(self, lengths: Sequence[int], device: torch.device) -> Tensor | None:
-        """[B, past + longest] bool for prompts of these lengths; None if nothing is padding."""
-        longest = max(lengths)
-        past = self._padding.past_mask
-        if past is None and min(lengths) == longest and not self._padding.needs_mask:
-            return None
-        places = torch.arange(longest, device=device)
-        block = (
-            places >= torch.tensor([longest - length for length in lengths], device=device)[:, None]
+        return torch.cat(
+            [
+                piece.start + self._merged[row][piece.video].layout.merged_anchor
+                if piece.kind == "video"
+                else torch.arange(piece.start, piece.stop, device=device)
+                for piece in self._prompts[row].pieces
+            ]
         )
-        if past is None:
-            past = block.new_ones(len(lengths), self._padding.held)
-        return torch.cat((past, block), dim=1)
 
-    # ---------------------------------------------------------------------------------- at layer M
+    # ---------------------------------------------------------------------------------- inside
 
     def _hook_layers(self) -> None:
-        layers = self._decoder.layers
-        selecting = layers[self._config.layer]
-        self._tap = ProjectionTap(selecting.self_attn, self._is_current)
-        self._tap.hook(self._hooks)
-        self._hooks.callback(
-            selecting.register_forward_hook(self._after_selecting, with_kwargs=True).remove
-        )
-        for layer in layers[self._config.layer + 1 :]:
+        layers, selecting = self._decoder.layers, self._method.layer
+        if self._method.compresses_caches:
+            for index in range(len(layers)):
+                self._observe(index, self._compress)
+        if selecting is None:
+            return
+        self._observe(selecting, self._select)
+        for layer in layers[selecting + 1 :]:
             self._hooks.callback(
                 layer.register_forward_pre_hook(self._before_later, with_kwargs=True).remove
             )
 
-    def _after_selecting(
-        self, module: nn.Module, args: Any, kwargs: dict[str, Any], hidden: Tensor
-    ) -> Tensor | None:
-        """Score, select, and cut hidden states, caches and rotary embeddings."""
-        if not self._is_current():
-            return None
+    def _observe(
+        self, index: int, act: Callable[[LayerAttention, Tensor, tuple[Tensor, Tensor]], Any]
+    ) -> None:
+        """Have ``act`` look at the attention of a layer at its end, and change what it hands on."""
+        layer = self._decoder.layers[index]
+        tap = ProjectionTap(layer.self_attn, self._is_current)
+
+        def after(module: nn.Module, args: Any, kwargs: dict[str, Any], hidden: Tensor) -> Any:
+            if not self._is_current():
+                return None
+            assert self._cache is not None
+            rotary = kwargs["position_embeddings"]
+            attention = LayerAttention(
+                tap,
+                layer.self_attn,
+                position_embeddings=rotary,
+                cache=self._cache,
+                layer=index,
+                past=self._padding.held,
+                kv_mask=self._kv_mask,
+                group=self._group,
+            )
+            hidden = act(attention, hidden, rotary)
+            tap.release()
+            return hidden
+
+        tap.hook(self._hooks)
+        self._hooks.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
+
+    def _select(
+        self, attention: LayerAttention, hidden: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Select, and cut hidden states, caches and rotary embeddings."""
         assert self._cache is not None
         with self._timer.measure("score", hidden.device):
-            self._select(module, kwargs["position_embeddings"])
+            self._selections = self._method.select(attention, self._prompts, self._merged)
         with self._timer.measure("gather", hidden.device):
             index, lengths = self._kept_index(hidden.device)  # [B, K]
-            past = self._padding.held
-            earlier = torch.arange(past, device=index.device).expand(len(index), past)
             # Before the cut, while the later layers' caches tell how long the past is.
-            self._kv_mask = self._mask(lengths, hidden.device)
+            mask = self._late_padding.mask(lengths, hidden.device)
             hidden = compact([hidden], index, dim=1)[0]
-            if self._config.layer + 1 < len(self._decoder.layers):
-                self._late_kwargs = self._later_inputs(hidden, index, kwargs)
-            entries = torch.cat((earlier, past + index), dim=1)
-            gather_entries(self._cache, self._config.layer + 1, entries)
-        self._held = index.shape[1]
-        self._tap.release()
+            later = attention.layer + 1
+            if later < len(self._decoder.layers):
+                self._late_kwargs = self._later_inputs(hidden, index, mask, rotary)
+            if self._method.keeps_early_caches:
+                held = self._late_padding.held + index.shape[1]
+                self._late = LateLayers(later, held, mask)
+                self._lengths[later:] = [lengths] * len(self._lengths[later:])
+            else:
+                past = self._padding.held
+                earlier = torch.arange(past, device=index.device).expand(len(index), past)
+                gather_entries(self._cache, later, torch.cat((earlier, past + index), dim=1))
+                self._shorten(lengths, mask)
         return hidden
 
-    def _select(self, layer: Any, position_embeddings: tuple[Tensor, Tensor]) -> None:
+    def _compress(
+        self, attention: LayerAttention, hidden: Tensor, rotary: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Rewrite what one layer has cached; the hidden states go on as they are."""
         assert self._cache is not None
-        scorer = PromptScorer(
-            self._tap,
-            layer.self_attn,
-            self._config.score,
-            position_embeddings=position_embeddings,
-            cache=self._cache,
-            layer=self._config.layer,
-            past=self._padding.held,
-            kv_mask=self._kv_mask,
-            group=self._group,
-        )
-        for row, (prompt, videos) in enumerate(zip(self._prompts, self._merged, strict=True)):
-            scores = [
-                scorer.score(row, prompt, index, len(video.tokens))
-                for index, video in enumerate(videos)
-            ]
-            self._scores.append(scores)
-            self._kept.append(
-                [
-                    select_tokens(score, video.layout, self._config)
-                    for score, video in zip(scores, videos, strict=True)
-                ]
+        with self._timer.measure("score", hidden.device):
+            entries = self._method.compress(attention, self._prompts)
+        with self._timer.measure("gather", hidden.device):
+            lengths = [keys.shape[1] for keys, _ in entries]
+            longest = max(lengths)
+            keys, values = (
+                torch.stack([F.pad(row, (0, 0, longest - row.shape[1], 0)) for row in rows])
+                for rows in zip(*entries, strict=True)
             )
+            replace_entries(self._cache, attention.layer, attention.past, keys, values)
+            if attention.layer + 1 == len(self._decoder.layers):
+                self._shorten(lengths, self._padding.mask(lengths, hidden.device))
+        return hidden
+
+    def _shorten(self, lengths: list[int], mask: Tensor | None) -> None:
+        """All layers' caches have been cut to prompts of these lengths."""
+        self._held, self._kv_mask = max(lengths), mask
+        self._lengths = [lengths] * len(self._lengths)
 
     def _kept_index(self, device: torch.device) -> tuple[Tensor, list[int]]:
         """[B, K] the merged places to keep, padded on the left with 0, and how many a row has."""
@@ -274,7 +289,7 @@ class Prefill:
             parts = []
             for piece, start in zip(prompt.pieces, prompt.starts, strict=True):
                 if piece.kind == "video":
-                    parts.append(self._kept[row][piece.video] + (shift + start))
+                    parts.append(self._selections[row][piece.video].kept + (shift + start))
                 else:
                     stop = start + piece.stop - piece.start
                     parts.append(torch.arange(shift + start, shift + stop, device=device))
@@ -284,21 +299,15 @@ class Prefill:
         return torch.stack([F.pad(row, (longest - len(row), 0)) for row in rows]), lengths
 
     def _later_inputs(
-        self, hidden: Tensor, index: Tensor, kwargs: Mapping[str, Any]
+        self, hidden: Tensor, index: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]
     ) -> dict[str, Any]:
         """What the layers behind the selection get instead of the decoder's."""
-        mask = create_causal_mask(
-            config=self._decoder.config,
-            inputs_embeds=hidden,
-            attention_mask=self._kv_mask,
-            past_key_values=self._cache,
-            # Given positions, it would look for packed sequences in them.
-            position_ids=None,
-            layer_idx=self._config.layer + 1,
-        )
-        embeddings = [part.expand(len(index), -1, -1) for part in kwargs["position_embeddings"]]
+        assert self._method.layer is not None
+        embeddings = [part.expand(len(index), -1, -1) for part in rotary]
         return {
-            "attention_mask": mask,
+            "attention_mask": layer_mask(
+                self._decoder, hidden, mask, self._cache, self._method.layer + 1
+            ),
             "position_embeddings": tuple(compact(embeddings, index, dim=1)),
             # FlashAttention takes gaps in the positions for the borders of packed sequences.
             "position_ids": None,
@@ -353,6 +362,7 @@ class Prefill:
             kv_mask=self._kv_mask,
             position_offset=offset,
             is_active=self._is_active,
+            late=self._late,
         )
 
     def _record(self) -> PruneCall:
@@ -360,27 +370,28 @@ class Prefill:
         for row, (visuals, merged) in enumerate(zip(self._visuals, self._merged, strict=True)):
             for index, (span, video) in enumerate(zip(visuals.videos, merged, strict=True)):
                 everything = torch.arange(len(video.tokens), device=video.tokens.device)
+                scores, kept = (
+                    self._selections[row][index] if self._selections else (None, everything)
+                )
                 videos.append(
                     VideoRecord(
                         prompt=row,
                         span=(span.start, span.stop),
                         layout=video.layout,
-                        scores=self._scores[row][index] if self._scores else None,
-                        kept=self._kept[row][index] if self._kept else everything,
+                        scores=scores,
+                        kept=kept,
                     )
                 )
         return PruneCall(
             kind="pruned",
             num_layers=len(self._decoder.layers),
-            layer=self._config.layer if self._config.select else None,
+            layer=self._method.layer,
             videos=tuple(videos),
-            other_tokens=tuple(_other_tokens(prompt.pieces) for prompt in self._prompts),
+            other_tokens=tuple(prompt.other_tokens for prompt in self._prompts),
             image_tokens=tuple(
                 sum(stop - start for start, stop in visuals.images) for visuals in self._visuals
             ),
+            cached_tokens=() if self._cache is None else tuple(zip(*self._lengths, strict=True)),
+            method=self._method.name,
             timer=self._timer,
         )
-
-
-def _other_tokens(pieces: Sequence[Piece]) -> int:
-    return sum(piece.stop - piece.start for piece in pieces if piece.kind != "video")

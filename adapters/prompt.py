@@ -72,6 +72,11 @@ class MergedPrompt:
             position += merged_sizes[piece.video] if is_video else piece.stop - piece.start
         return cls(pieces, starts, position)
 
+    @property
+    def other_tokens(self) -> int:
+        """Tokens that are of no video."""
+        return sum(piece.stop - piece.start for piece in self.pieces if piece.kind != "video")
+
     def video_start(self, video: int) -> int:
         """First merged position of a video."""
         return next(

@@ -107,6 +107,9 @@ class PruneCall:
         videos: in the order of the batch, and of their place in each prompt.
         other_tokens: for each prompt, its tokens that are of no video: text, separators, images.
         image_tokens: for each prompt, its tokens that are of images, which are never pruned.
+        cached_tokens: for each prompt, the entries that each layer's cache holds of it; empty where
+            there was no cache, or no video.
+        method: name of the pruning method.
     """
 
     kind: CallKind
@@ -115,6 +118,8 @@ class PruneCall:
     videos: tuple[VideoRecord, ...]
     other_tokens: tuple[int, ...]
     image_tokens: tuple[int, ...]
+    cached_tokens: tuple[tuple[int, ...], ...] = ()
+    method: str = "prunevid"
     timer: StageTimer = field(default_factory=StageTimer, repr=False)
 
     @property
@@ -135,10 +140,35 @@ class PruneCall:
         video)."""
         if not self.videos:
             return [1.0] * self.num_layers
-        full_layers = self.num_layers if self.layer is None else self.layer + 1
         merged = self.tokens_merged / self.tokens_before
         kept = self.tokens_kept / self.tokens_before
-        return [merged] * full_layers + [kept] * (self.num_layers - full_layers)
+        return [merged] * self.merged_layers + [kept] * (self.num_layers - self.merged_layers)
+
+    @property
+    def merged_layers(self) -> int:
+        """Decoder layers that run on all merged tokens; those after them run on the kept ones."""
+        return self.num_layers if self.layer is None else self.layer + 1
+
+    def visual_tokens_per_layer(self, prompt: int = 0) -> list[int]:
+        """The videos' tokens of one prompt that each decoder layer runs on."""
+        videos = [video for video in self.videos if video.prompt == prompt]
+        merged = sum(video.tokens_merged for video in videos)
+        kept = sum(video.tokens_kept for video in videos)
+        return [merged] * self.merged_layers + [kept] * (self.num_layers - self.merged_layers)
+
+    @property
+    def has_pruned(self) -> bool:
+        """Whether any layer runs on fewer tokens, or holds fewer, than it would without pruning."""
+        return self.tokens_kept < self.tokens_before or self.cached_ratio < 1.0
+
+    @property
+    def cached_ratio(self) -> float:
+        """Entries of all layers' caches, as a share of those of the prompts unpruned (1.0 where
+        nothing is known of a cache)."""
+        if not self.cached_tokens:
+            return 1.0
+        dense = self.num_layers * (self.tokens_before + sum(self.other_tokens))
+        return sum(map(sum, self.cached_tokens)) / dense
 
     @property
     def merge_seconds(self) -> float:
@@ -165,8 +195,9 @@ class PruneCall:
         return (
             f"{len(self.videos)} video(s) in {prompts}{untouched}: {before} visual tokens -> "
             f"{merged} merged ({merged / before:.1%}) -> {kept} kept ({kept / before:.1%}, "
-            f"{where} of {self.num_layers}); merge {self.merge_seconds * 1e3:.2f} ms, "
-            f"scoring {self.score_seconds * 1e3:.2f} ms, gather {self.gather_seconds * 1e3:.2f} ms"
+            f"{where} of {self.num_layers}), cache {self.cached_ratio:.1%}; "
+            f"merge {self.merge_seconds * 1e3:.2f} ms, scoring {self.score_seconds * 1e3:.2f} ms, "
+            f"gather {self.gather_seconds * 1e3:.2f} ms"
         )
 
 

@@ -51,17 +51,15 @@ class ProjectionTap:
         self._outputs.clear()
 
 
-class PromptScorer:
-    """Scores the videos of one batch of merged prompts.
+class LayerAttention:
+    """The attention of one decoder layer over one batch of merged prompts [B, L], as its queries
+    and keys; its probabilities exist nowhere.
 
     Args:
         tap: the layer's projections.
         attention: the attention module, for its scale.
-        mode: ``"nope"``: un-rotated queries and keys, every row sees every token of the prompt, and
-            of the prompt alone (un-rotated keys of earlier turns are not kept anywhere).
-            ``"rope"``: the layer's own causal attention, earlier turns included.
         position_embeddings: the layer's (cos, sin), [B or 1, L, D] each.
-        cache: holds the layer's rotated keys, this prompt's included.
+        cache: holds the layer's rotated keys and its values, this prompt's included.
         layer: index of the layer.
         past: entries of the cache before this prompt.
         kv_mask: [B, past + L] bool, None if there is no padding.
@@ -72,7 +70,6 @@ class PromptScorer:
         self,
         tap: ProjectionTap,
         attention: nn.Module,
-        mode: Literal["nope", "rope"],
         *,
         position_embeddings: tuple[Tensor, Tensor],
         cache: Cache,
@@ -82,70 +79,86 @@ class PromptScorer:
         group: Any,
     ) -> None:
         self._query, self._key = tap.heads("q_proj"), tap.heads("k_proj")
-        self._scale = float(attention.scaling)  # type: ignore[arg-type]
-        self._mode = mode
         self._position_embeddings = position_embeddings
-        self._past = past
-        self._kv_mask = kv_mask
-        self._group = group
-        if mode == "rope":
-            length = past + self._query.shape[2]
-            self._key = cache.layers[layer].keys[:, :, :length].to(self._query.device)
+        self._cached: Any = cache.layers[layer]
+        self.scale = float(attention.scaling)  # type: ignore[arg-type]
+        self.layer = layer
+        self.past = past
+        self.kv_mask = kv_mask
+        self.group = group
 
-    def score(self, row: int, prompt: MergedPrompt, video: int, size: int) -> Tensor:
-        """[size] float32: the most attention that any question row pays to each merged token of a
-        video."""
-        padding = self._query.shape[2] - prompt.length
-        start = prompt.video_start(video)
-        runs = prompt.question_runs(video)
-        if self._mode == "nope":
-            scores = [
-                self._score(self._queries(row, padding, run), row, padding, start, size)
-                for run in runs
-            ]
-        else:
-            shift = self._past + padding
-            scores = [
-                self._score(
-                    self._rotated(row, padding, run), row, 0, shift + start, size,
-                    causal_offset=shift + run[0],
-                )
-                for run in runs
-            ]  # fmt: skip
-        best = torch.stack(scores).amax(dim=0)
-        if self._group is not None:
-            torch.distributed.all_reduce(best, torch.distributed.ReduceOp.MAX, group=self._group)
-        return best
+    @property
+    def length(self) -> int:
+        """L, left padding included."""
+        return self._query.shape[2]
 
-    def _score(
-        self, query: Tensor, row: int, first_key: int, start: int, size: int,
-        causal_offset: int | None = None,
-    ) -> Tensor:  # fmt: skip
-        """One run of question rows against the keys of its prompt from ``first_key`` on."""
-        mask = None
-        if causal_offset is not None and self._kv_mask is not None:
-            mask = self._kv_mask[row : row + 1]
-        return score_visual_tokens(
-            query,
-            self._key[row : row + 1, :, first_key:],
-            slice(start, start + size),
-            scale=self._scale,
-            causal_offset=causal_offset,
-            key_mask=mask,
-        )[0]
+    @property
+    def keys(self) -> Tensor:
+        """[B, Hkv, past + L, D] the rotated keys."""
+        return self._cached.keys[:, :, : self.past + self.length].to(self._query.device)
 
-    def _queries(self, row: int, padding: int, run: tuple[int, int]) -> Tensor:
-        return self._query[row : row + 1, :, padding + run[0] : padding + run[1]]
+    def entries(self, row: int, prompt: MergedPrompt) -> tuple[Tensor, Tensor]:
+        """The cached keys and values [Hkv, length, D] of one prompt, without its padding."""
+        stop = self.past + self.length
+        keys, values = (
+            entries[row, :, stop - prompt.length : stop]
+            for entries in (self._cached.keys, self._cached.values)
+        )
+        return keys, values
 
-    def _rotated(self, row: int, padding: int, run: tuple[int, int]) -> Tensor:
-        """The run's queries under the half-split rotation that all Llama-like decoders use."""
-        query = self._queries(row, padding, run)
+    def rotated_queries(self, batch: slice, rows: slice) -> Tensor:
+        """[b, H, q, D] under the half-split rotation that all Llama-like decoders use."""
+        query = self._query[batch, :, rows]
         cos, sin = (
-            part[row if part.shape[0] > 1 else 0, padding + run[0] : padding + run[1]]
+            part[batch if part.shape[0] > 1 else slice(None), None, rows]
             for part in self._position_embeddings
         )
         first, second = query.chunk(2, dim=-1)
         return query * cos + torch.cat((-second, first), dim=-1) * sin
+
+    def score(
+        self, mode: Literal["nope", "rope"], row: int, prompt: MergedPrompt, video: int, size: int
+    ) -> Tensor:
+        """[size] float32: the most attention that any question row pays to each merged token of a
+        video.
+
+        Args:
+            mode: ``"nope"``: un-rotated queries and keys, every row sees every token of the prompt,
+                and of the prompt alone (un-rotated keys of earlier turns are not kept anywhere).
+                ``"rope"``: the layer's own causal attention, earlier turns included.
+            row: of the batch.
+            prompt: what is in that row.
+            video: which one of the prompt.
+            size: its merged tokens.
+        """
+        padding = self.length - prompt.length
+        start = prompt.video_start(video)
+        one = slice(row, row + 1)
+        scores = []
+        for first, stop in prompt.question_runs(video):
+            rows = slice(padding + first, padding + stop)
+            if mode == "nope":
+                query, key = self._query[one, :, rows], self._key[one, :, padding:]
+                shift, offset, mask = 0, None, None
+            else:
+                query, key = self.rotated_queries(one, rows), self.keys[one]
+                shift = self.past + padding
+                offset = shift + first
+                mask = None if self.kv_mask is None else self.kv_mask[one]
+            scores.append(
+                score_visual_tokens(
+                    query,
+                    key,
+                    slice(shift + start, shift + start + size),
+                    scale=self.scale,
+                    causal_offset=offset,
+                    key_mask=mask,
+                )[0]
+            )
+        best = torch.stack(scores).amax(dim=0)
+        if self.group is not None:
+            torch.distributed.all_reduce(best, torch.distributed.ReduceOp.MAX, group=self.group)
+        return best
 
 
 def tensor_parallel_group(model: nn.Module) -> Any:

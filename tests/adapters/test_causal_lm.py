@@ -14,7 +14,7 @@ from tiny_models import text_tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, TokenLayout
-from prunevid_kernels.adapters import PromptVisuals, VideoSpan, prefill, prune
+from prunevid_kernels.adapters import PromptVisuals, VideoSpan, method, prune
 from prunevid_kernels.adapters.interface import ModelAdapter
 
 DATA = Path(__file__).parents[1] / "data" / "golden"
@@ -164,11 +164,12 @@ class KeepingAdapter(ModelAdapter):
 def test_kept_positions_are_the_callers(build_lm):
     """A merged token sits where its first source token sat, the answer behind the full prompt."""
     from prunevid_kernels.adapters.engine import Engine
+    from prunevid_kernels.adapters.method import PruneVid
 
     model = build_lm()
     _, embeds, mask, announced = padded_batch(model)
     seen, rotary = watch_positions(model)
-    engine = Engine(model, KeepingAdapter(), PruneVidConfig(layer=2))
+    engine = Engine(model, KeepingAdapter(), PruneVid(PruneVidConfig(layer=2)))
     try:
         with engine.announce(announced):
             model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=3)
@@ -239,7 +240,7 @@ def test_reference_decoder(case, attention, monkeypatch):
         merged_count=torch.ones(count, dtype=torch.int64),
     )
     monkeypatch.setattr(
-        prefill,
+        method,
         "merge_videos",
         lambda features, frames, config: [MergedVideo(features.flatten(0, 1), layout)],
     )

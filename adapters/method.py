@@ -1,0 +1,129 @@
+"""What a pruning method decides. How it is carried out inside a model, with hooks, caches, masks
+and positions, is the engine's and is the same for every method.
+
+A method may act in three places: before the decoder (:meth:`~PruningMethod.merge`), at the end of
+one decoder layer (:meth:`~PruningMethod.select`), and on what each layer has cached
+(:meth:`~PruningMethod.compress`). The base class acts in none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos, select_tokens
+
+from .interface import ModelAdapter
+from .prompt import MergedPrompt
+from .scoring import LayerAttention
+
+
+class VideoSelection(NamedTuple):
+    """What is left of one video.
+
+    Attributes:
+        scores: [L] float32, by which its merged tokens were chosen; None where there were none.
+        kept: [K] int64, ascending: the merged tokens to keep.
+    """
+
+    scores: Tensor | None
+    kept: Tensor
+
+
+class PruningMethod:
+    """A method that changes nothing; others override what they do differently.
+
+    Attributes:
+        name: what to call it in reports.
+        layer: :meth:`select` acts at the end of this 0-based decoder layer; None: never.
+        keeps_early_caches: what is dropped there stays in the caches of the layers up to there.
+        compresses_caches: :meth:`compress` acts at the end of every decoder layer.
+        prunes: whether a prompt of which nothing was dropped is worth a warning.
+    """
+
+    name: str = "full"
+    layer: int | None = None
+    keeps_early_caches: bool = False
+    compresses_caches: bool = False
+    prunes: bool = False
+
+    @property
+    def needs_cache(self) -> bool:
+        """Whether it acts inside the decoder, where only a key/value cache carries it on."""
+        return self.layer is not None or self.compresses_caches
+
+    def watch(self, model: nn.Module, adapter: ModelAdapter, hooks: ExitStack) -> None:
+        """Hook what the method has to see outside the decoder; ``hooks`` takes the removals.
+
+        Raises:
+            ValueError: the model does not have it.
+        """
+
+    def merge(self, features: Tensor, frames: Sequence[int]) -> list[MergedVideo]:
+        """The tokens of videos that go into the decoder.
+
+        Args:
+            features: [sum(frames), N, C] of all videos of a call, one after the other.
+            frames: frames of each video.
+        """
+        return merge_videos(features, frames, PruneVidConfig(merge=False))
+
+    def select(
+        self,
+        attention: LayerAttention,
+        prompts: Sequence[MergedPrompt],
+        videos: Sequence[Sequence[MergedVideo]],
+    ) -> list[list[VideoSelection]]:
+        """What to keep of each video of each prompt behind :attr:`layer`, whose attention it is."""
+        return [
+            [VideoSelection(None, torch.arange(len(v.tokens), device=v.tokens.device)) for v in row]
+            for row in videos
+        ]
+
+    def compress(
+        self, attention: LayerAttention, prompts: Sequence[MergedPrompt]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [Hkv, K, D] that one layer's cache holds of each prompt from now on; K is
+        the same in every layer."""
+        return [attention.entries(row, prompt) for row, prompt in enumerate(prompts)]
+
+
+class PruneVid(PruningMethod):
+    """Merge by time and space, keep what the question attends to (see :class:`PruneVidConfig`)."""
+
+    name = "prunevid"
+    prunes = True
+
+    def __init__(self, config: PruneVidConfig) -> None:
+        self.config = config
+        self.layer = config.layer if config.select else None
+
+    def __repr__(self) -> str:
+        return repr(self.config)
+
+    def merge(self, features: Tensor, frames: Sequence[int]) -> list[MergedVideo]:
+        return merge_videos(features, frames, self.config)
+
+    def select(
+        self,
+        attention: LayerAttention,
+        prompts: Sequence[MergedPrompt],
+        videos: Sequence[Sequence[MergedVideo]],
+    ) -> list[list[VideoSelection]]:
+        selections = []
+        for row, (prompt, row_videos) in enumerate(zip(prompts, videos, strict=True)):
+            scores = [
+                attention.score(self.config.score, row, prompt, index, len(video.tokens))
+                for index, video in enumerate(row_videos)
+            ]
+            selections.append(
+                [
+                    VideoSelection(score, select_tokens(score, video.layout, self.config))
+                    for score, video in zip(scores, row_videos, strict=True)
+                ]
+            )
+        return selections
