@@ -17,13 +17,16 @@ from __future__ import annotations
 import importlib.util
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from .sampling import sample_indices
 
 Reader = Literal["auto", "decord", "av"]
 Container = Literal["mp4", "matroska", "avi", "other"]
@@ -43,7 +46,7 @@ class Video:
         frames: [T, H, W, 3] uint8, RGB.
         indices: [T] int64, the frame of the source that each one is.
         timestamps_s: [T] float64, seconds since the first frame of the source; None where the
-            source has no clock (a folder of images).
+            source has no clock (a folder of images of which no fps was given).
         fps: average frames a second of the source; None where it has no clock.
         total_frames: frames of the source. Below the number asked for, all of them were taken.
         source: the file or folder.
@@ -57,53 +60,49 @@ class Video:
     source: Path
 
 
-def sample_indices(total: int, n: int) -> np.ndarray:
-    """Indices of n frames spread evenly over a video, first and last included: ``linspace(0,
-    total - 1, n)``.
+class IndexRule(Protocol):
+    """Chooses frames: :func:`~.sampling.frame_indices` with ``n`` and ``rule`` given by
+    ``functools.partial``, for example."""
 
-    This is LLaVA-OneVision's published sampling; positions are cut to whole frames, not rounded.
-
-    Args:
-        total: frames of the video, >= 1.
-        n: frames wanted, >= 1. At least ``total``: every frame once.
-
-    Returns:
-        [min(n, total)] int64, ascending, without repeats.
-
-    Raises:
-        ValueError: ``total`` or ``n`` below 1.
-    """
-    if total < 1:
-        raise ValueError(f"total must be an integer >= 1, got {total}")
-    if n < 1:
-        raise ValueError(f"the number of frames must be an integer >= 1, got {n}")
-    if total <= n:
-        return np.arange(total, dtype=np.int64)
-    return np.linspace(0, total - 1, n).astype(np.int64)
+    def __call__(self, total: int, *, fps: float | None) -> np.ndarray:
+        """[T] int64 in [0, total), ascending; repeats are fine. ``fps`` is None without a clock."""
 
 
-def read_video(source: str | Path, num_frames: int, *, reader: Reader = "auto") -> Video:
-    """Read ``num_frames`` frames, evenly spread, of a video file or of a folder of images.
+def read_video(
+    source: str | Path,
+    num_frames: int | None = None,
+    *,
+    indices: IndexRule | None = None,
+    folder_fps: float | None = None,
+    reader: Reader = "auto",
+) -> Video:
+    """Read frames of a video file or of a folder of images.
 
     Args:
         source: a video file (mp4, mov, mkv, webm, avi and whatever else ffmpeg decodes), or a
             folder whose png and jpg files are the frames, in natural order of their names (2.jpg
             before 10.jpg).
-        num_frames: frames wanted, >= 1. A shorter source gives all of its frames.
+        num_frames: frames wanted, >= 1, spread evenly. A shorter source gives all of its frames.
+        indices: chooses the frames instead; with ``num_frames`` as well, so many have to come.
+        folder_fps: frames a second of a folder of images, if it has a clock.
         reader: ``"decord"`` or ``"av"`` (PyAV) reads files with that library; ``"auto"`` takes
             decord where it is installed.
 
     Raises:
-        ValueError: ``num_frames`` below 1.
+        ValueError: ``num_frames`` below 1, or neither it nor ``indices``; what ``indices`` raises,
+            or returns and is not as it should be.
         VideoError: no such file, not a video, no video stream, a truncated or damaged file, no
             frames, a folder without images or with images of different sizes.
         ImportError: the chosen library is not installed.
     """
-    if num_frames < 1:
+    if num_frames is not None and num_frames < 1:
         raise ValueError(f"num_frames must be an integer >= 1, got {num_frames}")
+    if num_frames is None and indices is None:
+        raise ValueError("num_frames or indices must say which frames to read")
+    choose = _Choice(num_frames, indices)
     path = Path(source)
     if path.is_dir():
-        return _read_folder(path, num_frames)
+        return _read_folder(path, choose, folder_fps)
     if not path.exists():
         raise VideoError(f"{path}: no such file")
     if not path.is_file():
@@ -115,14 +114,35 @@ def read_video(source: str | Path, num_frames: int, *, reader: Reader = "auto") 
     if reader == "auto":
         reader = "decord" if importlib.util.find_spec("decord") else "av"
     if reader == "decord":
-        return _read_decord(path, num_frames, seekable=container in ("mp4", "matroska"))
-    return _read_av(path, num_frames)
+        return _read_decord(path, choose, seekable=container in ("mp4", "matroska"))
+    return _read_av(path, choose)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which frames of a source are wanted."""
+
+    num_frames: int | None
+    rule: IndexRule | None
+
+    def __call__(self, total: int, fps: float | None) -> np.ndarray:
+        if self.rule is None:
+            assert self.num_frames is not None
+            return sample_indices(total, self.num_frames)
+        chosen = np.asarray(self.rule(total, fps=fps))
+        count = self.num_frames or len(chosen)
+        is_valid = chosen.shape == (count,) and count > 0 and chosen.dtype.kind == "i"
+        if not is_valid or chosen[0] < 0 or chosen[-1] >= total or (np.diff(chosen) < 0).any():
+            raise ValueError(
+                f"indices must be {count} ascending integers in [0, {total}), got {chosen}"
+            )
+        return chosen.astype(np.int64)
 
 
 # ---- readers
 
 
-def _read_decord(path: Path, num_frames: int, *, seekable: bool) -> Video:
+def _read_decord(path: Path, choose: _Choice, *, seekable: bool) -> Video:
     import decord
 
     # Complaints reach the caller as exceptions; ffmpeg's own lines on stderr would only double
@@ -135,9 +155,9 @@ def _read_decord(path: Path, num_frames: int, *, seekable: bool) -> Video:
         raise VideoError(_open_failure(path, "decord", error)) from error
     if total == 0:
         raise VideoError(f"{path}: the video stream has no frames")
-    indices = sample_indices(total, num_frames)
+    fps = float(video.get_avg_fps())
+    indices = choose(total, fps)
     try:
-        fps = float(video.get_avg_fps())
         if seekable:
             frames = video.get_batch(indices).asnumpy()
             starts_s = video.get_frame_timestamp(range(total))[:, 0].astype(np.float64)
@@ -153,27 +173,27 @@ def _read_decord(path: Path, num_frames: int, *, seekable: bool) -> Video:
 def _decord_in_order(video: Any, indices: np.ndarray) -> Iterator[np.ndarray]:
     """The wanted frames by decoding every frame up to the last of them: right where neither
     decord's seeking nor its skipping is."""
-    wanted = set(indices.tolist())
+    counts = Counter(indices.tolist())
     for position in range(int(indices[-1]) + 1):
         frame = video.next()
-        if position in wanted:
-            yield frame.asnumpy()
+        yield from [frame.asnumpy()] * counts[position]
 
 
-def _read_av(path: Path, num_frames: int) -> Video:
+def _read_av(path: Path, choose: _Choice) -> Video:
     import av
 
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: no video stream")
+            fps = float(container.streams.video[0].average_rate or 0)
             total = sum(1 for packet in container.demux(video=0) if packet.size)
     except av.FFmpegError as error:
         raise VideoError(_open_failure(path, "PyAV", error)) from error
     if total == 0:
         raise VideoError(f"{path}: the video stream has no frames")
-    indices = sample_indices(total, num_frames)
-    wanted = set(indices.tolist())
+    indices = choose(total, fps or None)
+    counts = Counter(indices.tolist())
     frames: list[np.ndarray] = []
     times_s: list[float] = []
     first_s = 0.0
@@ -181,15 +201,14 @@ def _read_av(path: Path, num_frames: int) -> Video:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            fps = float(stream.average_rate or 0)
             for position, frame in enumerate(container.decode(stream)):
                 time_s = float(frame.time or 0.0)
                 if position == 0:
                     first_s = time_s
-                if position in wanted:
+                if position in counts:
                     upright = np.rot90(frame.to_ndarray(format="rgb24"), (frame.rotation // 90) % 4)
-                    frames.append(np.ascontiguousarray(upright))
-                    times_s.append(time_s - first_s)
+                    frames += [np.ascontiguousarray(upright)] * counts[position]
+                    times_s += [time_s - first_s] * counts[position]
                 if len(frames) == len(indices):
                     break
     except av.FFmpegError as error:
@@ -202,12 +221,12 @@ def _read_av(path: Path, num_frames: int) -> Video:
     return Video(np.stack(frames), indices, np.array(times_s), fps, total, path)
 
 
-def _read_folder(path: Path, num_frames: int) -> Video:
+def _read_folder(path: Path, choose: _Choice, fps: float | None) -> Video:
     images = (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     files = sorted(images, key=_natural_key)
     if not files:
         raise VideoError(f"{path}: the folder has no images ({', '.join(IMAGE_SUFFIXES)})")
-    indices = sample_indices(len(files), num_frames)
+    indices = choose(len(files), fps)
     frames: list[np.ndarray] = []
     for index in indices:
         try:
@@ -221,7 +240,8 @@ def _read_folder(path: Path, num_frames: int) -> Video:
                 f" the folder has {frames[0].shape[1]}x{frames[0].shape[0]}"
             )
         frames.append(frame)
-    return Video(np.stack(frames), indices, None, None, len(files), path)
+    times_s = None if fps is None else indices / fps
+    return Video(np.stack(frames), indices, times_s, fps, len(files), path)
 
 
 def _natural_key(file: Path) -> tuple[list[tuple[bool, int, str]], str]:
