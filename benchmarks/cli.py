@@ -21,6 +21,7 @@ from rich.console import Console
 from prunevid_kernels import __version__
 
 from .eval_command import eval_app
+from .serve_command import serve_command
 from .terminal import fail
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure the kernels.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench")
+bench.command("serve")(serve_command)
 app.add_typer(eval_app, name="eval")
 _console = Console(stderr=True, highlight=False)
 
