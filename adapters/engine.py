@@ -71,6 +71,7 @@ class Engine:
         self._has_pruned = False
         self._is_active = True
         self._hooks = ExitStack()
+        method.watch(model, self._hooks)
         for entry in self._entries:
             self._hook(entry, self._on_entry, self._on_exit)
         self._hook(self._decoder, self._before_decoder, self._after_decoder)
@@ -81,7 +82,6 @@ class Engine:
             self._hooks.callback(
                 layer.register_forward_pre_hook(self._before_late_layer, with_kwargs=True).remove
             )
-        method.watch(model, adapter, self._hooks)
 
     def _hook(self, module: nn.Module, before: Any, after: Any) -> None:
         self._hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos, select_tokens
 
-from .interface import ModelAdapter
 from .prompt import MergedPrompt
 from .scoring import LayerAttention
 
@@ -56,7 +55,7 @@ class PruningMethod:
         """Whether it acts inside the decoder, where only a key/value cache carries it on."""
         return self.layer is not None or self.compresses_caches
 
-    def watch(self, model: nn.Module, adapter: ModelAdapter, hooks: ExitStack) -> None:
+    def watch(self, model: nn.Module, hooks: ExitStack) -> None:
         """Hook what the method has to see outside the decoder; ``hooks`` takes the removals.
 
         Raises:
@@ -95,11 +94,10 @@ class PruningMethod:
 class PruneVid(PruningMethod):
     """Merge by time and space, keep what the question attends to (see :class:`PruneVidConfig`)."""
 
-    name = "prunevid"
     prunes = True
 
-    def __init__(self, config: PruneVidConfig) -> None:
-        self.config = config
+    def __init__(self, config: PruneVidConfig, name: str = "prunevid") -> None:
+        self.config, self.name = config, name
         self.layer = config.layer if config.select else None
 
     def __repr__(self) -> str:

@@ -55,7 +55,10 @@ class PllavaProjector(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """[V, T, P, D] patches of V videos -> [V, N, C] tokens, frame by frame, row by row."""
-        tokens = self.linear_2(F.gelu(self.linear_1(patches)))
+        return self.pool(self.linear_2(F.gelu(self.linear_1(patches))))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """[V, T, P, C], whatever stands for each patch -> [V, N, C]"""
         frames = tokens.shape[1]
         if frames < self.num_frames:  # after the linear layers: they are the same for each copy
             repeats = self.num_frames // frames + 1

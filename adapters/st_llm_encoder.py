@@ -31,13 +31,19 @@ class GlobalResidual(nn.Module):
         Raises:
             ValueError: fewer frames than ``num_frames``.
         """
-        frames = tokens.shape[1]
+        summary = self.up(torch.relu(self.down(tokens.mean(dim=1, keepdim=True))))
+        return tokens[:, self.chosen_frames(tokens.shape[1])] + summary
+
+    def chosen_frames(self, frames: int) -> list[int]:
+        """Which of so many frames are kept.
+
+        Raises:
+            ValueError: fewer frames than ``num_frames``.
+        """
         if frames < self.num_frames:
             raise ValueError(f"this model takes at least {self.num_frames} frames, got {frames}")
         step = frames / self.num_frames
-        chosen = [int(step / 2 + round(step * i)) for i in range(self.num_frames)]
-        summary = self.up(torch.relu(self.down(tokens.mean(dim=1, keepdim=True))))
-        return tokens[:, chosen] + summary
+        return [int(step / 2 + round(step * i)) for i in range(self.num_frames)]
 
 
 class VideoEncoder(nn.Module):
