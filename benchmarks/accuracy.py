@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from prunevid_kernels.adapters import PruneCall, PruneReport
 from prunevid_kernels.adapters.sampling import Rule, frame_indices
-from prunevid_kernels.adapters.video import VideoError
+from prunevid_kernels.adapters.video import VideoError, read_video
 
 from .datasets.registry import BENCHMARKS, Scoring
 from .datasets.sample import LETTERS, Sample, VideoSource
@@ -29,13 +30,6 @@ from .model_inputs import ModelError, VideoModel
 from .prompts import prompt
 from .run_log import LineWriter, Record
 from .terminal import Advance
-
-# Which frames a family was published with.
-SAMPLING: dict[str, Rule] = {
-    "llava_onevision": "linspace",
-    "pllava": "pllava",
-    "st_llm": "st_llm",
-}
 
 
 def answer_questions(
@@ -50,8 +44,8 @@ def answer_questions(
 
     Args:
         plan: the pruning method, applied for as long as this takes.
-        settings: of the run: ``benchmark``, which decides the prompt, ``frames`` to take of each
-            video, and the options of ``generate`` under ``generation``.
+        settings: of the run: ``benchmark``, which decides the prompt; how many ``frames`` to take,
+            and by which ``sampling``; options of ``generate`` under ``generation``.
         advance: called after each question that is on disk.
     """
     with apply_method(model.model, plan.method, plan.options) as handle:
@@ -66,14 +60,21 @@ def answer_questions(
 
 
 def take_frames(video: VideoSource | np.ndarray, count: int, rule: Rule) -> np.ndarray:
-    """[T, H, W, 3] uint8: the frames of a question's video that a model family looks at.
+    """[count, H, W, 3] uint8: the frames of a question's video that a model family looks at.
 
     Raises:
-        VideoError: the video cannot be read.
+        VideoError: the video cannot be read, or ends before the seconds that are asked about.
     """
     if isinstance(video, np.ndarray):
         return video[frame_indices(len(video), count, rule)]
-    raise NotImplementedError
+    first = 0 if video.folder_fps is None else 1  # files of a folder count from 1
+    choose = partial(frame_indices, n=count, rule=rule, bound=video.bound_s, first=first)
+    try:
+        return read_video(video.path, indices=choose, folder_fps=video.folder_fps).frames
+    except VideoError:
+        raise
+    except ValueError as error:  # of the bound: everything else is checked before
+        raise VideoError(f"{video.path}: {error}") from error
 
 
 def _ask(
@@ -81,7 +82,7 @@ def _ask(
 ) -> Record:
     benchmark = settings["benchmark"]
     start = time.perf_counter()
-    frames = take_frames(sample.video, settings["frames"], SAMPLING[model.family])
+    frames = take_frames(sample.video, settings["frames"], settings["sampling"])
     read = time.perf_counter()
     words = prompt(model.family, benchmark, sample)
     encoded = model.encode(

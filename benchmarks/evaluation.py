@@ -60,6 +60,9 @@ class EvaluationRequest:
         resume: go on with runs that are there.
         device: a torch device, "auto": this process's GPU where there is one.
         lora_alpha: for PLLaVA checkpoints whose LoRA is not merged.
+
+    Raises:
+        EvaluationError: a number below 1.
     """
 
     benchmark: str
@@ -76,6 +79,13 @@ class EvaluationRequest:
     resume: bool = False
     device: str = "auto"
     lora_alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "frames", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = "--" + name.replace("_", "-")
+                raise EvaluationError(f"{option} must be an integer >= 1, got {value}")
 
 
 def load_questions(
@@ -110,15 +120,10 @@ def evaluate(
         The folders of the runs; other processes may still be writing to them.
 
     Raises:
-        EvaluationError, PlanError: settings that cannot be used.
+        EvaluationError, PlanError: options that cannot be used.
         InputError, ModelError: likewise, from the config, the device or the checkpoint.
         RunLogError: a run folder that is in use by other settings.
     """
-    for name in ("limit", "frames", "max_new_tokens"):
-        value = getattr(request, name)
-        if value is not None and value < 1:
-            option = "--" + name.replace("_", "-")
-            raise EvaluationError(f"{option} must be an integer >= 1, got {value}")
     plans = plan_runs(request.methods, parse_config(request.config), request.sweeps)
     model = _load_model(request, ranks)
     plans = [_with_defaults(plan, model, request.benchmark) for plan in plans]
@@ -138,6 +143,7 @@ def evaluate(
         "dtype": str(model.model.dtype).removeprefix("torch."),
         "lora_alpha": request.lora_alpha,
         "frames": request.frames or rules.frames or model.default_frames,
+        "sampling": rules.sampling,
         "generation": generation,
         "questions": len(questions.samples),
         "questions_sha256": _fingerprint(questions.samples),

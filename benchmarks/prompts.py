@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from prunevid_kernels.adapters.sampling import Rule
+
 from .datasets.sample import LETTERS, Sample
 
 _WATCH = (
@@ -51,30 +53,39 @@ class Protocol:
     """How a family is evaluated on a benchmark.
 
     Attributes:
-        frames: how many it sees; None: as many as the model was published with.
+        sampling: which frames it sees.
+        frames: how many; None: as many as the model was published with.
         generation: options of ``generate``.
         options: what the authors set otherwise than by default here, for methods that know it.
     """
 
+    sampling: Rule
     frames: int | None = None
     generation: dict[str, Any] = field(default_factory=lambda: {"max_new_tokens": 100})
     options: dict[str, Any] = field(default_factory=dict)
 
 
 _PROTOCOLS = {
-    ("pllava", "vcgbench"): Protocol(options={"layer": 5}),
+    ("pllava", "vcgbench"): Protocol("pllava", options={"layer": 5}),
+    ("st_llm", "mvbench"): Protocol("pllava"),
     ("st_llm", "vcgbench"): Protocol(
+        "st_llm",
         frames=64,
         generation={"max_new_tokens": 300, "num_beams": 5, "repetition_penalty": 1.5},
     ),
+}
+_SAMPLING: dict[str, Rule] = {
+    "llava_onevision": "linspace",
+    "pllava": "pllava",
+    "st_llm": "st_llm",
 }
 
 
 def protocol(family: str, benchmark: str) -> Protocol:
     """The protocol of one family on one benchmark; answers to generated clips are a single word."""
     if benchmark == "synthetic":
-        return Protocol(generation={"max_new_tokens": 4})
-    return _PROTOCOLS.get((family, benchmark), Protocol())
+        return Protocol(_SAMPLING[family], generation={"max_new_tokens": 4})
+    return _PROTOCOLS.get((family, benchmark), Protocol(_SAMPLING[family]))
 
 
 def question_text(sample: Sample) -> str:
