@@ -1,1 +1,1 @@
-"""The methods that PruneVid is compared with, one file each, behind the interface of ``prune``."""
+"""The methods that PruneVid is compared with, each carried out by the engine that prunes for it."""
