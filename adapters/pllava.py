@@ -37,9 +37,7 @@ from .checkpoint_files import Checkpoint, open_checkpoint
 from .checkpoint_pllava import IGNORED, recipes, require_lora_alpha
 from .interface import ModelAdapter, PromptVisuals, VideoSpan
 from .loading import LoadReport, check_weights, empty_weights, load_weights
-from .pllava_config import PllavaConfig
-
-BOS_ID, EOS_ID, PAD_ID = 1, 2, 0
+from .pllava_config import BOS_ID, EOS_ID, PAD_ID, PllavaConfig
 
 
 class PllavaProjector(nn.Module):

@@ -15,6 +15,9 @@ from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from .checkpoint_files import CheckpointError, read_json
 
+# The published config has another pad, which the published code does not use.
+BOS_ID, EOS_ID, PAD_ID = 1, 2, 0
+
 # Options of the published code that every published checkpoint has in common.
 _PUBLISHED = {
     "pooling_method": "avg",
