@@ -7,6 +7,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 cd "$root"
 
 venv=$root/.venv-lmms-eval
-ensure_venv "$venv" scripts/lmms_eval_pins.txt -e '.[lmms-eval]' pytest
+ensure_venv "$venv" scripts/lmms_eval_pins.txt -e '.[lmms-eval]' hypothesis pytest
 
-HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 exec "$venv/bin/python" -m pytest tests/lmms_eval "$@"
+HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 exec "$venv/bin/pytest" tests/lmms_eval "$@"

@@ -13,10 +13,9 @@ import torch
 
 LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 
-_spec = importlib.util.find_spec("torchvision")
-assert _spec is not None and _spec.origin is not None
 # Read, not imported: importing it is what fails.
-_is_cuda_build = "+cu" in Path(_spec.origin).with_name("version.py").read_text()
-if _is_cuda_build and torch.version.cuda is None:
+_spec = importlib.util.find_spec("torchvision")
+_version = Path(_spec.origin).with_name("version.py") if _spec and _spec.origin else None
+if _version and "+cu" in _version.read_text() and torch.version.cuda is None:
     LIBRARY.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     LIBRARY.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

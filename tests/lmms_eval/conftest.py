@@ -1,0 +1,111 @@
+"""Generated clips, a local task about them and a tiny checkpoint, for the real lmms-eval."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torchvision_schemas  # noqa: F401  before anything imports torchvision
+
+from prunevid_kernels.benchmarks.datasets.synthetic import make_clip
+from prunevid_kernels.benchmarks.tiny_model import save_tiny_model
+
+TASKS = Path(__file__).parent / "tasks"
+QUESTIONS = ("Where does the red circle go?", "What is blue?", "When is the scene dark?")
+# As the tokenizers of published checkpoints have it, for messages that are one string.
+STRING_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_clip(path: Path, index: int) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width = stream.height = 96
+        stream.pix_fmt = "yuv420p"
+        for frame in make_clip("train", index, num_frames=20).frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with ``tasks/``, their data set ``clips/`` and the video files."""
+    from datasets import Dataset, DatasetDict
+
+    folder = tmp_path_factory.mktemp("workplace")
+    shutil.copytree(TASKS, folder / "tasks")
+    rows = []
+    for index, question in enumerate(QUESTIONS):
+        video = folder / f"{index}.mp4"
+        write_clip(video, index)
+        rows.append({"video": str(video), "question": question, "answer": "red"})
+    DatasetDict({"test": Dataset.from_list(rows)}).save_to_disk(folder / "clips")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llava_folder(tmp_path_factory) -> Path:
+    """The tiny LLaVA-OneVision with transformers' own processor beside it, as published."""
+    from transformers import (
+        AutoTokenizer,
+        LlavaOnevisionImageProcessor,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionVideoProcessor,
+    )
+
+    folder = tmp_path_factory.mktemp("llava")
+    save_tiny_model(folder)
+    (folder / "chat_template.jinja").write_text(STRING_TEMPLATE)
+    pixels = {
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "size": {"height": 384, "width": 384},
+    }
+    processor = LlavaOnevisionProcessor(
+        image_processor=LlavaOnevisionImageProcessor(**pixels, image_grid_pinpoints=[[384, 384]]),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        video_processor=LlavaOnevisionVideoProcessor(**pixels),
+        num_image_tokens=576,
+        vision_feature_select_strategy="full",
+        chat_template=STRING_TEMPLATE,
+    )
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def build():
+    """``build(model, **arguments)``: a model as lmms-eval makes it."""
+    from lmms_eval.models import get_model
+
+    def build(model: str, **arguments: Any) -> Any:
+        text = ",".join(f"{name}={value}" for name, value in arguments.items())
+        return get_model(model).create_from_arg_string(text, {"device": "cpu", "batch_size": 1})
+
+    return build
+
+
+@pytest.fixture
+def evaluate(workplace, monkeypatch):
+    """``evaluate(lm)``: its answer to each question of the local task, as lmms-eval gets them."""
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    monkeypatch.chdir(workplace)
+    tasks = TaskManager(include_path=str(workplace / "tasks"), include_defaults=False)
+
+    def evaluate(lm: Any) -> list[str]:
+        results = simple_evaluate(
+            model=lm, tasks=["local_clips"], task_manager=tasks, log_samples=True, bootstrap_iters=0
+        )
+        samples = sorted(results["samples"]["local_clips"], key=lambda sample: sample["doc_id"])
+        return [sample["resps"][0][0] for sample in samples]
+
+    return evaluate
