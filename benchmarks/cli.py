@@ -21,6 +21,7 @@ from rich.console import Console
 from prunevid_kernels import __version__
 
 from .eval_command import eval_app
+from .models_command import models_app
 from .serve_command import serve_command
 from .terminal import fail
 
@@ -39,6 +40,7 @@ bench = typer.Typer(help="Measure the kernels.", no_args_is_help=True, rich_mark
 app.add_typer(bench, name="bench")
 bench.command("serve")(serve_command)
 app.add_typer(eval_app, name="eval")
+app.add_typer(models_app, name="models")
 _console = Console(stderr=True, highlight=False)
 
 
