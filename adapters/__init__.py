@@ -15,6 +15,7 @@ from .engine import Engine
 from .interface import ModelAdapter, PromptVisuals, VideoSpan
 from .llava_onevision import LlavaOnevisionAdapter
 from .method import PruneVid, PruningMethod
+from .pllava import PllavaAdapter
 from .report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
 _ADAPTERS: dict[str, type[ModelAdapter]] = {
     "llama": CausalLMAdapter,
     "llava_onevision": LlavaOnevisionAdapter,
+    "pllava": PllavaAdapter,
     "qwen2": CausalLMAdapter,
 }
 
@@ -91,8 +93,9 @@ def prune(model: nn.Module, config: PruneVidConfig | None = None) -> PruneHandle
     a continuation that is checked, not as part of the question.
 
     Args:
-        model: a transformers ``LlavaOnevisionForConditionalGeneration``; or a ``LlamaForCausalLM``
-            or ``Qwen2ForCausalLM`` that is given ``inputs_embeds``, see :meth:`PruneHandle.videos`.
+        model: a transformers ``LlavaOnevisionForConditionalGeneration``; a :class:`.pllava.Pllava`;
+            or a ``LlamaForCausalLM`` or ``Qwen2ForCausalLM`` that is given ``inputs_embeds``, see
+            :meth:`PruneHandle.videos`.
         config: what to do; default ``PruneVidConfig()``.
 
     Returns:
