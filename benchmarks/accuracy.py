@@ -104,6 +104,7 @@ def _ask(
         tokens_merged=call.tokens_merged,
         tokens_kept=call.tokens_kept,
         tokens_text=call.other_tokens[0],
+        cached_ratio=call.cached_ratio,
         flops=_flops(model, call),
         seconds={"read": read - start, "encode": made - read, "generate": done - made},
     )

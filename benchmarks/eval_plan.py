@@ -58,7 +58,7 @@ def plan_runs(
         raise PlanError(f"--method: name at least one of {', '.join(METHODS)}")
     combinations = [values for sweep in sweeps for values in parse_sweep(sweep)] or [{}]
     named = {LETTERS.get(key, key): value for key, value in options.items()}
-    known = {method: METHODS[method].options for method in methods}
+    known = {method: METHODS[method].defaults for method in methods}
     for key in {**named, **{key: None for values in combinations for key in values}}:
         if not any(key in names for names in known.values()):
             available = ", ".join(sorted({name for names in known.values() for name in names}))

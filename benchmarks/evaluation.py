@@ -205,7 +205,7 @@ def _with_defaults(plan: Plan, model: VideoModel, benchmark: str) -> Plan:
     defaults = dict(protocol(model.family, benchmark).options)
     if model.name == tiny_model.NAME:
         defaults["layer"] = tiny_model.SELECTION_LAYER
-    known = METHODS[plan.method].options
+    known = METHODS[plan.method].defaults
     chosen = {key: value for key, value in defaults.items() if key in known}
     return Plan(plan.method, {**chosen, **plan.options})
 

@@ -38,6 +38,7 @@ class Record:
         correct: extractor -> whether that is right; empty for hidden answers and judged ones.
         tokens_before, tokens_merged, tokens_kept: visual tokens at each step.
         tokens_text: tokens of the prompt that are of no video.
+        cached_ratio: entries of all layers' caches, as a share of those without pruning.
         flops: form -> ``method`` and ``dense`` multiply-accumulates of the prompt.
         seconds: stage -> seconds.
         skipped: why the model was not asked; None where it was.
@@ -53,6 +54,7 @@ class Record:
     tokens_merged: int = 0
     tokens_kept: int = 0
     tokens_text: int = 0
+    cached_ratio: float = 1.0
     flops: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     skipped: str | None = None

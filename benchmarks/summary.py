@@ -52,6 +52,7 @@ class Row:
         skipped: questions that were not asked, because their video could not be read.
         unjudged: replies of the judge without a score.
         retained: kept visual tokens as a share of all, over all questions.
+        cached_ratio: what the caches hold of the prompts, as a share of the unpruned; mean.
         flops_ratio: form -> multiply-accumulates of all prompts as a share of the unpruned ones.
         seconds: mean over questions.
     """
@@ -70,6 +71,7 @@ class Row:
     skipped: int
     unjudged: int
     retained: float | None
+    cached_ratio: float | None
     flops_ratio: dict[str, float]
     seconds: float | None
 
@@ -111,8 +113,9 @@ def summarise(run: Run, extractor: str) -> Row:
         skipped=len(run.skipped),
         unjudged=sum(item.score is None for item in run.judgements.values()),
         retained=kept / before if before else None,
+        cached_ratio=_mean([record.cached_ratio for record in answered]),
         flops_ratio=_flops_ratio(run),
-        seconds=float(np.mean([sum(r.seconds.values()) for r in answered])) if answered else None,
+        seconds=_mean([sum(record.seconds.values()) for record in answered]),
     )
 
 
@@ -182,15 +185,16 @@ def markdown(rows: Sequence[Row]) -> str:
     """The table of all rows, and one of their tasks."""
     title = BENCHMARKS[rows[0].benchmark].title
     lines = [
-        f"| Model | Method | Retained | FLOPs | {title} | 95% interval | Published | Questions |"
-        " Unanswered | Skipped |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| Model | Method | Retained | KV cache | FLOPs | {title} | 95% interval | Published |"
+        " Questions | Unanswered | Skipped |",
+        "|---" * 11 + "|",
     ]
     for row in rows:
         cells = [
             f"{row.model} ({FAMILY_TITLES[row.family]})",
             method_label(row.method, row.options),
             _cell(row.retained, ".1%"),
+            _cell(row.cached_ratio, ".1%"),
             "–" if not row.flops_ratio else f"{row.flops_ratio['paper']:.2f}x",
             _cell(row.score, ".2f"),
             "–" if row.interval is None else f"{row.interval[0]:.2f} to {row.interval[1]:.2f}",
@@ -242,6 +246,10 @@ def _flops_ratio(run: Run) -> dict[str, float]:
             total[0] += counts["method"]
             total[1] += counts["dense"]
     return {form: method / dense for form, (method, dense) in totals.items()}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _cell(value: float | None, form: str) -> str:
