@@ -21,7 +21,10 @@ from rich.console import Console
 from prunevid_kernels import __version__
 
 from .eval_command import eval_app
+from .flops_command import flops_command
+from .latency_command import latency_command
 from .models_command import models_app
+from .report_command import report_command
 from .serve_command import serve_command
 from .terminal import fail
 
@@ -36,11 +39,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure the kernels.", no_args_is_help=True, rich_markup_mode=None)
+bench = typer.Typer(help="Measure kernels, models and servers.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench")
+bench.command("latency")(latency_command)
 bench.command("serve")(serve_command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(models_app, name="models")
+app.command("report")(report_command)
+app.command("flops")(flops_command)
 _console = Console(stderr=True, highlight=False)
 
 
