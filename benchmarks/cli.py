@@ -39,7 +39,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure kernels, models and servers.", no_args_is_help=True, rich_markup_mode=None)
+bench = typer.Typer(
+    help="Measure kernels, models and servers.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(bench, name="bench")
 bench.command("latency")(latency_command)
 bench.command("serve")(serve_command)

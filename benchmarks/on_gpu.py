@@ -2,7 +2,7 @@
 
     python -m prunevid_kernels.benchmarks.on_gpu --minutes 8
 
-Correctness first, then kernel timings, then prefill and decoding with a decoder of real size, then
+Correctness first, then kernel timings, then end-to-end latency of a model of real size, then
 compute-sanitizer. Each section has a share of the time and hands on what it leaves; the results
 file is rewritten after every row, so that a run that is cut leaves what it has. ``--dry-run`` takes
 the same way with tiny shapes, on a CPU under Triton's interpreter, and times nothing.
@@ -26,7 +26,7 @@ import torch
 from .environment import describe, stamp
 from .harness import OURS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RESULTS = Path(__file__).resolve().parent / "results"
 
 # Section -> the share of the time by whose end it has to stop.
@@ -90,12 +90,13 @@ def _status(rows: list[dict[str, Any]]) -> str:
 
 
 def _line(section: str, row: dict[str, Any]) -> str:
-    names = (row.get(key) for key in ("group", "benchmark", "tool", "name", "variant", "dtype"))
+    keys = ("group", "benchmark", "tool", "name", "variant", "method", "dtype")
+    names = (row.get(key) for key in keys)
     case = row.get("case", {}).get("name")
     what = " ".join(str(name) for name in (*names, case) if name)
     if "batch" in row:
         what += f" batch {row['batch']}"
-    best = row.get("replay_ms") or row.get("latency_ms") or row.get("pruned_prefill_ms")
+    best = row.get("replay_ms") or row.get("latency_ms") or row.get("first_token_ms")
     time_ms = f" {best['median']:.4f} ms" if best else ""
     reason = f" {row['reason'][:200]}" if row.get("reason") else ""
     return f"[{section}] {row['status']:9} {what}{time_ms}{reason}"
@@ -177,23 +178,23 @@ def kernel_rows(
 
 
 def end_to_end_rows(device: torch.device, is_tiny: bool, clock: Clock) -> Iterator[dict[str, Any]]:
-    """Prefill and decoding, dense and pruned, batch after batch."""
-    from prunevid_kernels import PruneVidConfig
+    """Latency of a model of real size, dense and pruned, batch after batch."""
+    from .cases import REDUCED
+    from .latency import LatencySettings, latency_rows
+    from .latency_models import load_subject
 
-    from .cases import MODELS, REDUCED
-    from .gpu_end_to_end import end_to_end_rows as rows
-
-    shape = REDUCED if is_tiny else MODELS[HEADLINE[0]]
-    return rows(
-        shape,
-        shape.frames,
-        BATCHES[:1] if is_tiny else BATCHES,
-        device,
-        torch.float32 if is_tiny else torch.bfloat16,
-        PruneVidConfig(layer=shape.layer),
-        is_timed=not is_tiny,
+    dtype = torch.float32 if is_tiny else torch.bfloat16
+    subject = load_subject(HEADLINE[0], device, dtype, is_reduced=is_tiny)
+    rows = latency_rows(
+        subject,
+        methods={"prunevid": subject.options("prunevid")},
+        frames=(REDUCED.frames if is_tiny else subject.video_model.default_frames,),
+        batches=BATCHES[:1] if is_tiny else BATCHES,
+        settings=LatencySettings(decode_runs=3, read_runs=3, seconds=8.0, is_timed=not is_tiny),
         has_time=lambda: clock.has_time("end_to_end"),
     )
+    for row in rows:
+        yield row.to_json()
 
 
 def sanitizer_rows(device: torch.device, clock: Clock) -> Iterator[dict[str, Any]]:

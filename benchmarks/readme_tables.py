@@ -56,31 +56,37 @@ def _run(result: Result) -> str:
     ]
     for row in sections.get("kernels", {}).get("rows", []):
         if row["status"] == "ok":
-            best = row["replay_ms"] or row["latency_ms"]
-            time_ms = f"{best['median']:.4f} ({best['p10']:.4f} - {best['p90']:.4f})"
+            time_ms = _quantiles(row["replay_ms"] or row["latency_ms"], digits=4)
             ratios = " | ".join(_ratio(row[key]) for key in ("over_floor", "speedup"))
             what = f"{row['benchmark']} | {row['case']['name']} | {row['variant']}"
             lines.append(f"| {what} | {time_ms} | {ratios} |")
     end_to_end = [
-        row for row in sections.get("end_to_end", {}).get("rows", []) if "prefill_speedup" in row
+        row for row in sections.get("end_to_end", {}).get("rows", []) if row["status"] == "ok"
     ]
     if end_to_end:
         lines += [
             "",
-            "| decoder, random weights | batch | visual tokens | dense, ms | pruned, ms | ratio |",
-            "|---|---:|---:|---:|---:|---:|",
+            "| model, random weights | frames | batch | method | first token, ms (p10 - p90)"
+            " | speedup | ms/token |",
+            "|---|---:|---:|---|---:|---:|---:|",
         ]
     for row in end_to_end:
         cells = [
             f"{row['model']}, {row['dtype']}, {row['attention']}",
+            str(row["frames"]),
             str(row["batch"]),
-            str(row["visual_tokens"]),
-            f"{row['dense_prefill_ms']['median']:.2f}",
-            f"{row['pruned_prefill_ms']['median']:.2f}",
-            _ratio(row["prefill_speedup"]),
+            row["method"],
+            _quantiles(row["first_token_ms"], digits=2),
+            _ratio(row["speedup"]),
+            f"{row['ms_per_token']['median']:.2f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _quantiles(value: dict[str, float], digits: int) -> str:
+    median, p10, p90 = (f"{value[key]:.{digits}f}" for key in ("median", "p10", "p90"))
+    return f"{median} ({p10} - {p90})"
 
 
 def _ratio(value: float | None) -> str:

@@ -12,16 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from prunevid_kernels.benchmarks import (
-    gpu_end_to_end,
-    gpu_golden,
-    gpu_sanitizer,
-    on_gpu,
-)
-from prunevid_kernels.benchmarks.cases import REDUCED
+from prunevid_kernels.benchmarks import gpu_golden, gpu_sanitizer, on_gpu
 from prunevid_kernels.benchmarks.environment import ROOT
 from prunevid_kernels.benchmarks.gpu_checks import Check, Outcome
-from prunevid_kernels.benchmarks.harness import IncorrectResultError
 
 if torch.cuda.is_available():
     pytest.skip("a dry run is for machines without a GPU", allow_module_level=True)
@@ -116,8 +109,6 @@ def test_schema_is_the_documented_one(dry_run):
         for row in section["rows"]
         for key in (*row, name)
     }
-    # Of the prefixes "pruned" and "dense" only the rest is written out.
-    keys = {key.removeprefix("pruned").removeprefix("dense") for key in keys} - {"is_timed"}
     assert not [key for key in sorted(keys) if f"`{key}`" not in text]
 
 
@@ -276,30 +267,6 @@ def test_a_wrong_kernel_fails_the_golden_checks(monkeypatch):
         if check.name.startswith("merge")
     ]
     assert checks and all(check.record()["status"] == "failed" for check in checks)
-
-
-def test_a_wrong_pruned_model_is_not_timed(monkeypatch):
-    def wrong(*arguments):
-        raise IncorrectResultError("other logits")
-
-    monkeypatch.setattr(gpu_end_to_end, "check_merge_only", wrong)
-    (row,) = gpu_end_to_end.end_to_end_rows(
-        REDUCED,
-        REDUCED.frames,
-        (1,),
-        CPU,
-        torch.float32,
-        on_gpu_config(),
-        is_timed=True,
-        has_time=lambda: True,
-    )
-    assert row == {"status": "incorrect", "batch": 1, "reason": "other logits"}
-
-
-def on_gpu_config():
-    from prunevid_kernels import PruneVidConfig
-
-    return PruneVidConfig(layer=REDUCED.layer)
 
 
 @pytest.mark.parametrize(

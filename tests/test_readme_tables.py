@@ -19,9 +19,9 @@ def result(gpu: str, date: str, replay_ms: float, *, is_measured: bool = True) -
     row |= {"over_floor": 4.0, "speedup": None}
     failed = row | {"status": "incorrect", "variant": "wrong", "replay_ms": None}
     called = row | {"variant": "eager", "replay_ms": None, "speedup": 1.0}
-    decoder = {"model": "7B", "dtype": "bf16", "attention": "sdpa", "batch": 4}
-    decoder |= {"visual_tokens": 6272, "dense_prefill_ms": quantiles(400.0)}
-    decoder |= {"pruned_prefill_ms": quantiles(100.0), "prefill_speedup": 4.0}
+    latency = {"status": "ok", "model": "7B", "dtype": "bf16", "attention": "sdpa", "batch": 4}
+    latency |= {"frames": 32, "method": "prunevid", "first_token_ms": quantiles(100.0)}
+    latency |= {"speedup": 4.0, "ms_per_token": quantiles(5.0)}
     return {
         "kind": "on_gpu",
         "is_measured": is_measured,
@@ -34,7 +34,7 @@ def result(gpu: str, date: str, replay_ms: float, *, is_measured: bool = True) -
         "sections": {
             "correctness": {"status": "passed", "rows": []},
             "kernels": {"status": "failed", "rows": [row, failed, called]},
-            "end_to_end": {"status": "passed", "rows": [decoder, {"status": "cut"}]},
+            "end_to_end": {"status": "passed", "rows": [latency, {"status": "failed"}]},
         },
     }
 
@@ -67,7 +67,8 @@ def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
     assert "| merge | a case | ours | 0.0700" in text
     assert "9.0000" not in text and "wrong" not in text
     assert "kernels: failed." in text
-    assert "| 7B, bf16, sdpa | 4 | 6272 | 400.00 | 100.00 | 4.00 |" in text
+    latency = "| 7B, bf16, sdpa | 32 | 4 | prunevid | 100.00 (90.00 - 120.00) | 4.00 | 5.00 |"
+    assert latency in text
 
 
 def test_refuses_a_readme_without_the_markers() -> None:
