@@ -91,7 +91,7 @@ def _wait_until_healthy(
 def _tail(log: Path, lines: int = 5) -> str:
     text = log.read_text(encoding="utf-8", errors="replace")
     # The cause of a failed start stands before the traces of the processes that waited for it.
-    causes = [line for line in text.splitlines() if "Error" in line]
+    causes = [line for line in text.splitlines() if "Error: " in line]
     return " | ".join((causes or text.splitlines())[-lines:]) + f" (see {log})"
 
 

@@ -1,0 +1,120 @@
+"""Engines, clips and prompts of the plugin's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from vllm import LLM, SamplingParams
+from vllm.distributed import cleanup_dist_env_and_memory
+
+RETAIN = 0.25
+MAX_TOKENS = 8
+PLACEHOLDERS = {
+    "llava_onevision": "<video>",
+    "qwen2_5_vl": "<|vision_start|><|video_pad|><|vision_end|>",
+}
+ARCHITECTURES = {
+    "llava_onevision": "PruneVidLlavaOnevisionForConditionalGeneration",
+    "qwen2_5_vl": "PruneVidQwen2_5_VLForConditionalGeneration",
+}
+# Qwen2.5-VL on the CPU engine, see cpu_worker.py.
+OPTIONS: dict[str, dict[str, str]] = {
+    "llava_onevision": {},
+    "qwen2_5_vl": {"worker_cls": "prunevid_kernels.adapters.vllm.cpu_worker.CPUWorker"},
+}
+SIDE_PX = 112
+FPS = 2.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an engine said: prompt length, tokens, and how much of the prompt was cached."""
+
+    prompt_tokens: int
+    tokens: tuple[int, ...]
+    cached: int
+
+
+@contextmanager
+def engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
+    """An engine in this process, with the plugin; one at a time, because its process groups are
+    the process's."""
+    family = checkpoint.name
+    values: dict[str, Any] = {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 4096,
+        "max_num_seqs": 32,
+        "limit_mm_per_prompt": {"video": 2, "image": 1},
+        "hf_overrides": {
+            "architectures": [ARCHITECTURES[family]],
+            "prunevid": {"retain": RETAIN},
+        },
+        **OPTIONS[family],
+        **options,
+    }
+    llm = LLM(str(checkpoint), **values)
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        cleanup_dist_env_and_memory()
+
+
+def clip(frames: int, seed: int = 0) -> NDArray[np.uint8]:
+    """[frames, SIDE_PX, SIDE_PX, 3]: coarse pictures that change once, a noisy lower half."""
+    random = np.random.default_rng(seed)
+    scenes = random.integers(0, 256, (2, 14, 14, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    video = scenes[(np.arange(frames) * 2) // max(frames, 2)].astype(float)
+    video[:, SIDE_PX // 2 :] += random.normal(0, 60, video[:, SIDE_PX // 2 :].shape)
+    return video.clip(0, 255).astype(np.uint8)
+
+
+def metadata(frames: int) -> dict[str, Any]:
+    """What a decoder would tell of a clip at :data:`FPS`."""
+    return {
+        "fps": FPS,
+        "duration": frames / FPS,
+        "total_num_frames": frames,
+        "frames_indices": list(range(frames)),
+        "video_backend": "opencv",
+        "do_sample_frames": False,
+    }
+
+
+def prompt(
+    family: str,
+    videos: Sequence[NDArray[np.uint8]],
+    text: str = "\nwhat happens?",
+    retain: object = None,
+) -> dict[str, Any]:
+    """All videos first, then the text."""
+    needs_metadata = family == "qwen2_5_vl"
+    items = [(video, metadata(len(video))) if needs_metadata else video for video in videos]
+    request: dict[str, Any] = {
+        "prompt": PLACEHOLDERS[family] * len(videos) + text,
+        "multi_modal_data": {"video": items},
+    }
+    if retain is not None:
+        request["mm_processor_kwargs"] = {"prunevid_retain": retain}
+    return request
+
+
+def answers(llm: LLM, prompts: Sequence[dict[str, Any]]) -> list[Answer]:
+    """Greedy, exactly :data:`MAX_TOKENS` tokens each."""
+    sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS, ignore_eos=True)
+    return [
+        Answer(
+            len(output.prompt_token_ids),
+            tuple(output.outputs[0].token_ids),
+            output.num_cached_tokens,
+        )
+        for output in llm.generate(list(prompts), sampling, use_tqdm=False)
+    ]

@@ -1,0 +1,106 @@
+"""The same answers from transformers: its features, our merge, a decoder run token by token.
+
+Nothing of the plugin is used. The prompt's embeddings and positions are put together in plain
+Python, and each new token runs the whole sequence again, without a cache.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from vllm_plugin.engines import FPS, MAX_TOKENS, metadata
+
+from prunevid_kernels import PruneVidConfig, budget_tokens, merge_video
+
+
+class Oracle:
+    """One checkpoint in transformers, float32, on the CPU."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.family = checkpoint.name
+        self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+        self.model.eval()
+        self.processor = AutoProcessor.from_pretrained(checkpoint)
+
+    @torch.no_grad()
+    def answer(
+        self, video: NDArray[np.uint8], retain: float, text: str = "\nwhat happens?"
+    ) -> tuple[int, tuple[int, ...]]:
+        """Prompt length and greedy tokens."""
+        tokenizer = self.processor.tokenizer
+        before = [] if self.family == "llava_onevision" else [self._id("<|vision_start|>")]
+        behind = [] if self.family == "llava_onevision" else [self._id("<|vision_end|>")]
+        behind += tokenizer(text, add_special_tokens=False)["input_ids"]
+        visual, visual_positions, extent = self._visual(video, retain)
+        embed = self.model.get_input_embeddings()
+        embeddings = torch.cat([embed(torch.tensor([before])[0].long()), visual])
+        embeddings = torch.cat([embeddings, embed(torch.tensor(behind))])
+        start = len(before) + extent
+        positions = torch.cat(
+            [
+                torch.arange(len(before)).expand(3, -1),
+                len(before) + visual_positions,
+                (start + torch.arange(len(behind) + MAX_TOKENS)).expand(3, -1),
+            ],
+            dim=1,
+        )
+        length, tokens = len(embeddings), []
+        for _ in range(MAX_TOKENS):
+            tokens.append(self._next(embeddings, positions[:, : len(embeddings)]))
+            embeddings = torch.cat([embeddings, embed(torch.tensor(tokens[-1:]))])
+        return length, tuple(tokens)
+
+    def _id(self, token: str) -> int:
+        return int(self.processor.tokenizer.convert_tokens_to_ids(token))
+
+    def _next(self, embeddings: Tensor, positions: Tensor) -> int:
+        position_ids = positions[:, None] if self.family == "qwen2_5_vl" else positions[:1]
+        hidden = self.model.model.language_model(
+            inputs_embeds=embeddings[None], position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+        return int(self.model.lm_head(hidden[0, -1]).argmax())
+
+    def _visual(self, video: NDArray[np.uint8], retain: float) -> tuple[Tensor, Tensor, int]:
+        """A video's tokens [K, C], their positions [3, K] counted from its start, and how many
+        positions it takes."""
+        if self.family == "llava_onevision":
+            tokens = self._llava(video, retain)
+            return tokens, torch.arange(len(tokens)).expand(3, -1), len(tokens)
+        return self._qwen(video, retain)
+
+    def _llava(self, video: NDArray[np.uint8], retain: float) -> Tensor:
+        core = self.model.model
+        inputs = self.processor.video_processor(list(video), return_tensors="pt")
+        pixels = inputs["pixel_values_videos"][0]
+        hidden = core.vision_tower(pixels, output_hidden_states=True).hidden_states[-1]
+        features = core.apply_pooling(core.multi_modal_projector(hidden))  # [T, N, C]
+        return torch.cat([_merged(features, retain).tokens, core.image_newline[None]])
+
+    def _qwen(self, video: NDArray[np.uint8], retain: float) -> tuple[Tensor, Tensor, int]:
+        facts = {k: v for k, v in metadata(len(video)).items() if k != "do_sample_frames"}
+        inputs = self.processor.video_processor(
+            [video], video_metadata=[facts], do_sample_frames=False, return_tensors="pt"
+        )
+        grid = inputs["video_grid_thw"]
+        frames, rows, columns = (grid[0] // torch.tensor([1, 2, 2])).tolist()
+        features = self.model.model.visual(inputs["pixel_values_videos"], grid_thw=grid)
+        features = getattr(features, "pooler_output", features)
+        merged = _merged(features.view(frames, rows * columns, -1), retain)
+        step = 2 / FPS * self.model.config.vision_config.tokens_per_second  # two frames a token
+        places = []
+        for anchor in merged.layout.merged_anchor.tolist():
+            frame, place = divmod(anchor, rows * columns)
+            places.append([int(frame * step), *divmod(place, columns)])
+        extent = max(int((frames - 1) * step) + 1, rows, columns)
+        return merged.tokens, torch.tensor(places).T, extent
+
+
+def _merged(features: Tensor, retain: float) -> Any:
+    budget = budget_tokens(features.shape[0], features.shape[1], retain)
+    return merge_video(features, PruneVidConfig(budget=budget), impl="reference")

@@ -1,0 +1,108 @@
+"""``LLM.generate`` with the plugin: right tokens, whatever the scheduler does with the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from vllm import LLM
+from vllm_plugin.engines import ARCHITECTURES, MAX_TOKENS, RETAIN, answers, clip, engine, prompt
+from vllm_plugin.oracle import Oracle
+
+from prunevid_kernels import budget_tokens
+
+FRAMES = (8, 1, 13, 2)  # of the clips that are asked about together
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Path:
+    return checkpoints[request.param]
+
+
+@pytest.fixture(scope="module")
+def llm(checkpoint: Path) -> Iterator[LLM]:
+    with engine(checkpoint) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def oracle(checkpoint: Path) -> Oracle:
+    return Oracle(checkpoint)
+
+
+@pytest.mark.parametrize("retain", [None, 0.1, 0.5, 1.0])
+def test_same_tokens_as_transformers_with_the_same_merge(
+    llm: LLM, oracle: Oracle, retain: float | None
+) -> None:
+    (answer,) = answers(llm, [prompt(oracle.family, [clip(8)], retain=retain)])
+    assert (answer.prompt_tokens, answer.tokens) == oracle.answer(clip(8), retain or RETAIN)
+
+
+def test_a_prompt_holds_the_budget(llm: LLM, checkpoint: Path) -> None:
+    family = checkpoint.name
+    (text,) = answers(llm, [{"prompt": "what?"}])
+    for frames in FRAMES:
+        (answer,) = answers(llm, [prompt(family, [clip(frames)], text="what?")])
+        # Qwen2.5-VL puts two frames into a token, and marks start and end of a video.
+        shape = (frames, 36) if family == "llava_onevision" else ((frames + 1) // 2, 16)
+        marks = 1 if family == "llava_onevision" else 2
+        assert answer.prompt_tokens == text.prompt_tokens + marks + budget_tokens(*shape, RETAIN)
+
+
+def test_videos_of_different_length_together_are_as_one_by_one(llm: LLM, checkpoint: Path) -> None:
+    prompts = [prompt(checkpoint.name, [clip(frames, frames)]) for frames in FRAMES]
+    alone = [answers(llm, [one])[0].tokens for one in prompts]
+    assert llm.reset_prefix_cache()
+    together = [answer.tokens for answer in answers(llm, prompts)]
+    assert together == alone
+    assert len(set(alone)) == len(alone)  # the video decides the answer
+
+
+def test_two_videos_in_a_prompt(llm: LLM, checkpoint: Path) -> None:
+    videos = [clip(4, 1), clip(7, 2)]
+    (pair,) = answers(llm, [prompt(checkpoint.name, videos, text="what?")])
+    first, second = answers(
+        llm, [prompt(checkpoint.name, [video], text="what?") for video in videos]
+    )
+    (text,) = answers(llm, [{"prompt": "what?"}])
+    assert pair.prompt_tokens == first.prompt_tokens + second.prompt_tokens - text.prompt_tokens
+
+
+def test_thirty_two_requests_at_once(llm: LLM, checkpoint: Path) -> None:
+    prompts = [prompt(checkpoint.name, [clip(2 + i % 5, i)]) for i in range(32)]
+    first = answers(llm, prompts)
+    assert llm.reset_prefix_cache()
+    again = answers(llm, prompts[::-1])[::-1]
+    assert [answer.tokens for answer in first] == [answer.tokens for answer in again]
+
+
+def test_a_warm_prefix_cache_gives_the_cold_answer(llm: LLM, checkpoint: Path) -> None:
+    family = checkpoint.name
+    question = prompt(family, [clip(25, 5)], retain=0.9)  # more than a block, of 128 tokens
+    assert llm.reset_prefix_cache()
+    (cold,) = answers(llm, [question])
+    (warm,) = answers(llm, [question])
+    assert cold.cached == 0
+    assert warm.cached >= 128
+    assert warm.tokens == cold.tokens
+    # Another share of the same video is another prefix.
+    (other,) = answers(llm, [prompt(family, [clip(25, 5)], retain=0.8)])
+    assert other.cached == 0
+
+
+def test_text_and_other_shares_in_one_batch(llm: LLM, checkpoint: Path) -> None:
+    prompts = [prompt(checkpoint.name, [clip(8)], retain=r) for r in (0.1, 1.0, None)]
+    prompts.append({"prompt": "only text here"})
+    alone = [answers(llm, [one])[0].tokens for one in prompts]
+    assert llm.reset_prefix_cache()
+    assert [answer.tokens for answer in answers(llm, prompts)] == alone
+
+
+@pytest.mark.parametrize("retain", [0.0, 1.5, "much", float("nan")], ids=str)
+def test_a_request_with_a_share_out_of_range_is_refused(
+    llm: LLM, checkpoint: Path, retain: object
+) -> None:
+    with pytest.raises(ValueError, match=r'mm_processor_kwargs\["prunevid_retain"\] must be a'):
+        answers(llm, [prompt(checkpoint.name, [clip(2)], retain=retain)])
+    assert len(answers(llm, [prompt(checkpoint.name, [clip(2)])])[0].tokens) == MAX_TOKENS
