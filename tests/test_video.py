@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from prunevid_kernels.adapters.video import (
+    Reader,
     Video,
     VideoError,
     read_video,
@@ -95,6 +96,26 @@ def test_both_libraries_give_the_same_right_frames(
         # Matroska and WebM store whole milliseconds.
         assert video.timestamps_s == pytest.approx(video.indices / FPS, abs=1.1e-3)
     np.testing.assert_array_equal(videos["decord"].frames, videos["av"].frames)
+
+
+@pytest.mark.parametrize("reader", ["decord", "av"])
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.avi", "mpeg4")])
+def test_a_rule_chooses_frames_and_may_repeat_them(
+    tmp_path: Path, name: str, codec: str, reader: Reader
+) -> None:
+    """It is told the number of frames and the clock."""
+    path = encode(tmp_path / name, codec)
+    chosen = [2, 2, 9, 30, 30, 30]
+    asked = []
+
+    def rule(total: int, *, fps: float | None) -> np.ndarray:
+        asked.append((total, fps))
+        return np.array(chosen)
+
+    video = read_video(path, indices=rule, reader=reader)
+    assert asked == [(COUNT, pytest.approx(FPS))]
+    assert [index_in(frame) for frame in video.frames] == chosen == video.indices.tolist()
+    assert video.timestamps_s == pytest.approx(np.array(chosen) / FPS, abs=1.1e-3)
 
 
 def test_ten_bit_chroma_differs_slightly_between_the_libraries(tmp_path: Path) -> None:
