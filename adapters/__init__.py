@@ -17,6 +17,7 @@ from .llava_onevision import LlavaOnevisionAdapter
 from .method import PruneVid, PruningMethod
 from .pllava import PllavaAdapter
 from .report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
+from .st_llm import StLlmAdapter
 
 __all__ = [
     "NothingPrunedWarning",
@@ -35,6 +36,7 @@ _ADAPTERS: dict[str, type[ModelAdapter]] = {
     "llava_onevision": LlavaOnevisionAdapter,
     "pllava": PllavaAdapter,
     "qwen2": CausalLMAdapter,
+    "st_llm": StLlmAdapter,
 }
 
 

@@ -199,10 +199,13 @@ class StLlm(PreTrainedModel, GenerationMixin):
         if pixels is not None:
             kwargs["video_features"] = self.encode_videos(pixels, *question)
         features = kwargs.get("video_features")
-        if features is not None and ids is not None:
-            ids, kwargs["attention_mask"] = self.add_placeholders(
-                ids, kwargs.get("attention_mask"), features.shape[1:3].numel()
-            )
+        if ids is not None:
+            mask = kwargs.get("attention_mask")
+            if mask is None:  # not to be guessed from the ids: BOS has that of padding
+                mask = torch.ones_like(ids)
+            if features is not None:
+                ids, mask = self.add_placeholders(ids, mask, features.shape[1:3].numel())
+            kwargs["attention_mask"] = mask
         if name:
             kwargs[name] = ids
         else:
@@ -229,9 +232,10 @@ class StLlm(PreTrainedModel, GenerationMixin):
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         video_features: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """One call; further arguments, such as ``logits_to_keep``, are ``LlamaForCausalLM``'s.
+        """One call; further arguments are ``LlamaForCausalLM``'s.
 
         Args:
             input_ids: [B, S]; with placeholders or without, see the module.
@@ -243,6 +247,7 @@ class StLlm(PreTrainedModel, GenerationMixin):
             past_key_values: a transformers cache.
             inputs_embeds: [B, S, C] instead of ids, for text or for videos in place already.
             video_features: [B, F, Q, C] from :meth:`encode_videos`, instead of pixels.
+            logits_to_keep: of how many last tokens, or of which, to give logits; 0: of all.
 
         Raises:
             ValueError: placeholders and videos that do not belong together; a video that does not
@@ -270,6 +275,7 @@ class StLlm(PreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            logits_to_keep=logits_to_keep,
             **kwargs,
         )
 
