@@ -135,15 +135,17 @@ def merge_launch_costs(case: Case, merged_tokens: int, groups: GroupTokens) -> l
     frames, c, item = case.frames, case.model.channels, case.dtype.itemsize
     tokens, pairs = case.visual_tokens, groups.pairs
     x, merged = tokens * c * item, merged_tokens * c * item
-    static_mean = 4 * sum(groups.static) * c
-    dynamic = sum(groups.dynamic) * c * item
+    # Parts of a static group's products, which the clustering adds up: one a frame, 256 channels
+    # at least.
+    parts = min(frames / len(groups.static), c / 256)
+    partial = parts * sum(size * size for size in groups.static)
     return [
         Cost("frame_mean", x + 4 * (frames * c + tokens), 3 * tokens * c),
         Cost("gram", 4 * (frames * c + frames**2), 2 * frames**2 * c),
         Cost("segments", 4 * 4 * frames**2, 0),  # distances written over products, read twice
-        Cost("static_split", 2 * x + static_mean, 4 * tokens * c),
+        Cost("static_split", x, 4 * tokens * c),
         Cost("group_table", 8 * tokens, 0),
-        Cost("group_gram", dynamic + static_mean + 4 * pairs, 2 * pairs * c),
-        Cost("group_clusters", 4 * 4 * pairs + 40 * tokens, 0),
-        Cost("group_mean", dynamic + static_mean + merged, tokens * c),
+        Cost("group_gram", x + 4 * (pairs + partial), 2 * pairs * c),
+        Cost("group_clusters", 4 * (4 * pairs + partial) + 40 * tokens, 0),
+        Cost("group_mean", x + merged, tokens * c),
     ]

@@ -128,12 +128,12 @@ def launch_merge(
         first_row, num_merged = torch.empty((2, 1), dtype=torch.int32)
     mean, square_norm, is_bad = frame_mean(x)
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
-    is_static, static_mean = static_split(x, square_norm, start, length, static_count, 0.8)
+    is_static = static_split(x, square_norm, start, length, static_count, 0.8)
     budget, min_cluster_tokens = (num_merged, None) if budget_mode else (None, 14)
     table = group_table(
         first_frame, frames, start, length, static_count, is_static, is_bad, budget, 0.5, 14
     )
-    matrices, norms = group_gram(x, static_mean, start, static_count, table, min_cluster_tokens)
+    matrices, norms = group_gram(x, start, length, static_count, table, min_cluster_tokens)
     clusters = group_clusters(
         matrices,
         norms,
@@ -148,7 +148,7 @@ def launch_merge(
         7,
         min_cluster_tokens,
     )
-    group_mean(x, static_mean, first_row, num_merged, clusters, frames * tokens // 2)
+    group_mean(x, first_row, num_merged, length, clusters, frames * tokens // 2)
     dpc_knn(x, tokens // 2, 7, None)
 
 

@@ -68,6 +68,7 @@ GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
         "BLOCK": (32, 64, 128),
         "BLOCK_C": (32, 64, 128),
         "FLOAT32_BLOCK_C": (32,),
+        "SPLIT_C": (256, 512),
         "num_warps": (4, 8),
         "num_stages": (2, 3, 4),
     },
@@ -118,11 +119,11 @@ def workloads(shape: ModelShape, device: torch.device) -> dict[str, Callable[[],
     mean, square_norm, is_bad = frame_mean(x)
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
     scratch_count = static_count.clone()  # each run of static_split counts on in it
-    is_static, static_mean = static_split(x, square_norm, start, length, static_count, 0.8)
+    is_static = static_split(x, square_norm, start, length, static_count, 0.8)
     table = group_table(
         first_frame, frames, start, length, static_count, is_static, is_bad, None, 0.5, 14
     )
-    matrices, norms = group_gram(x, static_mean, start, static_count, table, 14)
+    matrices, norms = group_gram(x, start, length, static_count, table, 14)
     cluster_arguments = (
         first_frame,
         first_row,
@@ -152,10 +153,10 @@ def workloads(shape: ModelShape, device: torch.device) -> dict[str, Callable[[],
         "frame_mean": lambda: frame_mean(x),
         "gram": lambda: gram(mean, first_frame[:-1], first_frame[1:], frames),
         "static_split": lambda: static_split(x, square_norm, start, length, scratch_count, 0.8),
-        "group_gram": lambda: group_gram(x, static_mean, start, static_count, table, 14),
+        "group_gram": lambda: group_gram(x, start, length, static_count, table, 14),
         # Works in place: from the second run on it clusters distances, at the same cost.
         "dpc_knn": lambda: group_clusters(matrices, norms, *cluster_arguments),
-        "group_mean": lambda: group_mean(x, static_mean, first_row, num_merged, clusters, total),
+        "group_mean": lambda: group_mean(x, first_row, num_merged, length, clusters, total),
         "token_score": lambda: score_visual_tokens(query, keys[0], visual, impl="triton"),
         "compact": lambda: compact(keys, kept, dim=2, impl="triton"),
     }

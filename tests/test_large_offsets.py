@@ -73,15 +73,15 @@ def test_means_of_the_last_frame_of_a_long_video(
     # One merged token: both tokens of the last frame.
     rows = torch.zeros((3, frames * tokens), dtype=torch.int32)
     rows[0, 0], rows[2, 0] = frames - 1, 2
-    member = torch.zeros((frames + (frames + 1) // 2, tokens), dtype=torch.int32)
+    member = torch.zeros((frames, tokens), dtype=torch.int32)
     member[frames - 1] = torch.tensor([0, 1])
     unused = torch.empty(0, dtype=torch.int64)
     clusters = GroupClusters(unused, unused, unused, rows[0], rows[1], rows[2], member)
     merged = group_mean(
         x,
-        torch.zeros((1, 1, 1)),  # no static token is read
         torch.tensor([0], dtype=torch.int32),
         torch.tensor([1], dtype=torch.int32),
+        torch.ones(frames, dtype=torch.int32),
         clusters,
         1,
     )

@@ -133,10 +133,60 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
 
 
 @triton.jit
+def channels_per_part(C, length, SPLIT_C: tl.constexpr):
+    """Channels of each part of the Gram matrix of a segment's static tokens. The segment's
+    ``length`` frames have room for a part each."""
+    return tl.cdiv(tl.cdiv(C, SPLIT_C), length) * SPLIT_C
+
+
+@triton.jit
+def _mean_over_time(ptrs, inside, length, frame_stride, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr):
+    """[BLOCK, BLOCK_C] means over a segment's frames of the values at the pointers."""
+    total = tl.zeros([BLOCK, BLOCK_C], dtype=tl.float32)
+    for frame in tl.range(0, length, loop_unroll_factor=2):  # two loads under way
+        total += tl.load(ptrs + frame * frame_stride, mask=inside, other=0.0).to(tl.float32)
+    return total / length
+
+
+@triton.jit
+def _static_gram_tile(
+    x_ptr,
+    position_i,
+    position_j,
+    i_inside,
+    j_inside,
+    length,
+    frame_stride,
+    first_c,
+    last_c,
+    C,
+    INTERPRETED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Products [BLOCK, BLOCK] of means over time, which are made where they are needed: stored,
+    they would take as much memory as the features."""
+    tile = tl.zeros([BLOCK, BLOCK], dtype=tl.float32)
+    for c_start in range(first_c, last_c, BLOCK_C):
+        c = c_start + tl.arange(0, BLOCK_C)
+        c_inside = (c < last_c)[None, :]
+        i_ptrs = x_ptr + (position_i * C)[:, None] + c[None, :]
+        j_ptrs = x_ptr + (position_j * C)[:, None] + c[None, :]
+        a = _mean_over_time(
+            i_ptrs, i_inside[:, None] & c_inside, length, frame_stride, BLOCK, BLOCK_C
+        )
+        b = _mean_over_time(
+            j_ptrs, j_inside[:, None] & c_inside, length, frame_stride, BLOCK, BLOCK_C
+        )
+        tile = dot(a, tl.trans(b), tile, INTERPRETED)
+    return tile
+
+
+@triton.jit
 def _group_gram_kernel(
     x_ptr,
-    static_mean_ptr,
     segment_start_ptr,
+    segment_length_ptr,
     static_count_ptr,
     static_size_ptr,
     frame_size_ptr,
@@ -152,47 +202,56 @@ def _group_gram_kernel(
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
     FLOAT32_BLOCK_C: tl.constexpr,
+    SPLIT_C: tl.constexpr,
 ):
     """Program (group, tile), tiles fastest: the dynamic tokens of frame ``group``, or, from
-    ``num_frames`` on, the static tokens of the segment that starts at frame ``group -
-    num_frames``."""
+    ``num_frames`` on, the part that frame ``group - num_frames`` has room for of the static tokens
+    of its segment."""
     tiles = tl.cdiv(N, BLOCK)
     group, tile_index = tl.program_id(0) // (tiles * tiles), tl.program_id(0) % (tiles * tiles)
     is_static = group >= num_frames
     frame = tl.where(is_static, group - num_frames, group)
     start = tl.load(segment_start_ptr + frame)
+    length = tl.load(segment_length_ptr + start)
     num_static = tl.load(static_count_ptr + start)
     n = tl.where(is_static, num_static, N - num_static)
     largest_passed = min_cluster_tokens
     if HAS_BUDGET:
-        size_ptr = tl.where(is_static, static_size_ptr + frame, frame_size_ptr + frame)
+        size_ptr = tl.where(is_static, static_size_ptr + start, frame_size_ptr + frame)
         largest_passed = tl.load(size_ptr)
-    is_group = (start == frame) | (group < num_frames)
+    part_channels = channels_per_part(C, length, SPLIT_C)
+    first_c = tl.where(is_static, (frame - start) * part_channels, 0)
     first_i, first_j = tile_index // tiles * BLOCK, tile_index % tiles * BLOCK
-    if is_group & (n > largest_passed) & (first_i < n) & (first_j < n):
+    if (first_c < C) & (n > largest_passed) & (first_i < n) & (first_j < n):
         i, j = first_i + tl.arange(0, BLOCK), first_j + tl.arange(0, BLOCK)
-        position_ptr += start.to(tl.int64) * N + tl.where(is_static, 0, num_static)
+        # A frame's rows: first those of static tokens, then those of its dynamic ones.
+        before = tl.where(is_static, 0, num_static)
+        position_ptr += start.to(tl.int64) * N + before
         position_i = tl.load(position_ptr + i, mask=i < n, other=0)
         position_j = tl.load(position_ptr + j, mask=j < n, other=0)
+        row = frame.to(tl.int64) * N + before
         if is_static:
-            first = (frame // 2).to(tl.int64) * N
-            tile = gram_tile(
-                static_mean_ptr + (first + position_i) * C,
-                static_mean_ptr + (first + position_j) * C,
+            first_token = start.to(tl.int64) * N
+            tile = _static_gram_tile(
+                x_ptr + first_token * C,
+                position_i,
+                position_j,
                 i < n,
                 j < n,
-                0,
+                length,
+                N.to(tl.int64) * C,
+                first_c,
+                tl.minimum(first_c + part_channels, C),
                 C,
                 INTERPRETED,
                 BLOCK,
                 FLOAT32_BLOCK_C,
             )
-            row = (num_frames + frame // 2).to(tl.int64) * N
         else:
-            first = frame.to(tl.int64) * N
+            first_token = frame.to(tl.int64) * N
             tile = gram_tile(
-                x_ptr + (first + position_i) * C,
-                x_ptr + (first + position_j) * C,
+                x_ptr + (first_token + position_i) * C,
+                x_ptr + (first_token + position_j) * C,
                 i < n,
                 j < n,
                 0,
@@ -201,43 +260,45 @@ def _group_gram_kernel(
                 BLOCK,
                 BLOCK_C,
             )
-            row = first
         store_gram_tile(tile, gram_ptr + row * N, norm_ptr + row, i, j, n, N)
 
 
 def group_gram(
     x: Tensor,
-    static_mean: Tensor,
     segment_start: Tensor,
+    segment_length: Tensor,
     static_count: Tensor,
     table: GroupTable,
     min_cluster_tokens: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Gram matrices of all groups that are clustered.
 
+    A segment of W frames has S static and D dynamic positions, S + D = N. In the N rows of each of
+    its frames, the last D hold the products of that frame's dynamic tokens. The first S hold a part
+    of the products of the segment's static tokens, from a part of the channels; the parts are added
+    up by their reader. So a static group that costs W times as much to average is computed by W
+    times as many programs, and takes no memory of its own.
+
     Args:
-        x: [F, N, C] features. static_mean: [ceil(F / 2), N, C] float32.
-        segment_start, static_count: [F] int32.
+        x: [F, N, C] features.
+        segment_start, segment_length, static_count: [F] int32.
         min_cluster_tokens: groups of at most so many tokens are passed through; None (budget mode):
             groups with room for all their tokens are.
 
     Returns:
-        gram [G, N, N] and norms [G, N] float32 with G = F + ceil(F / 2): the frames' dynamic
-        groups, then the segments' static ones, at ``F + start // 2`` (segments start at least two
-        frames apart).
+        gram [F, N, N] and norms [F, N] float32.
     """
     frames, n, channels = x.shape
     config = config_for("group_gram", x.device).copy()
     if x.dtype == torch.float32:
         config["BLOCK_C"] = config["FLOAT32_BLOCK_C"]
-    groups = frames + triton.cdiv(frames, 2)
-    matrices = torch.empty((groups, n, n), dtype=torch.float32, device=x.device)
-    norms = torch.empty((groups, n), dtype=torch.float32, device=x.device)
+    matrices = torch.empty((frames, n, n), dtype=torch.float32, device=x.device)
+    norms = torch.empty((frames, n), dtype=torch.float32, device=x.device)
     tiles = triton.cdiv(n, config["BLOCK"])
     _group_gram_kernel[(2 * frames * tiles * tiles,)](
         x,
-        static_mean,
         segment_start,
+        segment_length,
         static_count,
         table.static_size,
         table.frame_size,

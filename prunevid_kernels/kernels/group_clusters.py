@@ -16,7 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from prunevid_kernels.kernels._device import config_for
 from prunevid_kernels.kernels.dpc_knn import cluster_points, row_blocks
+from prunevid_kernels.kernels.gram import channels_per_part
 from prunevid_kernels.kernels.groups import GroupTable
 
 
@@ -30,9 +32,11 @@ class GroupClusters(NamedTuple):
         row_group: [R] int32 the group of each merged token: the frame of a dynamic one, F plus
             the first frame of the segment of a static one, 2 F plus the first frame of a run of
             frames of one position.
-        row_begin, row_size: [R] int32 its members' place among the members of its group, and
+        row_begin, row_size: [R] int32 its members' place in their frame's row of ``member``, and
             their number; of a run of frames its position and length.
-        member: [F + ceil(F / 2), N] int32 positions of each group's tokens, sorted by cluster.
+        member: [F, N] int32 positions of the tokens of each group, sorted by cluster: of the static
+            group of the segment that starts at the frame, and behind them of the frame's dynamic
+            group.
     """
 
     source_to_merged: Tensor
@@ -42,6 +46,24 @@ class GroupClusters(NamedTuple):
     row_begin: Tensor
     row_size: Tensor
     member: Tensor
+
+
+@triton.jit
+def _add_parts(gram_ptr, norm_ptr, num_parts, n, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Add the parts of a Gram matrix of n points and of its norms to the first part, in order."""
+    j = tl.arange(0, BLOCK_N)
+    for part in range(1, num_parts):
+        norm = tl.load(norm_ptr + j, mask=j < n, other=0.0)
+        norm += tl.load(norm_ptr + part * N + j, mask=j < n, other=0.0)
+        tl.store(norm_ptr + j, norm, mask=j < n)
+        matrix = part.to(tl.int64) * N * N
+        for first in range(0, n, BLOCK_M):
+            i = first + tl.arange(0, BLOCK_M)
+            inside = (i < n)[:, None] & (j < n)[None, :]
+            ptrs = gram_ptr + i[:, None] * N + j[None, :]
+            total = tl.load(ptrs, mask=inside, other=0.0)
+            total += tl.load(ptrs + matrix, mask=inside, other=0.0)
+            tl.store(ptrs, total, mask=inside)
 
 
 @triton.jit
@@ -72,6 +94,7 @@ def _store_rows(
     anchor_ptr,
     count_ptr,
     group,
+    before,
     first_token,
     length,
     n,
@@ -87,7 +110,7 @@ def _store_rows(
         r = first + tl.arange(0, BLOCK_M)
         is_member = label_j[None, :] == r[:, None]
         size = tl.sum(is_member.to(tl.int32), axis=1)
-        begin = tl.sum((label_j[None, :] < r[:, None]).to(tl.int32), axis=1)
+        begin = before + tl.sum((label_j[None, :] < r[:, None]).to(tl.int32), axis=1)
         anchor = tl.min(tl.where(is_member, position_j[None, :], 2147483647), axis=1)
         tl.store(row_group_ptr + r, tl.zeros([BLOCK_M], tl.int32) + group, mask=r < num_clusters)
         tl.store(row_begin_ptr + r, begin, mask=r < num_clusters)
@@ -170,10 +193,12 @@ def _group_clusters_kernel(
     num_frames,
     num_videos,
     N,
+    C,
     sqrt_channels,
     num_neighbors,
     min_cluster_tokens,
     HAS_BUDGET: tl.constexpr,
+    SPLIT_C: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -188,24 +213,29 @@ def _group_clusters_kernel(
             n = num_static
             offset = tl.load(static_offset_ptr + frame)
             num_clusters = tl.load(static_size_ptr + frame)
-            slot = num_frames + frame // 2
+            before = 0
             length = tl.load(segment_length_ptr + frame)
-            first_position = start.to(tl.int64) * N
+            num_parts = tl.cdiv(C, channels_per_part(C, length, SPLIT_C))
         else:
             n = N - num_static
             offset = tl.load(frame_offset_ptr + frame)
             num_clusters = tl.load(frame_size_ptr + frame)
-            slot = frame
+            before = num_static
             length = 1
-            first_position = start.to(tl.int64) * N + num_static
-        position_ptr += first_position
-        scratch = slot.to(tl.int64) * N
+            num_parts = 1
+        position_ptr += start.to(tl.int64) * N + before
+        scratch = frame.to(tl.int64) * N + before
         label_ptr += scratch
         j = tl.arange(0, BLOCK_N)
         largest_passed = min_cluster_tokens
         if HAS_BUDGET:
             largest_passed = num_clusters
         if (n > largest_passed) & (num_clusters > 0):
+            if num_parts > 1:
+                _add_parts(
+                    gram_ptr + scratch * N, norm_ptr + scratch, num_parts, n, N, BLOCK_M, BLOCK_N
+                )
+                tl.debug_barrier()
             cluster_points(
                 gram_ptr + scratch * N,
                 norm_ptr + scratch,
@@ -265,6 +295,7 @@ def _group_clusters_kernel(
                 anchor_ptr + row,
                 count_ptr + row,
                 group,
+                before,
                 (frame - first_frame).to(tl.int64) * N,
                 length,
                 n,
@@ -294,7 +325,8 @@ def group_clusters(
     num_neighbors: int,
     min_cluster_tokens: int | None,
 ) -> GroupClusters:
-    """Cluster the groups of ``table`` by their Gram matrices [G, N, N], which become distances.
+    """Cluster the groups of ``table`` by their Gram matrices, as
+    :func:`~prunevid_kernels.kernels.gram.group_gram` left them; they become distances.
 
     Args:
         first_row: [B] int32, on the device: the row of each video's first merged token; they are
@@ -302,11 +334,10 @@ def group_clusters(
         num_rows: R, rows enough for all videos.
         min_cluster_tokens: as for :func:`~prunevid_kernels.kernels.gram.group_gram`.
     """
-    groups, n = norms.shape
-    frames = len(segment_start)
+    frames, n = norms.shape
     device = norms.device
-    floats = torch.empty((2, groups, n), dtype=torch.float32, device=device)
-    integers = torch.empty((3, groups, n), dtype=torch.int32, device=device)
+    floats = torch.empty((2, frames, n), dtype=torch.float32, device=device)
+    integers = torch.empty((3, frames, n), dtype=torch.int32, device=device)
     rows = torch.empty((3, num_rows), dtype=torch.int32, device=device)
     source_to_merged = torch.empty((frames, n), dtype=torch.int64, device=device)
     anchor = torch.empty(num_rows, dtype=torch.int64, device=device)
@@ -338,10 +369,12 @@ def group_clusters(
         frames,
         len(first_frame) - 1,
         n,
+        channels,
         math.sqrt(channels),
         num_neighbors,
         min_cluster_tokens or 0,
         HAS_BUDGET=min_cluster_tokens is None,
+        SPLIT_C=config_for("group_gram", device)["SPLIT_C"],
         BLOCK_B=triton.next_power_of_2(len(first_frame) - 1),
         **row_blocks(device, n),
     )

@@ -1,8 +1,8 @@
 """The merged tokens: each the mean of its members, written straight to its final row.
 
-A program owns a few merged tokens and one block of channels. Members of a dynamic cluster are read
-from the features, those of a static one from the means over time that the static split left behind.
-Sums are float32, in ascending order of the members.
+A program owns a few merged tokens and one block of channels. A static position has been in its
+cluster for all frames of its segment, so the mean of the means over time is the mean of all the
+tokens, and every kind of cluster is averaged alike. Sums are float32, position by position.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from prunevid_kernels.kernels.group_clusters import GroupClusters
 @triton.jit
 def _group_mean_kernel(
     x_ptr,
-    static_mean_ptr,
     first_row_ptr,
     num_merged_ptr,
+    segment_length_ptr,
     row_group_ptr,
     row_begin_ptr,
     row_size_ptr,
@@ -51,27 +51,26 @@ def _group_mean_kernel(
     group = tl.load(row_group_ptr + row, mask=exists, other=0)
     begin = tl.load(row_begin_ptr + row, mask=exists, other=0)
     size = tl.load(row_size_ptr + row, mask=exists, other=0)
-    is_run = group >= 2 * num_frames  # of frames: its members lie N rows apart
+    is_run = group >= 2 * num_frames  # of one position over frames
     is_static = (group >= num_frames) & (is_run == 0)
-    static_slot = (group - num_frames) // 2
-    slot = tl.where(is_static, num_frames + static_slot, group).to(tl.int64)
-    source_frame = tl.where(is_run, group - 2 * num_frames, tl.where(is_static, static_slot, group))
-    source_row = source_frame.to(tl.int64) * N + tl.where(is_run, begin, 0)
+    frame_row = (group % num_frames).to(tl.int64) * N
+    length = tl.load(segment_length_ptr + group % num_frames, mask=exists & is_static, other=1)
+    size = tl.where(is_static, size * length, size)  # source tokens
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_L, BLOCK_C], dtype=tl.float32)
     for first in range(0, tl.max(size, axis=0), BLOCK_M):
         m = first + tl.arange(0, BLOCK_M)
         is_member = m[None, :] < size[:, None]  # [BLOCK_L, BLOCK_M]
-        member_ptrs = member_ptr + (slot * N + begin)[:, None] + m[None, :]
+        # Member m of a static cluster: frame m % length of its position m // length.
+        place = m[None, :] // length[:, None]
+        frame = tl.where(is_run[:, None], m[None, :], m[None, :] % length[:, None])
+        member_ptrs = member_ptr + (frame_row + begin)[:, None] + place
         position = tl.load(member_ptrs, mask=is_member & (is_run == 0)[:, None], other=0)
-        position = tl.where(is_run[:, None], m[None, :] * N, position)
-        place = (source_row[:, None] + position)[:, :, None] * C + c[None, None, :]
+        position = tl.where(is_run[:, None], begin[:, None], position)
+        source = frame_row[:, None] + frame.to(tl.int64) * N + position
         inside = is_member[:, :, None] & (c < C)[None, None, :]
-        of_static = inside & is_static[:, None, None]
-        of_dynamic = inside & (is_static == 0)[:, None, None]
-        x = tl.load(x_ptr + place, mask=of_dynamic, other=0.0).to(tl.float32)
-        x += tl.load(static_mean_ptr + place, mask=of_static, other=0.0)
-        total += tl.sum(x, axis=1)
+        x = tl.load(x_ptr + source[:, :, None] * C + c[None, None, :], mask=inside, other=0.0)
+        total += tl.sum(x.to(tl.float32), axis=1)
     mean = (total / size[:, None]).to(out_ptr.dtype.element_ty)
     inside = exists[:, None] & (c < C)[None, :]
     tl.store(out_ptr + out_row[:, None] * C + c[None, :], mean, mask=inside)
@@ -79,9 +78,9 @@ def _group_mean_kernel(
 
 def group_mean(
     x: Tensor,
-    static_mean: Tensor,
     first_row: Tensor,
     num_merged: Tensor,
+    segment_length: Tensor,
     clusters: GroupClusters,
     total_merged: int,
 ) -> Tensor:
@@ -92,6 +91,7 @@ def group_mean(
         first_row: [B] int32 as for :func:`~prunevid_kernels.kernels.group_clusters.group_clusters`.
         num_merged: [B] int32, on the device: each video's merged tokens; they sum to
             ``total_merged``.
+        segment_length: [F] int32, at the segments' first frames.
     """
     frames, n, channels = x.shape
     videos = len(num_merged)
@@ -104,9 +104,9 @@ def group_mean(
     )
     _group_mean_kernel[grid](
         x,
-        static_mean,
         first_row,
         num_merged,
+        segment_length,
         clusters.row_group,
         clusters.row_begin,
         clusters.row_size,

@@ -62,7 +62,7 @@ class _Decisions(NamedTuple):
     """Everything but the averages: what is merged with what, on the device."""
 
     x: Tensor
-    static_mean: Tensor
+    segment_length: Tensor
     first_row: Tensor
     table: GroupTable
     host_table: _HostCopy | None
@@ -107,7 +107,7 @@ def _decide(
     start, length, static_count = segments(
         mean, first_frame, longest, p.segment_ratio, p.num_neighbors
     )
-    is_static, static_mean = static_split(x, square_norm, start, length, static_count, p.tau)
+    is_static = static_split(x, square_norm, start, length, static_count, p.tau)
     table = group_table(
         first_frame,
         longest,
@@ -121,7 +121,7 @@ def _decide(
         p.min_cluster_tokens,
     )
     host_table = _HostCopy(table.host) if budgets is None else None
-    matrices, norms = group_gram(x, static_mean, start, static_count, table, min_cluster_tokens)
+    matrices, norms = group_gram(x, start, length, static_count, table, min_cluster_tokens)
     clusters = group_clusters(
         matrices,
         norms,
@@ -136,15 +136,15 @@ def _decide(
         p.num_neighbors,
         min_cluster_tokens,
     )
-    return _Decisions(x, static_mean, first_row, table, host_table, clusters)
+    return _Decisions(x, length, first_row, table, host_table, clusters)
 
 
 def _average(decisions: _Decisions, num_videos: int, total_merged: int) -> Tensor:
     """The eighth launch: merged tokens [total_merged, C]."""
-    x, static_mean, first_row, table, _, clusters = decisions
+    x, segment_length, first_row, table, _, clusters = decisions
     first = 3 * x.shape[0]
     num_merged = table.host[first : first + num_videos]
-    return group_mean(x, static_mean, first_row, num_merged, clusters, total_merged)
+    return group_mean(x, first_row, num_merged, segment_length, clusters, total_merged)
 
 
 def merge_videos(features: Tensor, frames: Sequence[int], p: MergeParameters) -> BatchMerge:

@@ -1,12 +1,11 @@
-"""Static and dynamic positions of every segment, and the static ones' means over time.
+"""Static and dynamic positions of every segment.
 
 The mean cosine over the ordered pairs of W different frames is
 
     sim = (|sum over frames of x / |x||^2 - W) / (W (W - 1))
 
 so one running sum a position replaces W x W products. A program owns a few positions of one
-segment. It walks over the segment's frames once for the sum and, for the static ones, once more for
-the mean; the second walk finds the rows in the L2 cache.
+segment and walks over the segment's frames once.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ def _static_split_kernel(
     segment_length_ptr,
     static_count_ptr,
     is_static_ptr,
-    static_mean_ptr,
     N,
     C,
     num_blocks,
@@ -65,17 +63,6 @@ def _static_split_kernel(
         num_static = tl.sum(is_static.to(tl.int32), axis=0)
         if num_static > 0:
             tl.atomic_add(static_count_ptr + start, num_static)
-            mean_row = (start // 2).to(tl.int64) * N + n
-            for c_start in range(0, C, BLOCK_C):
-                c = c_start + tl.arange(0, BLOCK_C)
-                inside = is_static[:, None] & (c < C)[None, :]
-                total = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
-                for frame in range(length):
-                    row = first_row + frame * N
-                    x = tl.load(x_ptr + row[:, None] * C + c[None, :], mask=inside, other=0.0)
-                    total += x.to(tl.float32)
-                mean_ptrs = static_mean_ptr + mean_row[:, None] * C + c[None, :]
-                tl.store(mean_ptrs, total / length, mask=inside)
 
 
 def static_split(
@@ -85,7 +72,7 @@ def static_split(
     segment_length: Tensor,
     static_count: Tensor,
     tau: float,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Split the positions of every segment of x [F, N, C].
 
     Args:
@@ -94,16 +81,11 @@ def static_split(
             afterwards.
 
     Returns:
-        is_static [F, N] int8, defined in the rows of the segments' first frames; static_mean
-        [ceil(F / 2), N, C] float32, the static tokens of the segment that starts at frame f in row
-        f // 2 (no two segments with static tokens start closer than two frames apart).
+        is_static [F, N] int8, defined in the rows of the segments' first frames.
     """
     frames, n, channels = x.shape
     blocks = square_norm.shape[2]
     is_static = torch.empty((frames, n), dtype=torch.int8, device=x.device)
-    static_mean = torch.empty(
-        (triton.cdiv(frames, 2), n, channels), dtype=torch.float32, device=x.device
-    )
     config = config_for("static_split", x.device).copy()
     config["BLOCK_C"] = min(config["BLOCK_C"], triton.next_power_of_2(channels))
     _static_split_kernel[(triton.cdiv(n, config["BLOCK_N"]) * frames,)](
@@ -113,7 +95,6 @@ def static_split(
         segment_length,
         static_count,
         is_static,
-        static_mean,
         n,
         channels,
         blocks,
@@ -121,4 +102,4 @@ def static_split(
         BLOCK_NORMS=triton.next_power_of_2(blocks),
         **config,
     )
-    return is_static, static_mean
+    return is_static
