@@ -177,7 +177,7 @@ def _print_results(
     print(f"{'method':12} {'first':>8} {'last':>8} " + f"{'T':>9} {'ratio':>6} " * 3)
     for name, (counts, flops) in results.items():
         cells = "".join(
-            f"{getattr(flops.method, form) / 1e12:9.3f} {flops.ratio(form):6.3f} "
+            f"{getattr(flops.method, form) / 1e12:9.4g} {flops.ratio(form):6.3f} "
             for form in ("paper", "exact", "end_to_end")
         )
         print(f"{name:12} {counts.per_layer[0]:8.0f} {counts.per_layer[-1]:8.0f} {cells}".rstrip())

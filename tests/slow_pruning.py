@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import tiny_models
 import torch
 from torch import Tensor
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, merge_video
+
+STEPS = 9  # tokens that are compared
 
 
 class SlowDecoder:
@@ -180,3 +183,27 @@ class SlowDecoder:
     def _norm(self, norm: Any, rows: Tensor) -> Tensor:
         scale = (rows.square().mean(dim=-1, keepdim=True) + self.eps).rsqrt()
         return rows * scale * norm.weight.double()
+
+
+def pieces(model: Any, ids: list[int], clips: Any) -> list[Any]:
+    """The prompt ``ids`` cut at its videos."""
+    clips, parts, text = iter(clips), [], []
+    position = 0
+    while position < len(ids):
+        if ids[position] != 2:
+            text.append(ids[position])
+            position += 1
+            continue
+        video = next(clips)
+        parts += [("text", text), ("video", tiny_models.features(model, video))]
+        parts.append(("other", model.model.image_newline[None]))
+        text, position = [], position + len(tiny_models.video_tokens(len(video)))
+    return [*parts, ("text", text)]
+
+
+def assert_same(result: Any, row: int, slow: SlowDecoder) -> None:
+    """A row of what ``generate`` gave goes on as the slow decoder does."""
+    tokens, logits = slow.greedy(STEPS)
+    assert result.sequences[row, -STEPS:].tolist() == tokens
+    actual = torch.stack(result.logits)[:, row].double()
+    assert (actual - logits).abs().max() <= 1e-5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from slow_pruning import SlowDecoder
+from slow_pruning import STEPS, SlowDecoder, assert_same, pieces
 from tiny_models import (
     CONFIG,
     clip,
@@ -19,34 +19,9 @@ from tiny_models import (
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import prune
 
-STEPS = 9
-
 
 def slow_for(model, config) -> SlowDecoder:
     return SlowDecoder(model.model.language_model, model.lm_head, config)
-
-
-def pieces(model, ids: list[int], clips) -> list:
-    """The prompt ``ids`` cut at its videos."""
-    clips, parts, text = iter(clips), [], []
-    position = 0
-    while position < len(ids):
-        if ids[position] != 2:
-            text.append(ids[position])
-            position += 1
-            continue
-        video = next(clips)
-        parts += [("text", text), ("video", features(model, video))]
-        parts.append(("other", model.model.image_newline[None]))
-        text, position = [], position + len(video_tokens(len(video)))
-    return [*parts, ("text", text)]
-
-
-def assert_same(result, row: int, slow: SlowDecoder) -> None:
-    tokens, logits = slow.greedy(STEPS)
-    assert result.sequences[row, -STEPS:].tolist() == tokens
-    actual = torch.stack(result.logits)[:, row].double()
-    assert (actual - logits).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -1,0 +1,163 @@
+"""FastV and Look-M, which act inside the decoder, against whole attention matrices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from slow_baselines import SlowFastV, SlowLookM
+from slow_pruning import STEPS, assert_same, pieces
+from tiny_models import clip, generate, left_pad, question, text_tokens, video_tokens
+from transformers import StaticCache
+
+from prunevid_kernels.adapters import NothingPrunedWarning
+from prunevid_kernels.benchmarks.methods import apply_method
+
+
+def slow_for(model, name: str, options: dict):
+    decoder, head = model.model.language_model, model.lm_head
+    if name == "fastv":
+        return SlowFastV(decoder, head, options.get("k", 2), options.get("keep_ratio", 0.3))
+    return SlowLookM(
+        decoder, head, options.get("recent_ratio", 0.1), options.get("important_ratio", 0.1)
+    )
+
+
+METHODS = [
+    pytest.param("fastv", {}, id="fastv"),
+    pytest.param("fastv", {"k": 1, "keep_ratio": 0.53}, id="fastv-behind-the-first-layer"),
+    pytest.param("fastv", {"k": 5}, id="fastv-behind-the-last-layer"),
+    pytest.param("look_m", {}, id="look-m"),
+    pytest.param("look_m", {"recent_ratio": 0.3, "important_ratio": 0.01}, id="look-m-much-text"),
+]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(("name", "options"), METHODS)
+def test_one_video(build, name, options, attention):
+    model, inputs = build("qwen2", attention), question(frames=6)
+    with apply_method(model, name, options) as handle:
+        result = generate(model, inputs)
+    slow = slow_for(model, name, options)
+    slow.feed_prompt(pieces(model, inputs["input_ids"][0].tolist(), inputs["pixel_values_videos"]))
+    call = handle.report.last
+    held = slow.entries()
+    if name == "fastv":
+        assert call.videos[0].kept.tolist() == slow.kept[0]
+        full = len(slow.block)
+        expected = [full] * slow_k(options) + [held] * (5 - slow_k(options))
+    else:
+        expected = [held] * 5
+    assert call.cached_tokens == (tuple(expected),)
+    lengths = [layer.keys.shape[2] for layer in result.past_key_values.layers]
+    assert lengths == [length + STEPS - 1 for length in expected]
+    assert_same(result, 0, slow)
+
+
+def slow_k(options: dict) -> int:
+    return options.get("k", 2)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("name", ["fastv", "look_m"])
+def test_padded_batch_of_several_videos(build, kind, name):
+    """Rows of different length, with one, two and no videos."""
+    model, video = build(kind), video_tokens(4)
+    prompts = [
+        text_tokens(3) + video + text_tokens(9, 1),
+        text_tokens(2, 2) + video + text_tokens(4, 3) + video + text_tokens(5, 4),
+        text_tokens(7, 5),
+    ]
+    clips = [clip(4, seed) for seed in range(3)]
+    owned = [clips[:1], clips[1:], []]
+    ids, mask = left_pad(prompts)
+    with apply_method(model, name, {}) as handle:
+        result = generate(
+            model,
+            {"input_ids": ids, "attention_mask": mask, "pixel_values_videos": torch.stack(clips)},
+        )
+    for row, prompt in enumerate(prompts):
+        slow = slow_for(model, name, {})
+        slow.feed_prompt(pieces(model, prompt, owned[row]))
+        assert_same(result, row, slow)
+    assert handle.report.last.other_tokens == (13, 13, 7)
+
+
+@pytest.mark.parametrize("name", ["fastv", "look_m"])
+def test_text_behind_the_answer(model, name):
+    """A second turn goes on from the cut cache, with several tokens at once."""
+    inputs, more = question(frames=4), text_tokens(5, 9)
+    with apply_method(model, name, {}):
+        first = generate(model, inputs)
+        ids = torch.cat((first.sequences, torch.tensor([more])), dim=1)
+        second = generate(
+            model,
+            {
+                "input_ids": ids,
+                "attention_mask": torch.ones_like(ids),
+                "past_key_values": first.past_key_values,
+            },
+        )
+    slow = slow_for(model, name, {})
+    slow.feed_prompt(pieces(model, inputs["input_ids"][0].tolist(), inputs["pixel_values_videos"]))
+    tokens, _ = slow.greedy(STEPS)
+    assert first.sequences[0, -STEPS:].tolist() == tokens
+    slow.feed_tokens(more)
+    assert_same(second, 0, slow)
+
+
+def test_fastv_second_video_behind_a_cut_cache(model):
+    inputs, more = question(frames=4), question(frames=3, seed=7)
+    with apply_method(model, "fastv", {}) as handle:
+        outputs = model(**inputs)
+        result = generate(
+            model,
+            {
+                "input_ids": more["input_ids"],
+                "attention_mask": torch.ones(
+                    1, inputs["input_ids"].shape[1] + more["input_ids"].shape[1], dtype=torch.int64
+                ),
+                "pixel_values_videos": more["pixel_values_videos"],
+                "past_key_values": outputs.past_key_values,
+            },
+        )
+    slow = slow_for(model, "fastv", {})
+    for turn in (inputs, more):
+        slow.feed_prompt(pieces(model, turn["input_ids"][0].tolist(), turn["pixel_values_videos"]))
+    assert handle.report.last.videos[0].kept.tolist() == slow.kept[-1]
+    assert_same(result, 0, slow)
+
+
+@pytest.mark.parametrize("name", ["fastv", "look_m"])
+def test_beams(model, name):
+    with apply_method(model, name, {}):
+        result = generate(model, question(frames=4), num_beams=3)
+        assert result.sequences.shape[0] == 1
+
+
+def test_look_m_in_a_static_cache(model):
+    with apply_method(model, "look_m", {}):
+        expected = generate(model, question(frames=4))
+        cache = StaticCache(config=model.config.get_text_config(), max_cache_len=128)
+        result = generate(model, question(frames=4), past_key_values=cache, disable_compile=True)
+    assert result.sequences.equal(expected.sequences)
+
+
+def test_fastv_refuses_a_static_cache(model):
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=256)
+    with apply_method(model, "fastv", {}) as handle:
+        with pytest.raises(ValueError, match="fastv leaves layers with caches of two lengths"):
+            model(**question(frames=4), past_key_values=cache)
+        model(**question(frames=4))
+    assert len(handle.report.calls) == 1
+
+
+def test_fastv_refuses_split_heads(model, monkeypatch):
+    from prunevid_kernels.adapters import engine
+
+    monkeypatch.setattr(engine, "tensor_parallel_group", lambda model: object())
+    with apply_method(model, "fastv", {}) as handle:
+        with pytest.raises(ValueError, match="tensor-parallel"):
+            model(**question(frames=4))
+        monkeypatch.undo()
+        with pytest.warns(NothingPrunedWarning):
+            handle.remove()
