@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import importlib.metadata
 import re
 import shutil
@@ -109,6 +110,18 @@ def test_version_and_command_are_in_the_metadata():
     assert f"## [{metadata.version}]" in (ROOT / "CHANGELOG.md").read_text()
     (command,) = metadata.entry_points.select(group="console_scripts")
     assert (command.name, command.value) == ("prunevid", "prunevid_kernels.benchmarks.cli:main")
+
+
+def test_the_plugins_that_the_wheel_declares_are_in_it(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+        declared = configparser.ConfigParser()
+        declared.read_string(archive.read(path).decode())
+        for group in ("lmms_eval.models", "vllm.general_plugins"):
+            module, name = declared[group]["prunevid"].split(":")
+            file = module.replace(".", "/")
+            (file,) = {f"{file}.py", f"{file}/__init__.py"} & {*archive.namelist()}
+            assert name in archive.read(file).decode()
 
 
 def test_setup_maps_every_package_folder():

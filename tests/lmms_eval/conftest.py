@@ -86,8 +86,10 @@ def build():
     from lmms_eval.models import get_model
 
     def build(model: str, **arguments: Any) -> Any:
+        batch_size = arguments.pop("batch_size", 1)
         text = ",".join(f"{name}={value}" for name, value in arguments.items())
-        return get_model(model).create_from_arg_string(text, {"device": "cpu", "batch_size": 1})
+        more = {"device": "cpu", "batch_size": batch_size}
+        return get_model(model).create_from_arg_string(text, more)
 
     return build
 
@@ -109,3 +111,20 @@ def evaluate(workplace, monkeypatch):
         return [sample["resps"][0][0] for sample in samples]
 
     return evaluate
+
+
+@pytest.fixture
+def ask(workplace):
+    """``ask(lm, number, argument, kind=...)``: a request of lmms-eval about a question of the
+    task, with the argument that such a request has."""
+    from datasets import load_from_disk
+    from lmms_eval.api.instance import Instance
+
+    def ask(lm: Any, number: int, argument: Any, *, kind: str) -> Any:
+        lm.task_dict["local_clips"] = load_from_disk(workplace / "clips")
+        question = lm.task_dict["local_clips"]["test"][number]["question"]
+        arguments = (question, argument, lambda row: [row["video"]], number, "local_clips", "test")
+        metadata = {"task": "local_clips", "doc_id": number, "repeats": 1}
+        return Instance(kind, arguments, 0, metadata)
+
+    return ask

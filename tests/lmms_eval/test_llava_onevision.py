@@ -10,7 +10,6 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -29,7 +28,6 @@ except PackageNotFoundError:
     )
 
 from datasets import load_from_disk
-from lmms_eval.api.instance import Instance
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
 NAME = "prunevid_llava_onevision"
@@ -48,15 +46,6 @@ def by_hand(llava_folder, workplace) -> SimpleNamespace:
         inputs.append(processor(text=text, videos=[frames], return_tensors="pt"))
     model = LlavaOnevisionForConditionalGeneration.from_pretrained(llava_folder)
     return SimpleNamespace(model=model, tokenizer=processor.tokenizer, inputs=inputs)
-
-
-def request(workplace: Path, lm: Any, number: int, *arguments: Any, kind: str) -> Instance:
-    """A request of lmms-eval about a question of the task."""
-    lm.task_dict["local_clips"] = load_from_disk(workplace / "clips")
-    question = lm.task_dict["local_clips"]["test"][number]["question"]
-    visual = (lambda row: [row["video"]], number, "local_clips", "test")
-    metadata = {"task": "local_clips", "doc_id": number, "repeats": 1}
-    return Instance(kind, (question, *arguments, *visual), 0, metadata)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +103,7 @@ def test_the_command(workplace, llava_folder, tmp_path):
 
 @pytest.mark.parametrize("pruning", [True, False], ids=["pruned", "not-pruned"])
 @pytest.mark.parametrize("answer", ["red", "blue circle"])
-def test_likelihood_of_an_answer(build, by_hand, llava_folder, workplace, pruning, answer):
+def test_likelihood_of_an_answer(build, ask, by_hand, llava_folder, pruning, answer):
     """One forward over prompt and answer gives what decoding the answer gives."""
     options = OPTIONS if pruning else {"merge": False, "select": False}
     ids = by_hand.tokenizer(f"{answer}<|im_end|>\n", return_tensors="pt").input_ids
@@ -127,9 +116,7 @@ def test_likelihood_of_an_answer(build, by_hand, llava_folder, workplace, prunin
 
     lm = build(NAME, pretrained=llava_folder, max_frames_num=FRAMES, **options)
     target = answer if pruning else lambda row: answer  # lmms-eval gives either
-    ((loss, is_greedy),) = lm.loglikelihood(
-        [request(workplace, lm, 1, target, kind="loglikelihood")]
-    )
+    ((loss, is_greedy),) = lm.loglikelihood([ask(lm, 1, target, kind="loglikelihood")])
     assert loss == pytest.approx(float(expected), abs=1e-4)
     assert is_greedy is bool((logits.argmax(-1) == ids[0]).all())
 
@@ -163,7 +150,7 @@ def test_a_wrong_option_is_named(build, llava_folder, options, message):
         build(NAME, pretrained=llava_folder, **options)
 
 
-def test_a_prompt_that_fails_is_no_empty_answer(build, evaluate, llava_folder, workplace, tmp_path):
+def test_a_prompt_that_fails_is_no_empty_answer(build, evaluate, ask, llava_folder, tmp_path):
     lm = build(NAME, pretrained=llava_folder, max_frames_num=FRAMES, use_cache=False, **OPTIONS)
     with pytest.raises(BaseException, match="use_cache") as stopped:
         evaluate(lm)
@@ -172,7 +159,8 @@ def test_a_prompt_that_fails_is_no_empty_answer(build, evaluate, llava_folder, w
     lm = build(NAME, pretrained=llava_folder, **OPTIONS)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    ask = request(workplace, lm, 0, {}, kind="generate_until")
-    ask.arguments = (*ask.arguments[:2], lambda row: [str(broken)], *ask.arguments[3:])
+    question = ask(lm, 0, {}, kind="generate_until")
+    broken_video = (lambda row: [str(broken)],)
+    question.arguments = question.arguments[:2] + broken_video + question.arguments[3:]
     with pytest.raises(BaseException, match="broken.mp4"):
-        lm.generate_until([ask])
+        lm.generate_until([question])

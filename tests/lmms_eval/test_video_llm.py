@@ -1,0 +1,220 @@
+"""``prunevid_pllava`` and ``prunevid_st_llm`` in the real lmms-eval, beside the same models pruned
+by hand."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sentencepiece
+import tiny_st_llm
+import torch
+from PIL import Image
+from tiny_models import text_config
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from transformers import CLIPVisionConfig
+
+from prunevid_kernels import PruneVidConfig
+from prunevid_kernels.adapters import prune
+from prunevid_kernels.adapters.pllava import Pllava
+from prunevid_kernels.adapters.pllava_config import PllavaConfig
+from prunevid_kernels.adapters.pllava_processor import PllavaProcessor
+from prunevid_kernels.adapters.sampling import frame_indices
+from prunevid_kernels.adapters.st_llm import StLlm
+from prunevid_kernels.adapters.st_llm_processor import StLlmProcessor
+from prunevid_kernels.adapters.video import VideoError, read_video
+
+try:
+    version("lmms_eval")
+except PackageNotFoundError:
+    pytest.skip(
+        "lmms-eval has an environment of its own: scripts/test_lmms_eval.sh",
+        allow_module_level=True,
+    )
+
+from datasets import load_from_disk
+
+FRAMES, NEW_TOKENS = 6, 6
+OPTIONS = {"layer": 1, "keep_ratio": 0.3, "cluster_ratio": 0.4}
+# Every letter that a prompt here has: the published vocabularies know bytes, so that <unk>, which
+# stands for a visual token, comes out of no text.
+CORPUS = (
+    "Where does the red circle go? What is blue? When is the scene dark? Look "
+    "###Human: ###Assistant: red"
+)
+
+
+@pytest.fixture(scope="session")
+def pllava_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pllava")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<unk>", "<s>", "</s>", "<image>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens([AddedToken(token) for token in special])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = PllavaConfig(
+        text_config=text_config("llama", vocab_size=len(vocabulary)),
+        vision_config=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=56,
+            patch_size=7,
+        ),
+        image_token_index=3,
+        num_frames=FRAMES,
+        pooling_shape=(FRAMES, 4, 4),
+        frame_shape=(8, 8),
+    )
+    torch.manual_seed(0)
+    model = Pllava(config)
+    with torch.no_grad():
+        for weight in model.multi_modal_projector.parameters():
+            weight.normal_()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def st_llm_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("st_llm")
+    words = CORPUS.split()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([CORPUS, *words] * 20),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+    )
+    bert = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(words)]
+    bert += [f"[unused{i}]" for i in range(60 - len(bert))]  # and [DEC]: 61
+    (folder / "vocab.txt").write_text("\n".join(bert))
+    tiny_st_llm.random_model().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["pllava", "st_llm"])
+def case(request) -> dict[str, Any]:
+    folder = request.getfixturevalue(f"{request.param}_folder")
+    model, processor = {"pllava": (Pllava, PllavaProcessor), "st_llm": (StLlm, StLlmProcessor)}[
+        request.param
+    ]
+    return {
+        "name": f"prunevid_{request.param}",
+        "rule": request.param,
+        "arguments": {"pretrained": folder, "max_frames_num": FRAMES},
+        "model": model.from_pretrained(folder),
+        "processor": processor.from_pretrained(folder),
+    }
+
+
+def inputs_of(case, row: dict[str, Any], **texts: str) -> dict[str, torch.Tensor]:
+    rule = partial(frame_indices, n=FRAMES, rule=case["rule"])
+    return case["processor"](
+        read_video(row["video"], indices=rule).frames, row["question"], **texts
+    )
+
+
+@pytest.mark.parametrize("texts", [{}, {"system": "Look", "answer_prefix": "red"}], ids=len)
+def test_answers_are_those_of_the_model_pruned_by_hand(build, evaluate, workplace, case, texts):
+    expected = []
+    with prune(case["model"], PruneVidConfig(**OPTIONS)) as handle:
+        for row in load_from_disk(workplace / "clips")["test"]:
+            inputs = inputs_of(case, row, **texts)
+            output = case["model"].generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+            new = output[0, inputs["input_ids"].shape[1] :]
+            expected.append(case["processor"].tokenizer.decode(new, skip_special_tokens=True))
+    arguments = {name.replace("system", "system_prompt"): text for name, text in texts.items()}
+    lm = build(case["name"], **case["arguments"], **arguments, **OPTIONS)
+    assert evaluate(lm) == [answer.split("###")[0].strip() for answer in expected]
+    calls, totals = handle.report.calls, lm.pruned.totals
+    assert totals.videos == len(calls) == 3
+    assert totals.tokens_before == sum(call.tokens_before for call in calls)
+    assert totals.tokens_merged == sum(call.tokens_merged for call in calls)
+    assert totals.tokens_kept == sum(call.tokens_kept for call in calls)
+    assert totals.tokens_kept < totals.tokens_merged < totals.tokens_before
+
+
+def test_likelihood_of_an_answer(build, ask, workplace, case):
+    """One forward over prompt and answer gives what running the answer behind the prompt gives."""
+    row = load_from_disk(workplace / "clips")["test"][1]
+    whole, prompt = inputs_of(case, row, answer_prefix="red"), inputs_of(case, row)
+    ids, shorter = whole["input_ids"][0], prompt["input_ids"][0]
+    same = next(i for i in range(len(ids)) if i == len(shorter) or ids[i] != shorter[i])
+    count = len(ids) - same
+    with prune(case["model"], PruneVidConfig(**OPTIONS)), torch.no_grad():
+        logits = case["model"](**whole, logits_to_keep=count + 1).logits[0, :-1]
+    expected = torch.nn.functional.cross_entropy(logits, ids[same:])
+    lm = build(case["name"], **case["arguments"], **OPTIONS)
+    ((loss, is_greedy),) = lm.loglikelihood([ask(lm, 1, "red", kind="loglikelihood")])
+    assert loss == pytest.approx(float(expected), abs=1e-4)
+    assert is_greedy is bool((logits.argmax(-1) == ids[same:]).all())
+    assert lm.pruned.totals.videos == 1
+    with pytest.raises(ValueError, match="must not be empty"):
+        lm.loglikelihood([ask(lm, 1, "", kind="loglikelihood")])
+
+
+def test_an_image_is_a_video_of_one_frame(build, ask, case):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    lm = build(case["name"], **case["arguments"], **OPTIONS)
+    question = ask(lm, 0, {"max_new_tokens": 3}, kind="generate_until")
+    with_picture = question.arguments[:2] + (lambda row: [Image.fromarray(picture)],)
+    question.arguments = with_picture + question.arguments[3:]
+    (answer,) = lm.generate_until([question])
+    assert isinstance(answer, str)
+    assert lm.pruned.totals.videos == 1
+
+
+def test_answers_end_before_the_tasks_own_ends(build, ask, case):
+    lm = build(case["name"], **case["arguments"], **OPTIONS)
+    (answer,) = lm.generate_until([ask(lm, 0, {"max_new_tokens": 8}, kind="generate_until")])
+    end = answer[2]
+    options = {"max_new_tokens": 8, "until": [end, "never"]}
+    (cut,) = lm.generate_until([ask(lm, 0, options, kind="generate_until")])
+    assert cut == answer[: answer.index(end)].strip()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"keep_ratio": 2}, r"keep_ratio must be in \(0, 1\], got 2", id="range"),
+        pytest.param({"layer": 99}, "layer", id="too-deep"),
+        pytest.param({"keep_rate": 0.4}, "unknown model argument 'keep_rate'; known", id="unknown"),
+        pytest.param({"dtype": "int9"}, "dtype must be 'auto' or .*, got 'int9'", id="dtype"),
+        pytest.param({"batch_size": 4}, "batch_size must be 1, got 4", id="batch"),
+    ],
+)
+def test_a_wrong_argument_is_named(build, case, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(case["name"], **case["arguments"], **options)
+
+
+def test_an_argument_of_one_model_alone_reaches_it(build, pllava_folder, st_llm_folder, tmp_path):
+    with pytest.raises(ValueError, match="lora_alpha"):  # the weights are merged
+        build("prunevid_pllava", pretrained=pllava_folder, lora_alpha=14)
+    with pytest.raises(ValueError, match="unknown model argument 'lora_alpha'"):
+        build("prunevid_st_llm", pretrained=st_llm_folder, lora_alpha=14)
+    with pytest.raises(ValueError, match="none.txt: no such file"):
+        build("prunevid_st_llm", pretrained=st_llm_folder, qformer_tokenizer=tmp_path / "none.txt")
+
+
+def test_a_prompt_that_fails_is_no_empty_answer(build, ask, case, tmp_path):
+    lm = build(case["name"], **case["arguments"], **OPTIONS)
+    question = ask(lm, 0, {}, kind="generate_until")
+    for visuals, error, message in (
+        ([str(tmp_path / "none.mp4")], VideoError, "none.mp4: no such file"),
+        ([], ValueError, "one video or image, got 0"),
+    ):
+        visual = (lambda row, visuals=visuals: visuals,)
+        question.arguments = question.arguments[:2] + visual + question.arguments[3:]
+        with pytest.raises(error, match=message):
+            lm.generate_until([question])
