@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from prunevid_kernels.adapters import PruneCall, PruneReport
+from prunevid_kernels.adapters import PruneReport
 from prunevid_kernels.adapters.sampling import Rule, frame_indices
 from prunevid_kernels.adapters.video import VideoError, read_video
 
@@ -24,9 +24,10 @@ from .datasets.registry import BENCHMARKS, Scoring
 from .datasets.sample import LETTERS, Sample, VideoSource
 from .eval_plan import Plan
 from .extract import EXTRACTORS, is_word
-from .flops import DecoderShape, prefill_macs
+from .method_flops import sample_flops
 from .methods import apply_method
 from .model_inputs import ModelError, VideoModel
+from .model_shapes import ModelShape, shape_of
 from .prompts import prompt
 from .run_log import LineWriter, Record
 from .terminal import Advance
@@ -48,10 +49,11 @@ def answer_questions(
             and by which ``sampling``; options of ``generate`` under ``generation``.
         advance: called after each question that is on disk.
     """
+    shape = shape_of(model.model.config)
     with apply_method(model.model, plan.method, plan.options) as handle:
         for sample in samples:
             try:
-                record = _ask(model, settings, sample, handle.report)
+                record = _ask(model, shape, settings, sample, handle.report)
             except (VideoError, ModelError) as error:
                 record = Record(sample.id, sample.task, gold=sample.gold_text, skipped=str(error))
             log.write(record)
@@ -78,7 +80,11 @@ def take_frames(video: VideoSource | np.ndarray, count: int, rule: Rule) -> np.n
 
 
 def _ask(
-    model: VideoModel, settings: Mapping[str, Any], sample: Sample, report: PruneReport
+    model: VideoModel,
+    shape: ModelShape,
+    settings: Mapping[str, Any],
+    sample: Sample,
+    report: PruneReport,
 ) -> Record:
     benchmark = settings["benchmark"]
     start = time.perf_counter()
@@ -105,7 +111,7 @@ def _ask(
         tokens_kept=call.tokens_kept,
         tokens_text=call.other_tokens[0],
         cached_ratio=call.cached_ratio,
-        flops=_flops(model, call),
+        flops=sample_flops(call, shape).as_dict(),
         seconds={"read": read - start, "encode": made - read, "generate": done - made},
     )
 
@@ -126,18 +132,3 @@ def read_answer(
     if sample.gold is None:
         return predictions, {}
     return predictions, {name: sample.gold in found for name, found in accepted.items()}
-
-
-def _flops(model: VideoModel, call: PruneCall) -> dict[str, dict[str, float]]:
-    """Multiply-accumulates of the prompt in the decoder, with the method and without."""
-    shape = DecoderShape.from_text_config(model.model.config.get_text_config())
-    other = call.other_tokens[0]
-    lengths = [visual + other for visual in call.visual_tokens_per_layer()]
-    dense = [call.tokens_before + other] * shape.num_layers
-    return {
-        form: {
-            "method": prefill_macs(lengths, shape, form),
-            "dense": prefill_macs(dense, shape, form),
-        }
-        for form in ("paper", "exact")
-    }
