@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     InstructBlipQFormerConfig,
     InstructBlipVisionConfig,
@@ -94,10 +95,10 @@ class StLlmConfig(PreTrainedConfig):
             if values.get("model_type") == cls.model_type:
                 return cls.from_dict(values)
             return _published(values, _Shapes(tensors))
-        except (TypeError, KeyError, ValueError) as error:
-            if isinstance(error, CheckpointError):
-                raise CheckpointError(f"{folder}: {error}") from error
-            line = str(error).strip().splitlines()[0]
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
+        except (TypeError, ValueError, StrictDataclassError) as error:
+            line = " ".join(str(error).split())
             raise CheckpointError(f"{file}: does not describe an ST-LLM: {line}") from error
 
 
