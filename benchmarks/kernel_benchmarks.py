@@ -27,6 +27,7 @@ from .cases import (
     video_features,
 )
 from .ceilings import GroupTokens, compact_cost, cosine_pruning_cost, merge_cost, score_cost
+from .eager_loops import merge_in_loops
 from .harness import OURS, Benchmark, IncorrectResultError, Variant
 from .near_ties import examine
 from .timing import num_bytes
@@ -83,7 +84,7 @@ def merge_benchmark(
     variants: list[Variant[Tensor]] = [
         Variant(
             "eager loops",
-            partial(merge_video, config=CONFIG, impl="reference"),
+            partial(merge_in_loops, config=CONFIG),
             _check_merge,
             is_baseline=True,
         ),

@@ -12,6 +12,7 @@ from oracle import refined
 from prunevid_kernels import MergedVideo, PruneVidConfig, merge_video
 from prunevid_kernels.benchmarks import eager_variants
 from prunevid_kernels.benchmarks.cases import video_features
+from prunevid_kernels.benchmarks.eager_loops import merge_in_loops
 from prunevid_kernels.benchmarks.near_ties import examine
 
 
@@ -25,10 +26,15 @@ from prunevid_kernels.benchmarks.near_ties import examine
         pytest.param(23, 14, id="23x14"),
     ],
 )
-def test_vectorised_merge_is_the_method(frames, tokens, dtype):
+@pytest.mark.parametrize("form", ["loops", "vectorised"])
+def test_eager_merges_are_the_method(frames, tokens, dtype, form):
     x = video_features(frames, tokens, 48, seed=2, dtype=dtype)
     for config in (PruneVidConfig(), PruneVidConfig(tau=0.6, cluster_ratio=0.3)):
-        verdict = examine(x, config, eager_variants.VectorisedMerge(config)(x))
+        if form == "loops":
+            merged = merge_in_loops(x, config)
+        else:
+            merged = eager_variants.VectorisedMerge(config)(x)
+        verdict = examine(x, config, merged)
         assert not verdict.errors
         assert verdict.near_ties <= 2
 
