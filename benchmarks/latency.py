@@ -26,7 +26,9 @@ from .harness import IncorrectResultError
 from .latency_checks import check_method, generate
 from .latency_models import Prompts, Subject, encode_clip, features_in_place, make_prompts
 from .latency_stages import STAGES, StageClock, StageTimes
+from .method_flops import sample_flops
 from .methods import apply_method
+from .model_shapes import shape_of
 from .timing import Quantiles, time_runs
 
 BASELINE = "full"
@@ -274,13 +276,15 @@ def _measure(
 
 
 def _describe(row: LatencyRow, subject: Subject, answer: _Answer) -> None:
-    """What follows from the lengths of the sequences alone."""
+    """What follows from the numbers of tokens alone."""
     call = answer.call
     row.text_tokens = call.other_tokens[0]
     row.visual_tokens = call.videos[0].tokens_before
     row.tokens_per_frame = call.videos[0].layout.tokens_per_frame
     row.merged_tokens = [video.tokens_merged for video in call.videos]
     row.kept_tokens = [video.tokens_kept for video in call.videos]
+    shape = shape_of(subject.video_model.model.config)
+    row.flops = asdict(sample_flops(call, shape).method)
     row.kv_bytes = sum(
         tensor.numel() * tensor.element_size()
         for layer in answer.cache.layers

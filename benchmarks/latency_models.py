@@ -20,46 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForImageTextToText,
-    LlavaOnevisionConfig,
-    Qwen2Config,
-    SiglipVisionConfig,
-)
 
 from prunevid_kernels.adapters import PruneCall
 from prunevid_kernels.adapters.video import read_video
 
 from . import tiny_model
-from .cases import MODELS, QWEN2_0_5B, video_features
-from .flops import QWEN2_7B, DecoderShape
+from .cases import MODELS, video_features
+from .latency_random import NAMES, random_model
 from .methods import METHODS, apply_method
 from .model_inputs import ModelError, VideoModel, load_video_model
 from .sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
-
-SIZES: dict[str, DecoderShape] = {
-    "llava-onevision-7b": QWEN2_7B,
-    "llava-onevision-0.5b": QWEN2_0_5B,
-}
-# In place of the published sizes on a CPU.
-REDUCED_DECODER = DecoderShape(64, 128, 4, 4, 2, 256)
-
-SIGLIP_SO400M = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
-REDUCED_SIGLIP = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "image_size": 48,
-    "patch_size": 4,
-}
 
 
 @dataclass(frozen=True)
@@ -70,13 +40,11 @@ class Subject:
         video_model: the model with its preprocessing.
         layer: decoder layer of the selection, where the method has that choice.
         has_own_features: False: generated features take the place of the projector's output.
-        is_reduced: a tiny model that stands for a published size, since there is no GPU.
     """
 
     video_model: VideoModel
     layer: int
     has_own_features: bool
-    is_reduced: bool = False
 
     @property
     def decoder(self) -> Any:
@@ -94,8 +62,8 @@ def load_subject(
     """The model that the user named.
 
     Args:
-        model: a name of :data:`SIZES`, for random weights; a checkpoint folder; None for the
-            embedded model.
+        model: a name of :data:`.latency_random.NAMES`, for random weights; a checkpoint folder;
+            None for the embedded model.
         is_reduced: a tiny model of the same family in place of the published size.
 
     Raises:
@@ -105,57 +73,14 @@ def load_subject(
         tiny = tiny_model.build_tiny_model()
         tiny.model.to(device, dtype)
         return Subject(tiny, tiny_model.SELECTION_LAYER, has_own_features=True)
-    if model in SIZES:
-        return _random_subject(model, device, dtype, is_reduced=is_reduced)
+    if model in NAMES:
+        random = random_model(model, device, dtype, is_reduced=is_reduced)
+        return Subject(random, 1 if is_reduced else MODELS[model].layer, has_own_features=False)
     if not Path(model).is_dir():
-        raise ModelError(f"model must be {', '.join(SIZES)} or a checkpoint folder, got {model!r}")
+        raise ModelError(f"model must be {', '.join(NAMES)} or a checkpoint folder, got {model!r}")
     loaded = load_video_model(Path(model), str(device), dtype=dtype)
     layers = len(loaded.model.get_decoder().layers)
     return Subject(loaded, 10 if layers > 10 else layers // 3, has_own_features=True)
-
-
-def _random_subject(
-    name: str, device: torch.device, dtype: torch.dtype, *, is_reduced: bool
-) -> Subject:
-    shape = REDUCED_DECODER if is_reduced else SIZES[name]
-    # Words cost nothing: the embedded model's tokenizer and chat template do for every size.
-    embedded = tiny_model.build_tiny_model()
-    config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(
-            **(REDUCED_SIGLIP if is_reduced else SIGLIP_SO400M), vision_use_head=False
-        ),
-        text_config=Qwen2Config(
-            hidden_size=shape.hidden_size,
-            intermediate_size=shape.mlp_size,
-            num_hidden_layers=shape.num_layers,
-            num_attention_heads=shape.num_heads,
-            num_key_value_heads=shape.num_kv_heads,
-            vocab_size=max(shape.vocab_size, len(embedded.tokenizer)),
-            max_position_embeddings=131072,
-            tie_word_embeddings=False,
-        ),
-        image_token_index=embedded.model.config.image_token_id,
-        video_token_index=embedded.model.config.video_token_id,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-    )
-    torch.manual_seed(0)
-    with torch.device(device):
-        model = AutoModelForImageTextToText.from_config(
-            config, dtype=dtype, attn_implementation="sdpa"
-        )
-    processor = replace(embedded.processor, config=config)
-    video_model = VideoModel(
-        model=model.eval(),
-        processor=processor,
-        family="llava_onevision",
-        name=f"{name}, tiny stand-in" if is_reduced else name,
-        default_frames=MODELS[name].frames,
-        grid=(processor.grid_side,) * 2,
-        is_random=True,
-    )
-    layer = 1 if is_reduced else MODELS[name].layer
-    return Subject(video_model, layer, has_own_features=False, is_reduced=is_reduced)
 
 
 # ------------------------------------------------------------------------------------------------
