@@ -50,6 +50,9 @@ def test_the_import_examples_do_without_the_adapters():
         assert "prunevid_kernels.adapters" not in importing(number)
 
 
+# How the example scores, and how the text below it says to.
+NOPE_SCORING = r"scores = (score_visual_tokens\(query.*\))"
+ROPE_SCORING = r"`(score_visual_tokens\(rotate.*\))`"
 # Their names in the example's decoder -> in Llama's.
 NAMES = {
     "attention_norm": "input_layernorm",
@@ -79,10 +82,16 @@ def llama_name(name: str) -> str:
         pytest.param(PruneVidConfig(layer=1), id="threshold"),
         pytest.param(PruneVidConfig(layer=0, budget=70), id="budget"),
         pytest.param(PruneVidConfig(layer=3, selection="global"), id="last-layer"),
+        pytest.param(PruneVidConfig(layer=1, score="rope"), id="rope"),
     ],
 )
 def test_the_decoder_loop_says_what_a_pruned_llama_says(config):
-    names = run(importing(1))
+    example = importing(1)
+    if config.score == "rope":
+        page = (ROOT / "docs" / "importing.md").read_text(encoding="utf-8")
+        nope, rope = (re.findall(how, page)[-1] for how in (NOPE_SCORING, ROPE_SCORING))
+        example = example.replace(nope, rope)
+    names = run(example)
     decoder, features = names["decoder"], 2 * names["features"]
     with torch.no_grad():
         for weight in decoder.parameters():
