@@ -77,7 +77,7 @@ def check_method(
         expected = trace.fed[start:stop]
     elif method in MERGED_BY_PRUNEVID:
         features = trace.fed[start:stop].unflatten(0, (-1, video.layout.tokens_per_frame))
-        expected = merge_video(features, PruneVidConfig.from_mapping(options)).tokens
+        expected = merge_video(features, PruneVidConfig.from_mapping(dict(options))).tokens
     if expected is not None:
         _require_close("merged tokens", merged, expected, limit)
     _require_close("text before the video", trace.merged[:start], trace.fed[:start], 0.0)
@@ -94,7 +94,7 @@ def _trace(subject: Subject, prompts: Prompts, method: str, options: Mapping[str
         fed = stack.enter_context(_first_input(decoder))
         merged = stack.enter_context(_first_input(decoder.layers[0]))
         handle = stack.enter_context(apply_method(model, method, options))
-        output = generate(model, prompts, TOKENS)
+        output = generate(model, prompts, TOKENS, with_logits=True)
         call = handle.report.last
     return _Trace(
         fed=fed[0][0],
@@ -106,18 +106,23 @@ def _trace(subject: Subject, prompts: Prompts, method: str, options: Mapping[str
     )
 
 
-def generate(model: Any, prompts: Prompts, tokens: int) -> Any:
-    """Exactly ``tokens`` greedy tokens a prompt, whatever the model takes for an end."""
+def generate(model: Any, prompts: Prompts, tokens: int, *, with_logits: bool = False) -> Any:
+    """Exactly ``tokens`` greedy tokens a prompt, whatever the model takes for an end.
+
+    Raises:
+        IncorrectResultError: there were fewer.
+    """
     output = model.generate(
         **prompts.inputs,
         max_new_tokens=tokens,
         min_new_tokens=tokens,
         do_sample=False,
         return_dict_in_generate=True,
-        output_logits=True,
+        output_logits=with_logits,
     )
-    if len(output.logits) != tokens:
-        raise IncorrectResultError(f"{len(output.logits)} tokens were generated, not {tokens}")
+    found = output.sequences.shape[1] - prompts.inputs["input_ids"].shape[1]
+    if found != tokens:
+        raise IncorrectResultError(f"{found} tokens were generated, not {tokens}")
     return output
 
 

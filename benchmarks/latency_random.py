@@ -161,6 +161,11 @@ class _WordPieces:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
 
+def _st_llm_processor(config: StLlmConfig, embedded: VideoModel) -> StLlmProcessor:
+    words: Any = _WordPieces(embedded.tokenizer)
+    return StLlmProcessor(config, embedded.tokenizer, words, embedded.tokenizer)
+
+
 @dataclass(frozen=True)
 class _Family:
     """How a model of a family and its processor are made."""
@@ -188,8 +193,6 @@ FAMILIES = {
         "st_llm",
         _st_llm_config,
         StLlm,
-        lambda config, embedded: StLlmProcessor(
-            config, embedded.tokenizer, _WordPieces(embedded.tokenizer), embedded.tokenizer
-        ),
+        _st_llm_processor,
     ),
 }

@@ -162,13 +162,13 @@ def _scores(table: Table) -> str:
     titles = ["Model", "Method", "Retained", "FLOPs", *(column.title for column in table.columns)]
     rows = []
     for line in table.lines:
-        of_paper = line.published
+        paper = line.published
         rows.append(
             [
                 line.model,
                 line.label,
-                _beside(_percent(line.retained), of_paper and _percent(of_paper.retained)),
-                _beside(_ratio(line.flops_ratio), of_paper and _ratio(of_paper.flops_ratio)),
+                _beside(_percent(line.retained), _percent(paper.retained) if paper else None),
+                _beside(_ratio(line.flops_ratio), _ratio(paper.flops_ratio) if paper else None),
                 *(_in_words(cell(line, column)) for column in table.columns),
             ]
         )
@@ -253,7 +253,9 @@ def environment_line(environment: Mapping[str, Any]) -> str:
 
 
 def _data_uri(png: bytes | None) -> str | None:
-    return png and "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    if png is None:
+        return None
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _percent(share: float | None) -> str:
