@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import torch.distributed
+from torch.distributed.rendezvous import rendezvous
 
 Item = TypeVar("Item")
 # A launcher ends all processes when one dies, so waiting needs no limit of its own.
@@ -44,7 +44,7 @@ class Ranks:
         """
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return cls()
-        store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=_FOREVER))
+        store, rank, world_size = next(rendezvous("env://", timeout=_FOREVER))
         return cls(rank, world_size, int(os.environ.get("LOCAL_RANK", rank)), store)
 
     @property

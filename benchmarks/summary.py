@@ -154,10 +154,11 @@ def compare(first: Run, second: Run, extractor: str) -> Comparison | None:
     if scoring != "judge":
         p_value = mcnemar_p_value([a == 1 for a, _ in pairs], [b == 1 for _, b in pairs])
     scale = SCALE[scoring]
-    labels = (
+    labels = [
         method_label(run.settings["method"], run.settings["options"]) for run in (first, second)
-    )
-    return Comparison(*labels, scale * difference, (scale * low, scale * high), p_value)
+    ]
+    interval = (scale * low, scale * high)
+    return Comparison(labels[0], labels[1], scale * difference, interval, p_value)
 
 
 def task_values(run: Run, extractor: str) -> dict[str, list[float]]:

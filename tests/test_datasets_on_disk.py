@@ -79,9 +79,9 @@ def test_mvbench_answer_is_the_index_of_its_text(tmp_path: Path, clip: Path) -> 
         pytest.param({"candidates": [1, 2]}, "must be a list of 2 to 26 strings", id="numbers"),
         pytest.param({"answer": "Else."}, "'Else.' is none of the candidates", id="answer"),
         pytest.param({"video": 7}, "field 'video' must be", id="video"),
-        pytest.param({"start": "0"}, "must be seconds, got '0' and 1.5", id="start-is-text"),
-        pytest.param({"start": None}, "must be seconds, got None", id="no-start"),
-        pytest.param({"start": 2}, "'start' must be before 'end', got 2 and 1.5", id="backwards"),
+        pytest.param({"start": "0"}, "field 'start' must be seconds, got '0'", id="start-is-text"),
+        pytest.param({"start": None}, "field 'start' must be seconds, got None", id="no-start"),
+        pytest.param({"start": 2}, "'start' must be before 'end', got 2.0 and 1.5", id="backwards"),
     ],
 )
 def test_a_bad_row_is_skipped_and_reported(

@@ -97,10 +97,19 @@ def load_mvbench(data_root: Path) -> Questions:
 
 
 def _bound(row: dict[str, Any]) -> tuple[float, float]:
-    start, end = row.get("start"), row.get("end")
-    for value in (start, end):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise RowError(f"fields 'start' and 'end' must be seconds, got {start!r} and {end!r}")
+    start, end = seconds_field(row, "start"), seconds_field(row, "end")
     if not 0 <= start < end:
-        raise RowError(f"'start' must be before 'end', got {start!r} and {end!r}")
-    return float(start), float(end)
+        raise RowError(f"'start' must be before 'end', got {start} and {end}")
+    return start, end
+
+
+def seconds_field(row: dict[str, Any], name: str) -> float:
+    """A field that is a number of seconds.
+
+    Raises:
+        RowError: it is missing, or no number.
+    """
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RowError(f"field {name!r} must be seconds, got {value!r}")
+    return float(value)
