@@ -97,12 +97,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class Question:
-    """A question whose answer is one of ``candidates``, all of them single words."""
+    """A question whose answer is one of ``candidates``, all of them single words.
+
+    ``about`` is the shape it asks about, None for a question about the whole clip.
+    """
 
     type: str
     text: str
     answer: str
     candidates: tuple[str, ...]
+    about: Thing | None
 
 
 @dataclass(frozen=True)
@@ -355,33 +359,34 @@ def _questions(
     colors = tuple(COLORS)
 
     asked = [
-        Question("color", f"What color is the {one.shape}?", one.color, colors),
-        Question("shape", f"What shape is {other.color}?", other.shape, SHAPES),
+        Question("color", f"What color is the {one.shape}?", one.color, colors, one),
+        Question("shape", f"What shape is {other.color}?", other.shape, SHAPES, other),
         Question(
             "location",
             f"Where is the {third.color} {third.shape}?",
             _place(next(iter(third.cells.values()))),
             all_places,
+            third,
         ),
-        Question("scenes", "How many scenes are there?", NUMBERS[num_scenes - 1], NUMBERS),
-        Question("flash_color", "What color is the flashing star?", flash.color, colors),
+        Question("scenes", "How many scenes are there?", NUMBERS[num_scenes - 1], NUMBERS, None),
+        Question("flash_color", "What color is the flashing star?", flash.color, colors, flash),
         Question(
             "flash_corner",
             "Which corner has the flashing star?",
             _place(next(iter(flash.cells.values()))),
             tuple(CORNERS),
+            flash,
         ),
     ]
     if num_scenes > 1:
         text = f"Which scene shows the {fourth.color} {fourth.shape}?"
-        asked.append(Question("when", text, ORDINALS[fourth.scene], ORDINALS))
+        asked.append(Question("when", text, ORDINALS[fourth.scene], ORDINALS, fourth))
     if mover is not None and direction is not None:
+        text = "Which way does the moving shape go?"
         asked += [
-            Question(
-                "direction", "Which way does the moving shape go?", direction, tuple(DIRECTIONS)
-            ),
-            Question("mover_color", "What color is the moving shape?", mover.color, colors),
-            Question("mover_shape", "What shape is moving?", mover.shape, SHAPES),
+            Question("direction", text, direction, tuple(DIRECTIONS), mover),
+            Question("mover_color", "What color is the moving shape?", mover.color, colors, mover),
+            Question("mover_shape", "What shape is moving?", mover.shape, SHAPES, mover),
         ]
     return tuple(asked[i] for i in rng.permutation(len(asked)))
 
