@@ -27,6 +27,7 @@ from .models_command import models_app
 from .report_command import report_command
 from .serve_command import serve_command
 from .terminal import fail
+from .train_tiny_command import train_tiny_command
 
 if TYPE_CHECKING:
     from .run import RunResult
@@ -49,6 +50,7 @@ app.add_typer(eval_app, name="eval")
 app.add_typer(models_app, name="models")
 app.command("report")(report_command)
 app.command("flops")(flops_command)
+app.command("train-tiny")(train_tiny_command)
 _console = Console(stderr=True, highlight=False)
 
 
