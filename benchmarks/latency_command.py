@@ -36,6 +36,7 @@ class LatencyRequest:
         model: see :func:`.latency_models.load_subject`.
         methods: names. frames: counts. batches: sizes. dtype: a name of :data:`.cases.DTYPES`.
         with_compile: measure the merge under ``torch.compile`` too.
+        lora_alpha: for a PLLaVA checkpoint whose LoRA is not merged.
     """
 
     model: str | None = None
@@ -45,6 +46,7 @@ class LatencyRequest:
     dtype: str | None = None
     output_tokens: int = 128
     with_compile: bool = True
+    lora_alpha: float | None = None
 
 
 def latency_command(
@@ -76,6 +78,9 @@ def latency_command(
     with_compile: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Merge under torch.compile as well.")
     ] = True,
+    lora_alpha: Annotated[
+        float | None, typer.Option(help="For PLLaVA checkpoints whose LoRA is not merged.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables and JSON.")] = Path("latency"),
 ) -> None:
     """Time a model end to end, dense and pruned, split by stage; each row is checked before."""
@@ -85,7 +90,7 @@ def latency_command(
     silence_transformers()
     request = LatencyRequest(
         model, tuple(method or ()), tuple(frames or ()), tuple(batch or ()), dtype, output_tokens,
-        with_compile,
+        with_compile, lora_alpha,
     )  # fmt: skip
     try:
         results = bench_latency(request, out, progress=lambda line: print(line, file=sys.stderr))
@@ -135,7 +140,13 @@ def bench_latency(
     _require_least("batch", request.batches, 1)
     _require_least("output-tokens", (request.output_tokens,), 2)
     model = request.model or ("llava-onevision-7b" if on_gpu else None)
-    subject = load_subject(model, device, DTYPES[dtype_name], is_reduced=not on_gpu)
+    subject = load_subject(
+        model,
+        device,
+        DTYPES[dtype_name],
+        is_reduced=not on_gpu,
+        lora_alpha=request.lora_alpha,
+    )
     settings = replace(
         settings or (LatencySettings() if on_gpu else ON_CPU), output_tokens=request.output_tokens
     )

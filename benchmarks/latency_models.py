@@ -57,7 +57,12 @@ class Subject:
 
 
 def load_subject(
-    model: str | None, device: torch.device, dtype: torch.dtype, *, is_reduced: bool
+    model: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    is_reduced: bool,
+    lora_alpha: float | None = None,
 ) -> Subject:
     """The model that the user named.
 
@@ -65,6 +70,7 @@ def load_subject(
         model: a name of :data:`.latency_random.NAMES`, for random weights; a checkpoint folder;
             None for the embedded model.
         is_reduced: a tiny model of the same family in place of the published size.
+        lora_alpha: for a PLLaVA checkpoint whose LoRA is not merged.
 
     Raises:
         ModelError: neither a known name nor a usable checkpoint folder.
@@ -78,7 +84,7 @@ def load_subject(
         return Subject(random, 1 if is_reduced else MODELS[model].layer, has_own_features=False)
     if not Path(model).is_dir():
         raise ModelError(f"model must be {', '.join(NAMES)} or a checkpoint folder, got {model!r}")
-    loaded = load_video_model(Path(model), str(device), dtype=dtype)
+    loaded = load_video_model(Path(model), str(device), dtype=dtype, lora_alpha=lora_alpha)
     layers = len(loaded.model.get_decoder().layers)
     return Subject(loaded, 10 if layers > 10 else layers // 3, has_own_features=True)
 

@@ -76,7 +76,8 @@ def random_model(
         family=family.name,
         name=f"{name}, tiny stand-in" if is_reduced else name,
         default_frames=MODELS[name].frames,
-        grid=None,
+        grid=family.grid(processor),
+        tokens_have_places=family.name != "st_llm",
         is_random=True,
     )
 
@@ -174,6 +175,7 @@ class _Family:
     config: Callable[[dict[str, Any], VideoModel, bool], PreTrainedConfig]
     model: Callable[[Any], Any]
     processor: Callable[[Any, VideoModel], Any]
+    grid: Callable[[Any], tuple[int, int]]
 
 
 FAMILIES = {
@@ -182,17 +184,20 @@ FAMILIES = {
         _llava_onevision_config,
         LlavaOnevisionForConditionalGeneration,
         lambda config, embedded: replace(embedded.processor, config=config),
+        lambda processor: (processor.grid_side,) * 2,
     ),
     "pllava": _Family(
         "pllava",
         _pllava_config,
         Pllava,
         lambda config, embedded: PllavaProcessor(config, embedded.tokenizer),
+        lambda processor: tuple(processor.config.pooling_shape[1:]),
     ),
     "st-llm": _Family(
         "st_llm",
         _st_llm_config,
         StLlm,
         _st_llm_processor,
+        lambda processor: (1, processor.config.num_query_tokens),
     ),
 }

@@ -159,7 +159,8 @@ def _item(note: str) -> str:
 
 
 def _scores(table: Table) -> str:
-    titles = ["Model", "Method", "Retained", "FLOPs", *(column.title for column in table.columns)]
+    titles = ["Model", "Method", "Retained", "Cache", "FLOPs"]
+    titles += [column.title for column in table.columns]
     rows = []
     for line in table.lines:
         paper = line.published
@@ -168,6 +169,7 @@ def _scores(table: Table) -> str:
                 line.model,
                 line.label,
                 _beside(_percent(line.retained), _percent(paper.retained) if paper else None),
+                _percent(line.cached_ratio),
                 _beside(_ratio(line.flops_ratio), _ratio(paper.flops_ratio) if paper else None),
                 *(_in_words(cell(line, column)) for column in table.columns),
             ]

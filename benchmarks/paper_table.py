@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from .datasets.registry import BENCHMARKS
@@ -71,6 +72,7 @@ class Line:
     Attributes:
         entries: by benchmark; empty for a method that was published but not run.
         retained, flops_ratio: over all questions of all benchmarks; None where nothing ran.
+        cached_ratio: what the caches hold, as a share of the unpruned; mean over questions.
         published: the paper's row; None for a model that is not the paper's.
     """
 
@@ -81,6 +83,7 @@ class Line:
     entries: dict[str, Entry] = field(default_factory=dict)
     retained: float | None = None
     flops_ratio: float | None = None
+    cached_ratio: float | None = None
     published: PublishedRow | None = None
 
     @property
@@ -252,6 +255,7 @@ def _line(group: Sequence[Run], of_model: Sequence[Run], extractor: str) -> Line
         entries={run.settings["benchmark"]: _entry(run, of_model, extractor) for run in group},
         retained=sum(record.tokens_kept for record in records) / before if before else None,
         flops_ratio=method / dense if dense else None,
+        cached_ratio=fmean(record.cached_ratio for record in records) if records else None,
         published=published,
     )
 

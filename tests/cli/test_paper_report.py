@@ -81,6 +81,7 @@ def write_run(
                         tokens_merged=400,
                         tokens_kept=160,
                         tokens_text=40,
+                        cached_ratio=0.2,
                         flops={"paper": {"method": 8 * flops, "dense": 8.0}},
                         seconds={"generate": 0.5},
                     )
@@ -176,7 +177,7 @@ def test_last_line_names_the_files(paper) -> None:
 def test_a_cell_has_score_interval_count_and_published_number(paper) -> None:
     lines = (paper[1] / "report.md").read_text().splitlines()
     (pruned,) = [line for line in lines if line.startswith("| pllava-7b | prunevid | 16.0%")]
-    assert "16.0% / 16.2%" in pruned and "0.25x / 0.23x" in pruned
+    assert "| 16.0% / 16.2% | 20.0% |" in pruned and "0.25x / 0.23x" in pruned
     found = re.search(r"(\S+) \[(\S+) to (\S+)\] of (\d+) / 47\.6", pruned)
     assert found is not None
     score, low, high, count = map(float, found.groups())
@@ -198,7 +199,7 @@ def test_methods_are_compared_question_by_question(paper) -> None:
 
 def test_published_methods_that_were_not_run_have_a_line(paper) -> None:
     text = (paper[1] / "report.md").read_text()
-    assert re.search(r"\| pllava-7b \| prumerge \| – / 55.7% \| – / 0.53x \| – / 45.6", text)
+    assert re.search(r"\| pllava-7b \| prumerge \| – / 55.7% \| – \| – / 0.53x \| – / 45.6", text)
 
 
 def test_the_dense_run_comes_first_and_the_embedded_model_is_not_the_papers(paper) -> None:
