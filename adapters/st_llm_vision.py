@@ -12,6 +12,8 @@ the published model's casts to float32 and back do.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import InstructBlipVisionConfig, InstructBlipVisionModel
@@ -57,6 +59,7 @@ class BtAdapter(nn.Module):
         self.position_embedding = nn.Embedding(max_frames, config.hidden_size)
         self.temporal = nn.ModuleList(TemporalLayer(config) for _ in range(num_layers))
         self.spatial = nn.ModuleList(InstructBlipEncoderLayer(config) for _ in range(num_layers))
+        layer: Any
         for layer in self.spatial:
             layer.layer_norm1.eps = layer.layer_norm2.eps = _OUTER_NORM_EPS
 
@@ -78,7 +81,7 @@ class BtAdapter(nn.Module):
     def step(self, index: int, branch: Tensor) -> Tensor:
         """Layer ``index`` on [B, T, 1 + N, C]."""
         branch = _with_class_token(branch[:, :1, :1], self.temporal[index](branch[:, :, 1:]))
-        layer = self.spatial[index]
+        layer: Any = self.spatial[index]
         frames = layer.self_attn(layer.layer_norm1(branch.flatten(0, 1)))[0]
         branch = branch + _share_class_token(frames.view_as(branch))
         return branch + layer.mlp(layer.layer_norm2(branch))
