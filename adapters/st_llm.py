@@ -70,7 +70,7 @@ class StLlm(PreTrainedModel, GenerationMixin):
         )
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         path: str | Path,
         *,
