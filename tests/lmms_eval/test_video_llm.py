@@ -3,6 +3,7 @@ by hand."""
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +39,7 @@ except PackageNotFoundError:
 
 from datasets import load_from_disk
 
+PARITY = Path(__file__).parents[1] / "data" / "parity"
 FRAMES, NEW_TOKENS = 6, 6
 OPTIONS = {"layer": 1, "keep_ratio": 0.3, "cluster_ratio": 0.4}
 # Every letter that a prompt here has: the published vocabularies know bytes, so that <unk>, which
@@ -48,21 +50,27 @@ CORPUS = (
 )
 
 
-@pytest.fixture(scope="session")
-def pllava_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pllava")
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<unk>", "<s>", "</s>", "<image>"]
-    vocabulary = {token: i for i, token in enumerate([*special, *letters])}
+def write_tokenizer(folder: Path, image_id: int) -> None:
+    """A tokenizer.json that knows printable ASCII, with ``<image>`` at its id."""
+    letters = [*map(chr, range(33, 127)), "Ġ", "Ċ"]  # blank and line break
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *letters])}
+    vocabulary |= {f"[{i}]": i for i in range(len(vocabulary), image_id)} | {"<image>": image_id}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<unk>", "<s>", "</s>", "<image>"]
     tokenizer.add_special_tokens([AddedToken(token) for token in special])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
     tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture(scope="session")
+def pllava_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pllava")
+    write_tokenizer(folder, image_id=99)
     config = PllavaConfig(
-        text_config=text_config("llama", vocab_size=len(vocabulary)),
+        text_config=text_config("llama", vocab_size=100),
         vision_config=CLIPVisionConfig(
             hidden_size=32,
             intermediate_size=48,
@@ -71,7 +79,7 @@ def pllava_folder(tmp_path_factory) -> Path:
             image_size=56,
             patch_size=7,
         ),
-        image_token_index=3,
+        image_token_index=99,
         num_frames=FRAMES,
         pooling_shape=(FRAMES, 4, 4),
         frame_shape=(8, 8),
@@ -196,6 +204,31 @@ def test_answers_end_before_the_tasks_own_ends(build, ask, case):
 def test_a_wrong_argument_is_named(build, case, options, message):
     with pytest.raises(ValueError, match=message):
         build(case["name"], **case["arguments"], **options)
+
+
+def test_pllava_in_the_published_layout(build, evaluate, workplace, tmp_path):
+    """LoRA unmerged, so ``lora_alpha`` has to reach the loader, and changes answers."""
+    shutil.copytree(PARITY / "pllava_tiny_ckpt", tmp_path, dirs_exist_ok=True)
+    write_tokenizer(tmp_path, image_id=150)
+    processor = PllavaProcessor.from_pretrained(tmp_path)
+    options = {**OPTIONS, "cluster_ratio": 0.2, "min_cluster_tokens": 4}
+    answers = {}
+    for alpha in (0, 14):
+        model = Pllava.from_pretrained(tmp_path, lora_alpha=alpha)
+        case = {"rule": "pllava", "processor": processor}
+        expected = []
+        with prune(model, PruneVidConfig(**options)):
+            for row in load_from_disk(workplace / "clips")["test"]:
+                inputs = inputs_of(case, row)
+                output = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
+                new = output[0, inputs["input_ids"].shape[1] :]
+                expected.append(processor.tokenizer.decode(new, skip_special_tokens=True).strip())
+        arguments = {"pretrained": tmp_path, "max_frames_num": FRAMES, "lora_alpha": alpha}
+        answers[alpha] = evaluate(build("prunevid_pllava", **arguments, **options))
+        assert answers[alpha] == expected
+    assert answers[0] != answers[14]
+    with pytest.raises(ValueError, match="lora_alpha"):
+        build("prunevid_pllava", pretrained=tmp_path)
 
 
 def test_an_argument_of_one_model_alone_reaches_it(build, pllava_folder, st_llm_folder, tmp_path):
