@@ -55,12 +55,17 @@ class PllavaProjector(nn.Module):
         """[V, T, P, D] patches of V videos -> [V, N, C] tokens, frame by frame, row by row."""
         return self.pool(self.linear_2(F.gelu(self.linear_1(patches))))
 
+    def repeated_frames(self, frames: int) -> list[int]:
+        """Indices that repeat too few frames to ``num_frames``, as published."""
+        if frames >= self.num_frames:
+            return list(range(frames))
+        repeats = self.num_frames // frames + 1
+        return [index // repeats for index in range(self.num_frames)]
+
     def pool(self, tokens: Tensor) -> Tensor:
         """[V, T, P, C], whatever stands for each patch -> [V, N, C]"""
-        frames = tokens.shape[1]
-        if frames < self.num_frames:  # after the linear layers: they are the same for each copy
-            repeats = self.num_frames // frames + 1
-            tokens = tokens.repeat_interleave(repeats, dim=1)[:, : self.num_frames]
+        # After the linear layers: they are the same for each copy.
+        tokens = tokens[:, self.repeated_frames(tokens.shape[1])]
         tokens = tokens.unflatten(2, self.frame_shape)  # [V, T, rows, columns, C]
         pooled = self.pooling(tokens.permute(0, 4, 1, 2, 3))  # [V, C, T', rows', columns']
         return pooled.flatten(2).transpose(1, 2)
@@ -171,6 +176,13 @@ class Pllava(PreTrainedModel, GenerationMixin):
         states = self.vision_tower(frames, output_hidden_states=True).hidden_states
         patches = states[self.config.vision_feature_layer][:, 1:]  # without CLS
         return self.multi_modal_projector(patches.unflatten(0, pixel_values.shape[:2]))
+
+    def token_frames(self, num_frames: int) -> list[int]:
+        """Which of so many frames each frame of visual tokens was made from; of several that were
+        averaged, the first."""
+        source = self.multi_modal_projector.repeated_frames(num_frames)
+        pooled = self.config.pooling_shape[0]
+        return [source[index * len(source) // pooled] for index in range(pooled)]
 
     def expand_placeholders(
         self, input_ids: Tensor, attention_mask: Any = None

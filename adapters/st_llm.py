@@ -141,6 +141,15 @@ class StLlm(PreTrainedModel, GenerationMixin):
             _as_clips(pixel_values), qformer_input_ids, qformer_attention_mask
         )
 
+    def token_frames(self, num_frames: int) -> list[int]:
+        """Which of so many frames each frame of visual tokens was made from.
+
+        Raises:
+            ValueError: fewer frames than residual mode needs.
+        """
+        residual = self.video_encoder.residual
+        return list(range(num_frames)) if residual is None else residual.chosen_frames(num_frames)
+
     def add_placeholders(
         self, input_ids: Tensor, attention_mask: Any, count: int
     ) -> tuple[Tensor, Any]:

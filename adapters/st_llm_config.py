@@ -74,8 +74,18 @@ class StLlmConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def num_visual_frames(self, num_frames: int) -> int:
-        """Frames whose tokens the language model gets of a video of ``num_frames``."""
-        return num_frames if self.residual_size is None else self.residual_size
+        """Frames whose tokens the language model gets of a video of ``num_frames``.
+
+        Raises:
+            ValueError: fewer frames than residual mode needs.
+        """
+        if self.residual_size is None:
+            return num_frames
+        if num_frames < self.residual_size:
+            raise ValueError(
+                f"this model takes at least {self.residual_size} frames, got {num_frames}"
+            )
+        return self.residual_size
 
     @classmethod
     def read(cls, folder: Path, tensors: Mapping[str, StoredTensor]) -> StLlmConfig:

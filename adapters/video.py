@@ -100,13 +100,9 @@ def read_video(
     if num_frames is None and indices is None:
         raise ValueError("num_frames or indices must say which frames to read")
     choose = _Choice(num_frames, indices)
-    path = Path(source)
+    path = require_source(source)
     if path.is_dir():
         return _read_folder(path, choose, folder_fps)
-    if not path.exists():
-        raise VideoError(f"{path}: no such file")
-    if not path.is_file():
-        raise VideoError(f"{path}: neither a file nor a folder")
     try:
         container = check_container(path)
     except OSError as error:
@@ -116,6 +112,20 @@ def read_video(
     if reader == "decord":
         return _read_decord(path, choose, seekable=container in ("mp4", "matroska"))
     return _read_av(path, choose)
+
+
+def require_source(source: str | Path) -> Path:
+    """The path of a file or folder that :func:`read_video` can try.
+
+    Raises:
+        VideoError: there is none.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise VideoError(f"{path}: no such file")
+    if not (path.is_file() or path.is_dir()):
+        raise VideoError(f"{path}: neither a file nor a folder")
+    return path
 
 
 @dataclass(frozen=True)

@@ -83,10 +83,16 @@ def run_command(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="LLaVA-OneVision checkpoint folder.  [default: tiny, random weights]"),
+        typer.Option(
+            help="Folder of LLaVA-OneVision, PLLaVA or ST-LLM.  [default: an embedded one]"
+        ),
+    ] = None,
+    lora_alpha: Annotated[
+        float | None,
+        typer.Option(help="Of a PLLaVA checkpoint whose LoRA is not merged; 14 in the paper."),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(help="Frames to sample.  [default: 16; with --model: 32]")
+        int | None, typer.Option(help="Frames to sample.  [default: the model's own]")
     ] = None,
     config: Annotated[
         list[str] | None,
@@ -114,6 +120,7 @@ def run_command(
         video=video,
         question=question,
         model=model,
+        lora_alpha=lora_alpha,
         frames=frames,
         config=tuple(config or ()),
         max_new_tokens=max_new_tokens,

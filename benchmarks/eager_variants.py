@@ -1,10 +1,10 @@
 """What our kernels are compared with: the same work without them.
 
 Four ways to merge stand in the table beside ours. The *loops* (:mod:`.eager_loops`) are how the
-released code runs, segment by segment and frame by frame. The *vectorised* form here is what one writes who wants speed from eager PyTorch: all
-groups in one padded batch, two waits for the device; and it is given to ``torch.compile``, the fair
-opponent. *Cosine pruning* is what serving engines do instead: no clustering, keep the tokens that
-differ most from the same place one frame before.
+released code runs, segment by segment and frame by frame. The *vectorised* form here is what one
+writes who wants speed from eager PyTorch: all groups in one padded batch, two waits for the device;
+and it is given to ``torch.compile``, the fair opponent. *Cosine pruning* is what serving engines do
+instead: no clustering, keep the tokens that differ most from the same place one frame before.
 """
 
 from __future__ import annotations

@@ -7,20 +7,36 @@ the checkpoint does not fill, or a value that it does not state, is an error and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, LlavaOnevisionForConditionalGeneration
+from transformers import LlavaOnevisionForConditionalGeneration, StoppingCriteriaList
 from transformers.utils import logging
 
+from prunevid_kernels.adapters.checkpoint_family import Family, detect_family
+from prunevid_kernels.adapters.checkpoint_files import CheckpointError
 from prunevid_kernels.adapters.llava_onevision_processor import LlavaOnevisionFrameProcessor
+from prunevid_kernels.adapters.pllava import Pllava
+from prunevid_kernels.adapters.pllava_processor import PLLAVA_FRAMES, PllavaProcessor
+from prunevid_kernels.adapters.sampling import Rule, frame_indices
+from prunevid_kernels.adapters.st_llm import StLlm
+from prunevid_kernels.adapters.st_llm_processor import StLlmProcessor, StopAtNextTurn
+from prunevid_kernels.adapters.video import Video, read_video
 
-Family = Literal["llava_onevision", "pllava", "st_llm"]
+LLAVA_ONEVISION_FRAMES = 32
+# Which frames of a video each family was published with.
+SAMPLING: dict[Family, Rule] = {
+    "llava_onevision": "linspace",
+    "pllava": "pllava",
+    "st_llm": "st_llm",
+}
 
 
 class ModelError(ValueError):
@@ -37,7 +53,8 @@ class VideoModel:
         family: which of the three it is.
         name: what to call the model in print.
         default_frames: how many frames it was published with.
-        grid: (rows, columns) of visual tokens a frame; None where they have no places in it.
+        grid: (rows, columns) of the visual tokens of a frame.
+        tokens_have_places: whether a token shows its part of the frame. Those of a Q-Former do not.
         is_random: True for random weights, whose answers mean nothing.
     """
 
@@ -46,12 +63,39 @@ class VideoModel:
     family: Family
     name: str
     default_frames: int
-    grid: tuple[int, int] | None
+    grid: tuple[int, int]
+    tokens_have_places: bool = True
     is_random: bool = False
 
     @property
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
+
+    @property
+    def sampling(self) -> Rule:
+        """The rule of :func:`~prunevid_kernels.adapters.sampling.frame_indices` that it takes."""
+        return SAMPLING[self.family]
+
+    def read_video(self, source: Path, num_frames: int | None = None) -> Video:
+        """The frames of a video that the model was published with, or so many by the same rule.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        count = num_frames or self.default_frames
+        if self.sampling == "linspace":  # a shorter video gives each frame once
+            return read_video(source, count)
+        return read_video(source, indices=partial(frame_indices, n=count, rule=self.sampling))
+
+    def shown_frames(self, frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """What the model sees of frames [T, H, W, 3], in their own resolution: [F, h, w, 3], one
+        for each frame of visual tokens, and which of the T each one is."""
+        if self.family == "llava_onevision":  # resizes without cropping
+            return frames, list(range(len(frames)))
+        side = min(frames.shape[1:3])
+        top, left = ((edge - side) // 2 for edge in frames.shape[1:3])
+        chosen = self.model.token_frames(len(frames))
+        return frames[chosen, top : top + side, left : left + side], chosen
 
     def encode(
         self,
@@ -84,9 +128,14 @@ class VideoModel:
 
     def generate(self, encoded: dict[str, Tensor], **options: Any) -> str:
         """The answer, greedy unless ``options`` of ``generate`` say otherwise."""
+        if self.family == "st_llm":
+            options["stopping_criteria"] = StoppingCriteriaList([StopAtNextTurn()])
         output = self.model.generate(**encoded, **{"do_sample": False, **options})
         new_ids = output[0, encoded["input_ids"].shape[1] :]
-        return self.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
+        answer = self.tokenizer.decode(new_ids, skip_special_tokens=True)
+        if self.family == "st_llm":
+            answer = answer.partition("###")[0]  # which begins the next turn
+        return answer.strip()
 
 
 def silence_transformers() -> None:
@@ -114,29 +163,36 @@ def load_video_model(
     Raises:
         ModelError: no such folder, another kind of model, unreadable or incomplete files.
     """
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: no such model folder")
     try:
-        kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
-        if kind != "llava_onevision":
-            raise ModelError(f"{folder}: model_type must be 'llava_onevision', got {kind!r}")
-        return _load_llava_onevision(folder, device, dtype)
+        family = detect_family(folder)
+        if lora_alpha is not None and family != "pllava":
+            raise ModelError(f"lora_alpha is for PLLaVA checkpoints, {folder} holds {family}")
+        if family == "pllava":
+            return _load_pllava(folder, device, dtype, lora_alpha)
+        return (_load_st_llm if family == "st_llm" else _load_llava_onevision)(
+            folder, device, dtype
+        )
     except ModelError:
         raise
+    except CheckpointError as error:
+        raise ModelError(str(error)) from error
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"{folder}: the checkpoint cannot be loaded: {lines[0]}") from error
 
 
+def _float32_on_cpu(device: str, dtype: torch.dtype | None) -> torch.dtype | None:
+    return torch.float32 if dtype is None and device == "cpu" else dtype
+
+
 def _load_llava_onevision(folder: Path, device: str, dtype: torch.dtype | None) -> VideoModel:
     processor = LlavaOnevisionFrameProcessor.from_pretrained(folder)
     config = processor.config
-    stored = torch.float32 if device == "cpu" else "auto"
     model, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
         folder,
         config=config,
         local_files_only=True,
-        dtype=dtype or stored,
+        dtype=_float32_on_cpu(device, dtype) or "auto",
         output_loading_info=True,
     )
     for problem in ("missing_keys", "mismatched_keys"):
@@ -151,6 +207,43 @@ def _load_llava_onevision(folder: Path, device: str, dtype: torch.dtype | None) 
         processor=processor,
         family="llava_onevision",
         name=folder.resolve().name,
-        default_frames=32,
+        default_frames=LLAVA_ONEVISION_FRAMES,
         grid=(processor.grid_side,) * 2,
     )
+
+
+def _load_pllava(
+    folder: Path, device: str, dtype: torch.dtype | None, lora_alpha: float | None
+) -> VideoModel:
+    processor = PllavaProcessor.from_pretrained(folder)
+    model = Pllava.from_pretrained(
+        folder, lora_alpha=lora_alpha, dtype=_float32_on_cpu(device, dtype), device=device
+    )
+    return VideoModel(
+        model=model,
+        processor=processor,
+        family="pllava",
+        name=folder.resolve().name,
+        default_frames=PLLAVA_FRAMES,
+        grid=tuple(processor.config.pooling_shape[1:]),
+    )
+
+
+def _load_st_llm(folder: Path, device: str, dtype: torch.dtype | None) -> VideoModel:
+    processor = StLlmProcessor.from_pretrained(folder)
+    model = StLlm.from_pretrained(folder, dtype=_float32_on_cpu(device, dtype), device=device)
+    return VideoModel(
+        model=model,
+        processor=processor,
+        family="st_llm",
+        name=folder.resolve().name,
+        default_frames=processor.num_frames,
+        grid=_count_grid(processor.config.num_query_tokens),
+        tokens_have_places=False,
+    )
+
+
+def _count_grid(count: int) -> tuple[int, int]:
+    """The rectangle nearest to a square: 32 -> (4, 8)."""
+    rows = max(r for r in range(1, math.isqrt(count) + 1) if count % r == 0)
+    return rows, count // rows

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,28 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunevid_kernels import PruneVidConfig, __version__
-from prunevid_kernels.adapters import prune
-from prunevid_kernels.adapters.video import Video, read_video
+from prunevid_kernels.adapters import PruneCall, prune
+from prunevid_kernels.adapters.video import Video, require_source
 
 from . import tiny_model
 from .drawing import PrunedVideo
-from .flops import DecoderShape, flops_ratio, prunevid_lengths
+from .latency_stages import StageClock
+from .method_flops import sample_flops
 from .model_inputs import VideoModel, load_video_model
+from .model_shapes import shape_of
 from .sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
 
-CHECKPOINT_FRAMES = 32  # what LLaVA-OneVision was published with
+STAGE_NAMES = {
+    "vision": "vision tower and projector",
+    "merge": "merge",
+    "prefill": "prompt through the decoder",
+    "scoring": "scoring",
+    "gather": "gather",
+    "first_token": "first word of the answer",
+}
 
 # Announces a stage of work for as long as the ``with`` block runs.
 Progress = Callable[[str], AbstractContextManager[None]]
@@ -49,6 +58,7 @@ class RunRequest:
         video: file or folder of frames.
         question: needed with a video of one's own.
         model: checkpoint folder.
+        lora_alpha: of a PLLaVA checkpoint whose LoRA is not merged.
         frames: frames to sample.
         config: ``key=value`` pairs and paths of JSON files, later ones win.
         max_new_tokens: length of the answer.
@@ -58,6 +68,7 @@ class RunRequest:
     video: Path | None = None
     question: str | None = None
     model: Path | None = None
+    lora_alpha: float | None = None
     frames: int | None = None
     config: tuple[str, ...] = ()
     max_new_tokens: int = 16
@@ -159,15 +170,15 @@ def prepare(request: RunRequest) -> Inputs:
         raise InputError(f"--config: {error}") from error
     device = resolve_device(request.device)
 
-    start = time.perf_counter()
-    default_frames = tiny_model.DEFAULT_FRAMES if request.model is None else CHECKPOINT_FRAMES
-    video = read_video(request.video or SAMPLE_CLIP, request.frames or default_frames)
-    read_seconds = time.perf_counter() - start
+    source = require_source(request.video or SAMPLE_CLIP)
     if request.model is None:
         model = tiny_model.build_tiny_model()
         model.model.to(device)
     else:
-        model = load_video_model(request.model, device)
+        model = load_video_model(request.model, device, lora_alpha=request.lora_alpha)
+    start = time.perf_counter()
+    video = model.read_video(source, request.frames)
+    read_seconds = time.perf_counter() - start
     num_layers = model.model.config.text_config.num_hidden_layers
     if config.select and config.layer >= num_layers:
         raise InputError(
@@ -217,22 +228,14 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     encoded = model.encode(inputs.video.frames, inputs.question)
     encode_seconds = time.perf_counter() - start
     with progress("Warming up"), prune(model.model, inputs.config):
-        _generate(model, encoded, max_new_tokens=1)
-    with progress("Answering, pruned"), _clock(model.model) as clock:
-        with prune(model.model, inputs.config) as handle:
-            answer, total_seconds = _generate(model, encoded, inputs.max_new_tokens)
-    call = handle.report.last
+        model.generate(encoded, max_new_tokens=1)
+    with progress("Answering, pruned"):
+        answer, seconds, call = _answer(model, encoded, inputs.max_new_tokens, inputs.config)
+    assert call is not None
     record = call.videos[0]
-    steps = {
-        "merge": call.merge_seconds,
-        "scoring": call.score_seconds,
-        "gather": call.gather_seconds,
-    }
+    with progress("Answering, unpruned (for comparison)"):
+        dense_answer, dense_seconds, _ = _answer(model, encoded, inputs.max_new_tokens, None)
     shared = {"read frames": inputs.read_seconds, "resize frames": encode_seconds}
-    seconds = shared | _split(clock, total_seconds, steps)
-    with progress("Answering, unpruned (for comparison)"), _clock(model.model) as clock:
-        dense_answer, total_seconds = _generate(model, encoded, inputs.max_new_tokens)
-    dense_seconds = shared | _split(clock, total_seconds, {})
 
     counts = Counts(
         frames=record.layout.num_frames,
@@ -247,33 +250,27 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     )
     kept = np.zeros(counts.merged_tokens, dtype=bool)
     kept[record.kept.cpu().numpy()] = True
-    shape = DecoderShape.from_text_config(model.model.config.text_config)
-    lengths = prunevid_lengths(
-        counts.merged_tokens,
-        counts.kept_tokens,
-        counts.other_tokens,
-        layer=counts.num_layers if counts.layer is None else counts.layer,
-        num_layers=counts.num_layers,
-    )
-    dense_tokens = counts.visual_tokens + counts.other_tokens
+    flops = sample_flops(call, shape_of(model.model.config))
+    shown, chosen = model.shown_frames(inputs.video.frames)
+    times_s = inputs.video.timestamps_s
     return RunResult(
         inputs=inputs,
         answer=answer,
         dense_answer=dense_answer,
         counts=counts,
         pruned_video=PrunedVideo(
-            frames=inputs.video.frames,
-            indices=inputs.video.indices,
-            times_s=inputs.video.timestamps_s,
+            frames=shown,
+            indices=inputs.video.indices[chosen],
+            times_s=None if times_s is None else times_s[chosen],
             grid=model.grid,
             layout=record.layout,
             kept=kept,
             scores=None if record.scores is None else record.scores.float().cpu().numpy(),
         ),
-        flops_ratio_paper=flops_ratio(lengths, dense_tokens, shape, "paper"),
-        flops_ratio_exact=flops_ratio(lengths, dense_tokens, shape, "exact"),
-        seconds=seconds,
-        dense_seconds=dense_seconds,
+        flops_ratio_paper=flops.ratio("paper"),
+        flops_ratio_exact=flops.ratio("exact"),
+        seconds=shared | seconds,
+        dense_seconds=shared | dense_seconds,
     )
 
 
@@ -308,68 +305,24 @@ def _device_name(device: torch.device) -> str:
 # ---- timing
 
 
-def _generate(
-    model: VideoModel, encoded: Mapping[str, Tensor], max_new_tokens: int
-) -> tuple[str, float]:
-    """The answer and the seconds of ``generate``."""
-    start = _now(model.model.device)
-    output = model.model.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)
-    seconds = _now(model.model.device) - start
-    new_ids = output[0, encoded["input_ids"].shape[1] :]
-    return model.tokenizer.decode(new_ids, skip_special_tokens=True).strip(), seconds
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-@contextmanager
-def _clock(model: Any) -> Iterator[dict[str, list[float]]]:
-    """Seconds of every forward of the vision side and of the decoder, while the block runs.
-
-    Entered before ``prune``, so that the decoder's times include what pruning does around it.
-    """
-    core = model.model
-    parts: dict[str, nn.Module] = {
-        "vision": core.vision_tower,
-        "projector": core.multi_modal_projector,
-        "decoder": core.language_model,
+def _answer(
+    model: VideoModel,
+    encoded: dict[str, Tensor],
+    max_new_tokens: int,
+    config: PruneVidConfig | None,
+) -> tuple[str, dict[str, float], PruneCall | None]:
+    """The answer, the seconds of its stages and what was pruned; without a config, unpruned."""
+    clock = StageClock(model.model, model.model.device)
+    handle = nullcontext() if config is None else prune(model.model, config)
+    # The clock's hooks first, so that the decoder's times include what pruning does around it.
+    with clock.hooked(), handle as pruned:
+        clock.start()
+        answer = model.generate(encoded, max_new_tokens=max_new_tokens)
+        call = pruned.report.last if pruned else None
+        times = clock.stop(call)
+    stages = {
+        STAGE_NAMES[name]: ms / 1000
+        for name, ms in times.stages.items()
+        if call is not None or name not in ("merge", "scoring", "gather")
     }
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    starts: dict[str, float] = {}
-    handles = []
-
-    def watch(name: str, module: nn.Module) -> None:
-        def before(*_: object) -> None:
-            starts[name] = _now(model.device)
-
-        def after(*_: object) -> None:
-            times[name].append(_now(model.device) - starts[name])
-
-        handles.append(module.register_forward_pre_hook(before))
-        handles.append(module.register_forward_hook(after))
-
-    try:
-        for name, module in parts.items():
-            watch(name, module)
-        yield times
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _split(
-    clock: Mapping[str, list[float]], total_seconds: float, steps: Mapping[str, float]
-) -> dict[str, float]:
-    """Stages of one ``generate``; the first decoder forward is the prompt, the others are words."""
-    vision = sum(clock["vision"]) + sum(clock["projector"])
-    prompt, words = clock["decoder"][0], sum(clock["decoder"][1:])
-    return {
-        "vision tower": vision,
-        **steps,
-        "prompt through the decoder": prompt - sum(steps.values()),
-        "writing the answer": words,
-        "everything else": total_seconds - vision - prompt - words,
-    }
+    return answer, {**stages, "rest of the answer": times.decode_ms / 1000}, call

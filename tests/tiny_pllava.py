@@ -63,9 +63,9 @@ def merge_by_hand(alpha: float) -> Callable[[str, Tensor], tuple[str, Tensor] | 
 
 
 @cache
-def random_model(attention: str = "sdpa") -> Pllava:
+def random_model(attention: str = "sdpa", image_id: int = IMAGE_ID, **text: Any) -> Pllava:
     config = PllavaConfig(
-        text_config=text_config("llama"),
+        text_config=text_config("llama", **text),
         vision_config=CLIPVisionConfig(
             hidden_size=32,
             intermediate_size=64,
@@ -74,7 +74,7 @@ def random_model(attention: str = "sdpa") -> Pllava:
             image_size=IMAGE_SIZE_PX,
             patch_size=PATCH_PX,
         ),
-        image_token_index=IMAGE_ID,
+        image_token_index=image_id,
         num_frames=FRAMES,
         pooling_shape=(FRAMES, 4, 4),
         frame_shape=(8, 8),
