@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPVisionConfig
 
 from prunevid_kernels import PruneVidConfig
-from prunevid_kernels.adapters import prune
+from prunevid_kernels.adapters import PruneReport, prune
 from prunevid_kernels.adapters.pllava import Pllava
 from prunevid_kernels.adapters.pllava_config import PllavaConfig
 from prunevid_kernels.adapters.pllava_processor import PllavaProcessor
@@ -132,19 +132,27 @@ def inputs_of(case, row: dict[str, Any], **texts: str) -> dict[str, torch.Tensor
     )
 
 
-@pytest.mark.parametrize("texts", [{}, {"system": "Look", "answer_prefix": "red"}], ids=len)
-def test_answers_are_those_of_the_model_pruned_by_hand(build, evaluate, workplace, case, texts):
-    expected = []
-    with prune(case["model"], PruneVidConfig(**OPTIONS)) as handle:
+def answers_by_hand(
+    case, workplace: Path, options: dict[str, Any], **texts: str
+) -> tuple[list[str], PruneReport]:
+    answers = []
+    with prune(case["model"], PruneVidConfig(**options)) as handle:
         for row in load_from_disk(workplace / "clips")["test"]:
             inputs = inputs_of(case, row, **texts)
             output = case["model"].generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
             new = output[0, inputs["input_ids"].shape[1] :]
-            expected.append(case["processor"].tokenizer.decode(new, skip_special_tokens=True))
+            answer = case["processor"].tokenizer.decode(new, skip_special_tokens=True)
+            answers.append(answer.split("###")[0].strip())
+    return answers, handle.report
+
+
+@pytest.mark.parametrize("texts", [{}, {"system": "Look", "answer_prefix": "red"}], ids=len)
+def test_answers_are_those_of_the_model_pruned_by_hand(build, evaluate, workplace, case, texts):
+    expected, report = answers_by_hand(case, workplace, OPTIONS, **texts)
     arguments = {name.replace("system", "system_prompt"): text for name, text in texts.items()}
     lm = build(case["name"], **case["arguments"], **arguments, **OPTIONS)
-    assert evaluate(lm) == [answer.split("###")[0].strip() for answer in expected]
-    calls, totals = handle.report.calls, lm.pruned.totals
+    assert evaluate(lm) == expected
+    calls, totals = report.calls, lm.pruned.totals
     assert totals.videos == len(calls) == 3
     assert totals.tokens_before == sum(call.tokens_before for call in calls)
     assert totals.tokens_merged == sum(call.tokens_merged for call in calls)
@@ -215,14 +223,8 @@ def test_pllava_in_the_published_layout(build, evaluate, workplace, tmp_path):
     answers = {}
     for alpha in (0, 14):
         model = Pllava.from_pretrained(tmp_path, lora_alpha=alpha)
-        case = {"rule": "pllava", "processor": processor}
-        expected = []
-        with prune(model, PruneVidConfig(**options)):
-            for row in load_from_disk(workplace / "clips")["test"]:
-                inputs = inputs_of(case, row)
-                output = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-                new = output[0, inputs["input_ids"].shape[1] :]
-                expected.append(processor.tokenizer.decode(new, skip_special_tokens=True).strip())
+        case = {"rule": "pllava", "processor": processor, "model": model}
+        expected, _ = answers_by_hand(case, workplace, options)
         arguments = {"pretrained": tmp_path, "max_frames_num": FRAMES, "lora_alpha": alpha}
         answers[alpha] = evaluate(build("prunevid_pllava", **arguments, **options))
         assert answers[alpha] == expected
