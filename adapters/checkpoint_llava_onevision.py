@@ -7,6 +7,7 @@ So its own loader judges: it gets tensors of the right names and shapes and with
 from __future__ import annotations
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from .checkpoint_files import Checkpoint, CheckpointError
@@ -22,8 +23,9 @@ def check_llava_onevision(checkpoint: Checkpoint) -> LoadReport:
     """
     try:
         config = LlavaOnevisionConfig.from_pretrained(checkpoint.folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint.folder / 'config.json'}: {error}") from error
+    except (StrictDataclassError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{checkpoint.folder / 'config.json'}: {reason}") from error
     tensors = {
         key: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         for key, tensor in checkpoint.tensors.items()

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from .checkpoint_files import CheckpointError, read_json
@@ -74,8 +75,8 @@ class PllavaConfig(PreTrainedConfig):
         """The config of a checkpoint folder, published or saved by :class:`Pllava`.
 
         Raises:
-            CheckpointError: no config.json, sizes that are missing, options that change the model
-                and that the published checkpoints do not use.
+            CheckpointError: no config.json, sizes that are missing or impossible, options that
+                change the model and that the published checkpoints do not use.
         """
         file = folder / "config.json"
         values = read_json(file)
@@ -90,4 +91,7 @@ class PllavaConfig(PreTrainedConfig):
                     f"{file}: {name} must be {supported!r}, got {values[name]!r}; no published "
                     "PLLaVA differs"
                 )
-        return cls(**{name: values[name] for name in names})
+        try:
+            return cls(**{name: values[name] for name in names})
+        except (StrictDataclassError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{file}: {str(error).splitlines()[-1].strip()}") from error
