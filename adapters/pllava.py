@@ -269,9 +269,10 @@ class Pllava(PreTrainedModel, GenerationMixin):
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """One call; further arguments, such as ``logits_to_keep``, are ``LlamaForCausalLM``'s.
+        """One call; further arguments are ``LlamaForCausalLM``'s.
 
         Args:
             input_ids: [B, S]; placeholders repeated or single.
@@ -280,6 +281,7 @@ class Pllava(PreTrainedModel, GenerationMixin):
             position_ids: [B, S]; with placeholders repeated only.
             past_key_values: a transformers cache.
             inputs_embeds: [B, S, C] instead of ids, for text or for videos encoded already.
+            logits_to_keep: logits of so many last tokens; 0: of all. ``generate`` looks for it.
 
         Raises:
             ValueError: placeholders and videos that do not belong together.
@@ -302,6 +304,7 @@ class Pllava(PreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            logits_to_keep=logits_to_keep,
             **kwargs,
         )
 

@@ -8,6 +8,7 @@ the checkpoint does not fill, or a value that it does not state, is an error and
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import LlavaOnevisionForConditionalGeneration, StoppingCriteriaList
+from transformers import (
+    LlavaOnevisionForConditionalGeneration,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteriaList,
+)
 from transformers.utils import logging
 
 from prunevid_kernels.adapters.checkpoint_family import Family, detect_family
@@ -129,13 +135,24 @@ class VideoModel:
     def generate(self, encoded: dict[str, Tensor], **options: Any) -> str:
         """The answer, greedy unless ``options`` of ``generate`` say otherwise."""
         if self.family == "st_llm":
-            options["stopping_criteria"] = StoppingCriteriaList([StopAtNextTurn()])
+            options |= _st_llm_options(encoded["input_ids"].shape[1], options)
         output = self.model.generate(**encoded, **{"do_sample": False, **options})
         new_ids = output[0, encoded["input_ids"].shape[1] :]
         answer = self.tokenizer.decode(new_ids, skip_special_tokens=True)
         if self.family == "st_llm":
             answer = answer.partition("###")[0]  # which begins the next turn
         return answer.strip()
+
+
+def _st_llm_options(prompt_length: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The stop ids, and the repetition penalty counting the answer only, as published."""
+    found: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([StopAtNextTurn()])}
+    if "repetition_penalty" in options:
+        penalty = RepetitionPenaltyLogitsProcessor(
+            options["repetition_penalty"], prompt_ignore_length=prompt_length
+        )
+        found |= {"repetition_penalty": 1.0, "logits_processor": LogitsProcessorList([penalty])}
+    return found
 
 
 def silence_transformers() -> None:

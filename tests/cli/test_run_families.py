@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_folders
 import tiny_pllava
+
+from prunevid_kernels.benchmarks.model_inputs import load_video_model
 
 TOKENS_A_FRAME = {"llava_onevision": 144, "pllava": 16, "st_llm": 32, "st_llm_residual": 32}
 
@@ -71,3 +74,13 @@ def test_published_pllava_layout_needs_lora_alpha(prunevid, clip, tmp_path) -> N
     arguments = ("--model", folder, "--video", clip, "--question", "What?", "--config", "layer=1")
     assert "lora_alpha" in prunevid(*arguments).error
     assert prunevid(*arguments, "--lora-alpha", 14).exit_code == 0
+
+
+def test_st_llm_repetition_penalty_counts_the_answer_only(folders) -> None:
+    """As published, where ``generate`` got no ids: words of the prompt may come once."""
+    model = load_video_model(folders["st_llm"], "cpu")
+    encoded = model.encode(np.zeros((2, 30, 30, 3), np.uint8), "What is blue?")
+    plain = model.generate(encoded, max_new_tokens=1)
+    assert model.generate(encoded, max_new_tokens=1, repetition_penalty=50.0) == plain
+    many = model.generate(encoded, max_new_tokens=12, repetition_penalty=50.0)
+    assert many != model.generate(encoded, max_new_tokens=12)
