@@ -71,8 +71,8 @@ class Stage:
 
 CURRICULUM = (
     Stage("see", 260, (0,), 32, muon_lr=0.012),
-    Stage("find", 280, (1,), 20, muon_lr=0.025, noun_weight=1.0, watched_frames=96),
-    Stage("answer", 520, (4, 6, 8), 16, muon_lr=0.018, noun_weight=0.2, probe_weight=0.5),
+    Stage("find", 260, (1,), 20, muon_lr=0.025, noun_weight=1.0, watched_frames=96),
+    Stage("answer", 480, (4, 6, 8), 16, muon_lr=0.018, noun_weight=0.2, probe_weight=0.5),
 )
 WATCHED_LENGTHS = (4, 6, 8)
 
@@ -170,7 +170,8 @@ class Training:
             self.probes = Probes().to(device)
         self.stage_index = self.step = 0
         self._optimizers: list[torch.optim.Optimizer] = []
-        words = (KINDS, synthetic.COLORS, [p for row in synthetic.PLACES for p in row])
+        places = [place for row in synthetic.PLACES for place in row]
+        words = (KINDS, synthetic.COLORS, places, synthetic.ORDINALS)
         ids = self.tokenizer.convert_tokens_to_ids
         self._word_groups = [torch.tensor(ids(list(group)), device=device) for group in words]
 
@@ -239,7 +240,9 @@ class Training:
         if stage.watched_frames:
             length = WATCHED_LENGTHS[self.step % len(WATCHED_LENGTHS)]
             watched = show_clips(self._clips(stage.watched_frames // length, length), rng)
-            loss = loss + watch_loss(self.model, self.probes, watched.to(self.device))
+            loss = loss + watch_loss(
+                self.model, self.probes, self._word_groups, watched.to(self.device)
+            )
         return loss, accuracy
 
     def _clips(self, count: int, num_frames: int) -> list[Clip]:

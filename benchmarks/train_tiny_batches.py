@@ -138,11 +138,13 @@ class DenseFrames:
 
     Attributes:
         pixels: [B, 1, 3, H, W] float32 in [-1, 1].
+        bare: the same frames without their shapes.
         kind: [B, 36] index in KINDS: the shape, or the background where there is none.
         color: [B, 36] index in ``synthetic.COLORS``; IGNORE where there is no shape.
     """
 
     pixels: Tensor
+    bare: Tensor
     kind: Tensor
     color: Tensor
 
@@ -154,10 +156,11 @@ def dense_frames(count: int, rng: np.random.Generator) -> DenseFrames:
     """Frames with shapes in a random share of their cells, drawn independently of each other."""
     shapes = (*synthetic.SHAPES, synthetic.FLASH_SHAPE)
     colors = tuple(synthetic.COLORS)
-    frames, kinds, tints = [], [], []
+    frames, bare, kinds, tints = [], [], [], []
     for _ in range(count):
         background = str(rng.choice(synthetic.BACKGROUNDS))
         canvas = synthetic.draw_background(rng, background)
+        bare.append(synthetic.add_noise(rng, canvas)[None])
         kind = np.full((synthetic.GRID, synthetic.GRID), KINDS.index(background))
         tint = np.full(kind.shape, IGNORE)
         for row, column in np.argwhere(rng.random(kind.shape) < rng.uniform(0.1, 0.8)):
@@ -169,6 +172,7 @@ def dense_frames(count: int, rng: np.random.Generator) -> DenseFrames:
         tints.append(tint.ravel())
     return DenseFrames(
         to_pixels(np.stack(frames)),
+        to_pixels(np.stack(bare)),
         torch.from_numpy(np.stack(kinds)),
         torch.from_numpy(np.stack(tints)),
     )

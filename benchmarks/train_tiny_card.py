@@ -35,9 +35,9 @@ cuts, textured backgrounds, shapes that stand still, one that moves, a star that
 frame. The questions are of ten types. Clips that it was trained on and clips that it is measured on
 come from different random streams.
 
-**What it was and was not exposed to.** In half of the clips the *positions* of the visual tokens were
-compressed at random, frame by frame, without dropping or changing a token. It has never seen pruned
-or merged content.
+**What it was and was not exposed to.** In half of the clips the *positions* of the visual tokens
+were compressed at random, frame by frame, without dropping or changing a token. It has never seen
+pruned or merged content.
 
 ## What was measured
 

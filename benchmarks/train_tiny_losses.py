@@ -4,9 +4,10 @@
 embeddings. ``answer_loss`` is that of the answers; beside it, the last word of a question has to
 know kind and colour of the shape that is asked about, and visual tokens motion and scene.
 
-A token should say what is in its cell far more than where the cell is: the features of a place
-before and after something stands in it have to differ, as they do in towers trained on pictures.
-So places are read with a high gain, which keeps their part of a token small.
+A token should say what is in its cell far more than where the cell is, or a merge by similarity
+takes what comes and goes for what stays. So places are read with a high gain, which keeps their
+part of a token small, and a cell with a shape has to differ from the same cell without it: their
+features, once the mean is taken off, should be orthogonal.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .train_tiny_batches import IGNORE, Batch, DenseFrames, ShownClips
 from .train_tiny_model import DECODER_WIDTH, TOKENS_PER_FRAME
 
 PLACE_GAIN = 3.0
+LIKENESS_WEIGHT = 3.0
 NOUN_LAYER = 3  # decoder layers before the last word of a question is read
 PROBED_LAYER = 2  # decoder layers before motion and scene are read
 
@@ -35,7 +37,6 @@ class Probes(nn.Module):
         self.row = nn.Linear(DECODER_WIDTH, synthetic.GRID)
         self.column = nn.Linear(DECODER_WIDTH, synthetic.GRID)
         self.motion = nn.Linear(DECODER_WIDTH, 1 + len(synthetic.DIRECTIONS))
-        self.scene = nn.Linear(DECODER_WIDTH, synthetic.MAX_SCENES)
 
 
 def visual_features(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -56,12 +57,12 @@ def see_loss(
 ) -> tuple[Tensor, float]:
     """Loss and accuracy of reading kind, colour, place, row and column out of every cell.
 
-    ``word_groups`` are the word ids of kinds, colours and places.
+    ``word_groups``, here and below: ids of the words for kinds, colours, places and ordinals.
     """
-    features = visual_features(model, batch.pixels)[:, :-1]  # [B, 36, C]
+    features, bare = (visual_features(model, p)[:, :-1] for p in (batch.pixels, batch.bare))
     directions = F.rms_norm(features, features.shape[-1:])
     words = model.get_input_embeddings().weight
-    kind, color, place = (directions @ words[group].T for group in word_groups)
+    kind, color, place = (directions @ words[group].T for group in word_groups[:3])
     cells = torch.arange(TOKENS_PER_FRAME, device=features.device).expand(len(features), -1)
     rows, columns = cells // synthetic.GRID, cells % synthetic.GRID
     third = synthetic.GRID // 3
@@ -72,13 +73,20 @@ def see_loss(
         _cross_entropy(PLACE_GAIN * probes.row(directions), rows),
         _cross_entropy(PLACE_GAIN * probes.column(directions), columns),
     ]
+    mean = features.mean(dim=(0, 1))
+    likeness = F.cosine_similarity(features - mean, bare - mean, dim=-1)  # [B, 36]
+    losses.append(LIKENESS_WEIGHT * likeness[batch.color != IGNORE].relu().mean())
     return torch.stack(losses).sum(), _accuracy(kind, batch.kind)
 
 
 def watch_loss(
-    model: LlavaOnevisionForConditionalGeneration, probes: Probes, batch: ShownClips
+    model: LlavaOnevisionForConditionalGeneration,
+    probes: Probes,
+    word_groups: Sequence[Tensor],
+    batch: ShownClips,
 ) -> Tensor:
     """Loss of motion and scene alone, for which the decoder's first layers are enough."""
+    ordinals = model.get_input_embeddings().weight[word_groups[3]]
     with torch.no_grad():
         hidden = visual_features(model, batch.pixels)[:, :-1]
     decoder = model.model.language_model
@@ -86,7 +94,7 @@ def watch_loss(
     for layer in decoder.layers[:PROBED_LAYER]:
         # Without a mask attention is causal.
         hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
-    return _probe_loss(probes, hidden, batch)
+    return _probe_loss(probes, ordinals, hidden, batch)
 
 
 def answer_loss(
@@ -100,6 +108,7 @@ def answer_loss(
 ) -> tuple[Tensor, float]:
     """Loss of answers (and of the two heads), and the share of right answer words."""
     answers, hidden = answer_logits(model, batch)
+    words = model.get_input_embeddings().weight
     loss = _cross_entropy(answers, batch.labels)
     if noun_weight:
         num_questions, longest = batch.question_ids.shape[1:]
@@ -108,7 +117,6 @@ def answer_loss(
         )
         at = batch.noun[..., None, None].expand(-1, -1, 1, texts.shape[-1])
         nouns = F.rms_norm(texts.gather(2, at).squeeze(2), texts.shape[-1:])  # [B, Q, C]
-        words = model.get_input_embeddings().weight
         kind, color = (nouns @ words[group].T for group in word_groups[:2])
         loss = loss + noun_weight * (
             _cross_entropy(kind, batch.kind) + _cross_entropy(color, batch.color)
@@ -116,7 +124,7 @@ def answer_loss(
     if probe_weight:
         start = len(batch.prefix_ids)
         seen = hidden[PROBED_LAYER][:, start : start + batch.shown.motion.shape[1]]
-        loss = loss + probe_weight * _probe_loss(probes, seen, batch.shown)
+        loss = loss + probe_weight * _probe_loss(probes, words[word_groups[3]], seen, batch.shown)
     is_answer = batch.labels != IGNORE
     is_answer = is_answer & (is_answer.cumsum(dim=-1) == 1)  # the answer; behind it comes its end
     return loss, _accuracy(answers, torch.where(is_answer, batch.labels, IGNORE))
@@ -146,11 +154,13 @@ def answer_logits(
     return logits, output.hidden_states
 
 
-def _probe_loss(probes: Probes, hidden: Tensor, shown: ShownClips) -> Tensor:
+def _probe_loss(probes: Probes, ordinals: Tensor, hidden: Tensor, shown: ShownClips) -> Tensor:
+    """Loss of reading motion with its head, and scenes with the embeddings of ``ordinals``."""
     # Few tokens show something that moves, and they are what this is about.
     weight = torch.tensor([0.1] + [4.0] * len(synthetic.DIRECTIONS), device=hidden.device)
     motion = _cross_entropy(probes.motion(hidden), shown.motion, weight)
-    return motion + _cross_entropy(probes.scene(hidden), shown.scene)
+    scene = F.rms_norm(hidden, hidden.shape[-1:]) @ ordinals.T
+    return motion + _cross_entropy(scene, shown.scene)
 
 
 def _cross_entropy(scores: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:

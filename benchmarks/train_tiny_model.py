@@ -140,7 +140,9 @@ def build_model(seed: int) -> LlavaOnevisionForConditionalGeneration:
 
 @torch.no_grad()
 def match_content(
-    model: nn.Module, word_groups: Sequence[Tensor], generator: torch.Generator
+    model: LlavaOnevisionForConditionalGeneration,
+    word_groups: Sequence[Tensor],
+    generator: torch.Generator,
 ) -> None:
     """Let the decoder's attention begin as a search for equal content, whose findings are copied.
 

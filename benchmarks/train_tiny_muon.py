@@ -23,7 +23,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is replaced by the nearest orthogonal matrix.
 
     Args:
-        params: matrices [M, N].
+        params: matrices [M, N], or parameter groups of them.
         lr: learning rate; a matrix with M > N takes steps sqrt(M / N) times as large.
         weight_decay: decoupled, times ``lr``.
         momentum: Nesterov's.
@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Any],
         lr: float,
         *,
         weight_decay: float = 0.0,
@@ -55,11 +55,13 @@ class Muon(torch.optim.Optimizer):
                     parameter.sub_(matrix, alpha=group["lr"])
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
+        gradient = parameter.grad
+        assert gradient is not None
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(state["momentum"], momentum)
+        state["momentum"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(state["momentum"], momentum)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
