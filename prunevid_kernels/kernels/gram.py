@@ -239,7 +239,7 @@ def _group_gram_kernel(
                 i < n,
                 j < n,
                 length,
-                N.to(tl.int64) * C,
+                tl.cast(N, tl.int64) * C,
                 first_c,
                 tl.minimum(first_c + part_channels, C),
                 C,

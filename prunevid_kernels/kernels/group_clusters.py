@@ -52,17 +52,17 @@ class GroupClusters(NamedTuple):
 def _add_parts(gram_ptr, norm_ptr, num_parts, n, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """Add the parts of a Gram matrix of n points and of its norms to the first part, in order."""
     j = tl.arange(0, BLOCK_N)
+    matrix = tl.cast(N, tl.int64) * N
     for part in range(1, num_parts):
         norm = tl.load(norm_ptr + j, mask=j < n, other=0.0)
         norm += tl.load(norm_ptr + part * N + j, mask=j < n, other=0.0)
         tl.store(norm_ptr + j, norm, mask=j < n)
-        matrix = part.to(tl.int64) * N * N
         for first in range(0, n, BLOCK_M):
             i = first + tl.arange(0, BLOCK_M)
             inside = (i < n)[:, None] & (j < n)[None, :]
             ptrs = gram_ptr + i[:, None] * N + j[None, :]
             total = tl.load(ptrs, mask=inside, other=0.0)
-            total += tl.load(ptrs + matrix, mask=inside, other=0.0)
+            total += tl.load(ptrs + part * matrix, mask=inside, other=0.0)
             tl.store(ptrs, total, mask=inside)
 
 
