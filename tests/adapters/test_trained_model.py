@@ -1,0 +1,73 @@
+"""Accuracy of the embedded model, on questions that it was not trained on: pruning that goes wrong
+shows in answers.
+
+The floors are far enough below what the model card reports that chance does not reach them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from prunevid_kernels.adapters.video import read_video
+from prunevid_kernels.benchmarks import embedded_model
+from prunevid_kernels.benchmarks.datasets.synthetic import held_out_questions, make_clip
+from prunevid_kernels.benchmarks.embedded_model import embedded_config, load_embedded_model
+from prunevid_kernels.benchmarks.methods import apply_method
+from prunevid_kernels.benchmarks.model_inputs import VideoModel
+from prunevid_kernels.benchmarks.train_tiny_measure import Accuracy, measure
+
+QUESTIONS = 120
+
+pytestmark = pytest.mark.xdist_group("trained model")
+
+
+@pytest.fixture(scope="module")
+def model() -> VideoModel:
+    return load_embedded_model()
+
+
+@cache
+def accuracy(method: str) -> Accuracy:
+    return measure(load_embedded_model(), held_out_questions(QUESTIONS), method, lambda _: None)
+
+
+def test_it_answers_with_all_visual_tokens() -> None:
+    result = accuracy("full")
+    assert result.macro > 0.85
+    assert result.merged_share == result.kept_share == 1
+
+
+def test_it_cannot_answer_blind() -> None:
+    assert accuracy("blind").macro < 0.4
+
+
+def test_pruned_as_published_it_still_answers_and_random_tokens_do_not() -> None:
+    pruned, random = accuracy("prunevid"), accuracy("random_drop")
+    assert pruned.kept_share == pytest.approx(random.kept_share) and pruned.kept_share < 0.2
+    assert pruned.macro > random.macro + 0.1
+
+
+def test_still_shapes_survive_the_merge() -> None:
+    by_type = accuracy("prunevid").by_type()
+    assert min(by_type[kind] for kind in ("color", "shape", "location")) > 0.8
+
+
+def test_answers_are_whole_words_of_the_question_s_candidates(model: VideoModel) -> None:
+    clip = make_clip("held_out", 3)
+    for question in clip.questions:
+        answer = model.generate(model.encode(clip.frames, question.text), max_new_tokens=8)
+        assert answer in question.candidates, question
+
+
+@pytest.mark.parametrize("method", ["full", "prunevid"])
+def test_the_sample_clip_is_read_from_its_file(model: VideoModel, method: str) -> None:
+    video = read_video(embedded_model.SAMPLE_CLIP, embedded_model.FRAMES)
+    clip = make_clip("held_out", embedded_model.SAMPLE_INDEX)
+    assert np.array_equal(video.indices // 8, np.arange(len(clip.frames)))
+    options = {"layer": embedded_config().layer} if method == "prunevid" else {}
+    with apply_method(model.model, method, options):
+        encoded = model.encode(video.frames, embedded_model.SAMPLE_QUESTION)
+        assert model.generate(encoded, max_new_tokens=4) == embedded_model.SAMPLE_ANSWER
