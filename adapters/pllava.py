@@ -95,7 +95,7 @@ class Pllava(PreTrainedModel, GenerationMixin):
         )
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         path: str | Path,
         *,

@@ -80,8 +80,10 @@ class PllavaConfig(PreTrainedConfig):
         """
         file = folder / "config.json"
         values = read_json(file)
-        names = ("text_config", "vision_config", "image_token_index")
-        names += ("num_frames", "pooling_shape", "frame_shape", "vision_feature_layer")
+        names = [
+            *("text_config", "vision_config", "image_token_index"),
+            *("num_frames", "pooling_shape", "frame_shape", "vision_feature_layer"),
+        ]
         missing = [name for name in names if name not in values]
         if missing:
             raise CheckpointError(f"{file}: no {', '.join(missing)}")
