@@ -21,6 +21,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig
 
+from .pixels import normalised_pixels, require_frames
+
 
 @dataclass(frozen=True)
 class LlavaOnevisionFrameProcessor:
@@ -88,9 +90,10 @@ class LlavaOnevisionFrameProcessor:
             [1, T, 3, side, side] float32.
 
         Raises:
-            ValueError: a text that contains a placeholder; a template that does not render exactly
-                one.
+            ValueError: frames of another shape or dtype; a text that contains a placeholder; a
+                template that does not render exactly one.
         """
+        require_frames(frames)
         placeholder = self.tokenizer.convert_ids_to_tokens(self.config.video_token_id)
         image = self.tokenizer.convert_ids_to_tokens(self.config.image_token_id)
         texts = {"question": question, "system": system or "", "answer_prefix": answer_prefix}
@@ -129,10 +132,7 @@ class LlavaOnevisionFrameProcessor:
         resized = [
             np.asarray(Image.fromarray(f).resize(side, Image.Resampling.BICUBIC)) for f in frames
         ]
-        pixels = np.stack(resized).astype(np.float32) / 255.0  # [T, side, side, 3]
-        mean, std = np.array((self.image_mean, self.image_std), dtype=np.float32)
-        pixels = (pixels - mean) / std
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2)[None].contiguous()
+        return normalised_pixels(resized, self.image_mean, self.image_std)
 
 
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from .pixels import normalised_pixels, require_frames
 from .pllava_config import BOS_ID, EOS_ID, PAD_ID, PllavaConfig
 
 PLLAVA_FRAMES = 16
@@ -97,10 +98,7 @@ class PllavaProcessor:
         Raises:
             ValueError: frames of another shape or dtype; ``<image>`` in a text.
         """
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-            raise ValueError(
-                f"frames must be [T, H, W, 3] uint8, got {list(frames.shape)} {frames.dtype}"
-            )
+        require_frames(frames)
         for name, text in (("question", question), ("system", system), ("answer", answer_prefix)):
             if IMAGE_TOKEN in (text or ""):
                 raise ValueError(f"the {name} must not contain the placeholder {IMAGE_TOKEN!r}")
@@ -119,9 +117,7 @@ class PllavaProcessor:
 
     def _pixels(self, frames: np.ndarray) -> Tensor:
         cropped = [crop_frame(frame, self.config.vision_config.image_size) for frame in frames]
-        pixels = np.stack(cropped).astype(np.float32) / 255.0  # [T, side, side, 3]
-        mean, std = np.array((OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), dtype=np.float32)
-        return torch.from_numpy((pixels - mean) / std).permute(0, 3, 1, 2)[None].contiguous()
+        return normalised_pixels(cropped, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 
 
 def prompt_text(question: str, system: str | None = None, answer_prefix: str = "") -> str:

@@ -25,6 +25,7 @@ from transformers import BertTokenizer, LlamaTokenizer, StoppingCriteria
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from .checkpoint_files import open_checkpoint
+from .pixels import normalised_pixels, require_frames
 from .st_llm_config import BOS_ID, StLlmConfig
 
 ST_LLM_FRAMES = 16
@@ -106,10 +107,7 @@ class StLlmProcessor:
         Raises:
             ValueError: frames of another shape or dtype.
         """
-        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
-            raise ValueError(
-                f"frames must be [T, H, W, 3] uint8, got {list(frames.shape)} {frames.dtype}"
-            )
+        require_frames(frames)
         visual = self.config.num_visual_frames(len(frames)) * self.config.num_query_tokens
         text = self.sentencepiece.encode(prompt_text(question, system, answer_prefix))
         ids = torch.tensor([[self.config.video_token_id] * visual + [BOS_ID, *text]])
@@ -124,9 +122,7 @@ class StLlmProcessor:
 
     def _pixels(self, frames: np.ndarray) -> Tensor:
         cropped = [crop_frame(frame, self.config.vision_config.image_size) for frame in frames]
-        pixels = np.stack(cropped).astype(np.float32) / 255.0  # [T, side, side, 3]
-        mean, std = np.array((OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), dtype=np.float32)
-        return torch.from_numpy((pixels - mean) / std).permute(0, 3, 1, 2)[None].contiguous()
+        return normalised_pixels(cropped, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 
 
 class StopAtNextTurn(StoppingCriteria):

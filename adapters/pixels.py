@@ -1,0 +1,34 @@
+"""What the processors of all families do to frames: a check, and pixels to normalised floats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def require_frames(frames: np.ndarray) -> None:
+    """Frames are [T, H, W, 3] uint8, one at least.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(
+            f"frames must be [T, H, W, 3] uint8, got {list(frames.shape)} {frames.dtype}"
+        )
+
+
+def normalised_pixels(
+    frames: Sequence[np.ndarray], mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """T frames [side, side, 3] uint8 -> [1, T, 3, side, side] float32.
+
+    Args:
+        mean, std: of each channel, on values in [0, 1].
+    """
+    pixels = np.stack(frames).astype(np.float32) / 255.0
+    shift, scale = np.array((mean, std), dtype=np.float32)
+    return torch.from_numpy((pixels - shift) / scale).permute(0, 3, 1, 2)[None].contiguous()
