@@ -113,7 +113,7 @@ def _measure(out: Path, training: Training, questions: int) -> dict[str, float]:
         steps=training.steps_by_stage,
         parameters=sum(p.numel() for p in training.model.parameters()),
         words=len(training.tokenizer),
-        where=f"{device}, {environment['cpu_threads']} CPU threads,"
+        where=f"{device}, CPU threads: {environment['cpu_threads']},"
         f" torch {environment['packages']['torch']}",
     )
     (out / "README.md").write_text(card, encoding="utf-8")
