@@ -223,8 +223,8 @@ def _print_result(result: RunResult, report: Path) -> None:
     visual, merged, kept = counts.visual_tokens, counts.merged_tokens, counts.kept_tokens
     where = "" if counts.layer is None else f", after layer {counts.layer} of {counts.num_layers}"
     print(f"model          {model.name}")
-    if model.is_random:
-        print("               random weights: the answers mean nothing, the pruning is real")
+    if model.limits:
+        print(f"               {model.limits}")
     print(f"video          {result.inputs.video.source} ({which}, {counts.segments} segments)")
     print(f"question       {result.inputs.question}")
     print(f"answer         {result.answer}")

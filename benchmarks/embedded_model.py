@@ -11,7 +11,10 @@ trained on, comes as a video file that was written by
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from prunevid_kernels import PruneVidConfig
 
@@ -31,9 +34,14 @@ _SAMPLE_SCALE = 4  # pixels of the file for a pixel of the clip, so that a perso
 _SAMPLE_FPS = 8  # each frame of the clip is shown for one second
 
 
-def load_embedded_model(device: str = "cpu") -> VideoModel:
-    """The embedded model on a device, in float32."""
-    return load_video_model(EMBEDDED_MODEL, device)
+NAME = "embedded tiny video QA"
+LIMITS = "a tiny model, trained on generated clips: it knows nothing about other videos"
+
+
+def load_embedded_model(device: str = "cpu", dtype: torch.dtype = torch.float32) -> VideoModel:
+    """The embedded model on a device."""
+    model = load_video_model(EMBEDDED_MODEL, device, dtype=dtype)
+    return replace(model, name=NAME, default_frames=FRAMES, limits=LIMITS)
 
 
 def embedded_config() -> PruneVidConfig:

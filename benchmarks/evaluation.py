@@ -18,7 +18,7 @@ from pathlib import Path
 
 from prunevid_kernels.adapters import NothingPrunedWarning
 
-from . import tiny_model
+from . import embedded_model
 from .accuracy import answer_questions
 from .datasets.registry import BENCHMARKS
 from .datasets.sample import LETTERS, Questions, Sample
@@ -194,17 +194,15 @@ def _load_model(request: EvaluationRequest, ranks: Ranks) -> VideoModel:
     if request.device == "auto" and device == "cuda":
         device = f"cuda:{ranks.local_rank}"
     if request.model is None:
-        model = tiny_model.build_tiny_model()
-        model.model.to(device)
-        return model
+        return embedded_model.load_embedded_model(device)
     return load_video_model(request.model, device, lora_alpha=request.lora_alpha)
 
 
 def _with_defaults(plan: Plan, model: VideoModel, benchmark: str) -> Plan:
     """Options that the user left open, as the authors set them for this model and benchmark."""
     defaults = dict(protocol(model.family, benchmark).options)
-    if model.name == tiny_model.NAME:
-        defaults["layer"] = tiny_model.SELECTION_LAYER
+    if model.name == embedded_model.NAME:
+        defaults["layer"] = embedded_model.SELECTION_LAYER
     known = METHODS[plan.method].defaults
     chosen = {key: value for key, value in defaults.items() if key in known}
     return Plan(plan.method, {**chosen, **plan.options})

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from prunevid_kernels.adapters import PruneCall
 from prunevid_kernels.adapters.video import read_video
 
-from . import tiny_model
+from . import embedded_model
 from .cases import MODELS, video_features
 from .latency_random import NAMES, random_model
 from .methods import METHODS, apply_method
@@ -76,9 +76,8 @@ def load_subject(
         ModelError: neither a known name nor a usable checkpoint folder.
     """
     if model is None:
-        tiny = tiny_model.build_tiny_model()
-        tiny.model.to(device, dtype)
-        return Subject(tiny, tiny_model.SELECTION_LAYER, has_own_features=True)
+        embedded = embedded_model.load_embedded_model(str(device), dtype)
+        return Subject(embedded, embedded_model.SELECTION_LAYER, has_own_features=True)
     if model in NAMES:
         random = random_model(model, device, dtype, is_reduced=is_reduced)
         return Subject(random, 1 if is_reduced else MODELS[model].layer, has_own_features=False)

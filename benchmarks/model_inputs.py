@@ -62,6 +62,7 @@ class VideoModel:
         grid: (rows, columns) of the visual tokens of a frame.
         tokens_have_places: whether a token shows its part of the frame. Those of a Q-Former do not.
         is_random: True for random weights, whose answers mean nothing.
+        limits: what a reader of its answers has to know; None: nothing in particular.
     """
 
     model: Any
@@ -72,6 +73,7 @@ class VideoModel:
     grid: tuple[int, int]
     tokens_have_places: bool = True
     is_random: bool = False
+    limits: str | None = None
 
     @property
     def tokenizer(self) -> Any:

@@ -25,7 +25,7 @@ from prunevid_kernels import PruneVidConfig, __version__
 from prunevid_kernels.adapters import PruneCall, prune
 from prunevid_kernels.adapters.video import Video, require_source
 
-from . import tiny_model
+from . import embedded_model
 from .drawing import PrunedVideo
 from .latency_stages import StageClock
 from .method_flops import sample_flops
@@ -160,20 +160,20 @@ def prepare(request: RunRequest) -> Inputs:
     if not question:
         if request.video is not None or request.question is not None:
             raise InputError("no question: say what to ask with --question TEXT")
-        question = SAMPLE_QUESTION
+        question = embedded_model.SAMPLE_QUESTION if request.model is None else SAMPLE_QUESTION
     values = parse_config(request.config)
     if request.model is None:
-        values = {"layer": tiny_model.SELECTION_LAYER, **values}
+        values = {"layer": embedded_model.SELECTION_LAYER, **values}
     try:
         config = PruneVidConfig.from_mapping(values)
     except (TypeError, ValueError) as error:
         raise InputError(f"--config: {error}") from error
     device = resolve_device(request.device)
 
-    source = require_source(request.video or SAMPLE_CLIP)
+    sample = embedded_model.SAMPLE_CLIP if request.model is None else SAMPLE_CLIP
+    source = require_source(request.video or sample)
     if request.model is None:
-        model = tiny_model.build_tiny_model()
-        model.model.to(device)
+        model = embedded_model.load_embedded_model(device)
     else:
         model = load_video_model(request.model, device, lora_alpha=request.lora_alpha)
     start = time.perf_counter()

@@ -17,6 +17,7 @@ from PIL import Image
 from prunevid_kernels import PruneVidConfig, TokenLayout, merge_video
 from prunevid_kernels.benchmarks import drawing
 from prunevid_kernels.benchmarks.drawing import PrunedVideo, draw_heat_map, draw_pages, draw_strip
+from prunevid_kernels.benchmarks.embedded_model import LIMITS
 from prunevid_kernels.benchmarks.report import _write_all
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -70,7 +71,9 @@ def test_page_needs_nothing_from_outside(default_run) -> None:
 
 def test_every_picture_is_embedded_and_lies_beside_the_page(default_run) -> None:
     page = Page(default_run.html)
-    assert len(page.images) == 4 + 3  # a page for each segment; strip, heat map, chart
+    pages = list(default_run.folder.glob("segment_*_page_*.png"))
+    assert len(pages) >= default_run.record["segments"]
+    assert len(page.images) == len(pages) + 3  # strip, heat map, chart
     sizes = []
     for image in page.images:
         kind, data = image["src"].split(",", 1)
@@ -104,13 +107,13 @@ def test_segments_add_up_to_the_whole(default_run) -> None:
     assert kept == record["kept_tokens"]
 
 
-def test_random_weights_are_announced_and_only_those(
+def test_limits_of_the_embedded_model_are_announced_and_only_those(
     default_run, prunevid, checkpoint, clip
 ) -> None:
-    assert "the answers mean nothing" in words(Page(default_run.html).text["random-weights"])
+    assert LIMITS in words(Page(default_run.html).text["limits"])
     options = ("--model", checkpoint, "--config", "layer=2", "--frames", "2")
     outcome = prunevid("--video", clip, "--question", "q", *options)
-    assert "random-weights" not in Page(outcome.html).text
+    assert "limits" not in Page(outcome.html).text
 
 
 def test_record_file_is_the_last_line_of_stdout(default_run) -> None:

@@ -14,15 +14,22 @@ from typer.testing import CliRunner
 from prunevid_kernels import PruneVidConfig, __version__, merge_video
 from prunevid_kernels.adapters.video import read_video
 from prunevid_kernels.benchmarks.cli import app
+from prunevid_kernels.benchmarks.embedded_model import (
+    EMBEDDED_MODEL,
+    LIMITS,
+    SAMPLE_ANSWER,
+    SAMPLE_CLIP,
+    SAMPLE_QUESTION,
+    SELECTION_LAYER,
+    load_embedded_model,
+)
 from prunevid_kernels.benchmarks.flops import DecoderShape, flops_ratio
-from prunevid_kernels.benchmarks.sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
-from prunevid_kernels.benchmarks.tiny_model import SELECTION_LAYER, build_tiny_model
 
 
 def test_default_run_says_what_it_used(default_run) -> None:
     assert default_run.exit_code == 0, default_run.stderr
-    assert "random weights: the answers mean nothing, the pruning is real" in default_run.stdout
-    assert default_run.record["random_weights"] is True
+    assert LIMITS in default_run.stdout
+    assert default_run.record["random_weights"] is False
     assert default_run.record["video"] == str(SAMPLE_CLIP)
     assert default_run.record["question"] == SAMPLE_QUESTION
     assert default_run.record["config"]["layer"] == SELECTION_LAYER
@@ -37,14 +44,14 @@ def test_progress_is_on_stderr_and_the_result_on_stdout(default_run) -> None:
 
 def test_counts_are_those_of_the_merge_itself(default_run) -> None:
     """The same features through the public function give the same tokens."""
-    model = build_tiny_model()
-    video = read_video(SAMPLE_CLIP, 16)
+    model = load_embedded_model()
+    video = read_video(SAMPLE_CLIP, 8)
     pixels = model.encode(video.frames, SAMPLE_QUESTION)["pixel_values_videos"]
     with torch.no_grad():
         features = model.model.get_video_features(pixels).pooler_output.flatten(0, -2)
-    merged = merge_video(features[:2304].reshape(16, 144, -1), PruneVidConfig(layer=2))
+    merged = merge_video(features[: 8 * 36].reshape(8, 36, -1), PruneVidConfig(layer=1))
     record, sizes = default_run.record, merged.layout.group_sizes
-    assert record["visual_tokens"] == 16 * 144
+    assert record["visual_tokens"] == 8 * 36
     assert record["merged_tokens"] == len(merged.tokens)
     assert record["kept_tokens"] == sum(int(size * 0.4) for size in sizes.tolist())
     assert record["static_share"] == pytest.approx(
@@ -52,14 +59,15 @@ def test_counts_are_those_of_the_merge_itself(default_run) -> None:
     )
 
 
-def test_sample_clip_is_cut_at_its_four_scenes_and_mostly_static(default_run) -> None:
-    assert default_run.record["segments"] == 4
-    assert 0.7 < default_run.record["static_share"] < 0.95
+def test_sample_question_is_answered_rightly_with_and_without_pruning(default_run) -> None:
+    assert default_run.record["answer"] == SAMPLE_ANSWER
+    assert default_run.record["dense_answer"] == SAMPLE_ANSWER
+    assert default_run.record["kept_tokens"] < 0.2 * default_run.record["visual_tokens"]
 
 
 def test_flops_ratio_follows_from_the_printed_counts(default_run) -> None:
     record = default_run.record
-    shape = DecoderShape.from_text_config(build_tiny_model().model.config.text_config)
+    shape = DecoderShape.from_text_config(load_embedded_model().model.config.text_config)
     merged = record["merged_tokens"] + record["other_tokens"]
     kept = record["kept_tokens"] + record["other_tokens"]
     lengths = [merged] * (record["layer"] + 1) + [kept] * (shape.num_layers - record["layer"] - 1)
@@ -83,18 +91,18 @@ def test_answers_are_words(default_run) -> None:
 
 
 def test_dense_answer_is_that_of_the_untouched_model(default_run) -> None:
-    model = build_tiny_model()
-    inputs = model.encode(read_video(SAMPLE_CLIP, 16).frames, SAMPLE_QUESTION)
+    model = load_embedded_model()
+    inputs = model.encode(read_video(SAMPLE_CLIP, 8).frames, SAMPLE_QUESTION)
     output = model.model.generate(**inputs, max_new_tokens=16)
     words = model.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
     assert default_run.record["dense_answer"] == words.replace("<|im_end|>", "").strip()
 
 
-def test_saved_model_gives_the_answers_of_the_embedded_one(prunevid, checkpoint, clip) -> None:
+def test_the_embedded_checkpoint_by_its_path_is_the_embedded_model(prunevid, clip) -> None:
     shared = ("--video", clip, "--question", "What moves?", "--frames", "6")
     embedded = prunevid(*shared).record
-    loaded = prunevid(*shared, "--model", checkpoint, "--config", "layer=2")
-    assert "random weights" not in loaded.stdout
+    loaded = prunevid(*shared, "--model", EMBEDDED_MODEL, "--config", "layer=1")
+    assert LIMITS not in loaded.stdout
     for key in ("answer", "dense_answer", "merged_tokens", "kept_tokens"):
         assert loaded.record[key] == embedded[key]
 
