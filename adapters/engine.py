@@ -18,7 +18,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -77,7 +77,8 @@ class Engine:
         self._hook(self._decoder, self._before_decoder, self._after_decoder)
         self._late_layers: list[nn.Module] = []
         if method.keeps_early_caches and method.layer is not None:
-            self._late_layers = list(self._decoder.layers[method.layer + 1 :])
+            layers = cast(nn.ModuleList, self._decoder.layers)
+            self._late_layers = list(layers[method.layer + 1 :])
         for layer in self._late_layers:
             self._hooks.callback(
                 layer.register_forward_pre_hook(self._before_late_layer, with_kwargs=True).remove

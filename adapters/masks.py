@@ -84,7 +84,7 @@ def read_padding(
     state = state_of(cache)
     fed = 0 if cache is None else int(cache.get_seq_length())
     held = 0 if cache is None else int(cache.get_query_offset())
-    if late and state is not None and state.late is not None:
+    if late and cache is not None and state is not None and state.late is not None:
         held = int(cache.get_query_offset(state.late.first))
         state = state.of_late_layers()
     mask = _as_2d(attention_mask, fed, length, is_pruned=state is not None)

@@ -179,8 +179,6 @@ MERGE_CASES: dict[str, Callable[[], None]] = {
     "PLLaVA 16x144x4096 fp32": partial(
         launch_merge, 16, 144, 4096, torch.float32, budget_mode=False
     ),
-    # Triton compiles an argument that is 1 as a constant.
-    "1x1x1 fp32": partial(launch_merge, 1, 1, 1, torch.float32, budget_mode=False),
 }
 SELECTION_CASES: dict[str, Callable[[], None]] = {
     "28 heads, 4 KV, dim 128, bf16": partial(

@@ -210,7 +210,7 @@ def read_shape(folder: Path) -> ModelShape:
 
     family = detect_family(folder)
     if family == "pllava":
-        from prunevid_kernels.adapters.pllava import PllavaConfig
+        from prunevid_kernels.adapters.pllava_config import PllavaConfig
 
         return shape_of(PllavaConfig.read(folder))
     if family == "st_llm":

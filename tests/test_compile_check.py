@@ -34,6 +34,23 @@ def test_every_kernel_fits(target: str) -> None:
         assert f"\n{kernel} " in "\n" + result.stdout
 
 
+def test_sizes_of_one_compile() -> None:
+    """Triton turns an argument that is 1 into a constant, which not all code can take."""
+    program = """
+import torch
+from prunevid_kernels.benchmarks import compile_check
+target = next(target for target in compile_check.TARGETS if target.name == "sm_90")
+with compile_check.compiling_for(target) as compiled:
+    for frames, tokens, channels in ((1, 1, 1), (2, 1, 64), (1, 50, 64)):
+        compile_check.launch_merge(frames, tokens, channels, torch.bfloat16, budget_mode=False)
+print(len(compiled))
+sys.exit(0)
+"""
+    result = compile_check(program=program)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) == 3 * 10  # of the merge eight launches, of dpc_knn two
+
+
 @pytest.mark.parametrize(
     ("config", "fault"),
     [

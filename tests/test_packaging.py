@@ -151,13 +151,20 @@ def test_everything_that_the_scripts_install_is_pinned():
     metadata = importlib.metadata.requires("prunevid-kernels")
     assert metadata is not None
     for requirement in map(Requirement, metadata):
-        if requirement.name not in ("prunevid-kernels", "flash-attn", "lmms-eval"):
+        if requirement.name not in ("prunevid-kernels", "flash-attn", "lmms-eval", "vllm"):
             (version,) = pinned[requirement.name]
             assert requirement.specifier.contains(version.version), requirement
 
 
 @pytest.mark.parametrize(
-    "script", ["scripts/demo.sh", "scripts/test.sh", "scripts/test_lmms_eval.sh", ".ci/run"]
+    "script",
+    [
+        "scripts/demo.sh",
+        "scripts/test.sh",
+        "scripts/test_lmms_eval.sh",
+        "scripts/test_vllm.sh",
+        ".ci/run",
+    ],
 )
 def test_scripts_are_executable_and_parse(script):
     assert (ROOT / script).stat().st_mode & 0o111

@@ -143,7 +143,8 @@ def merge_frames(tokens: Tensor, weights: Tensor, keys: Tensor, neighbors: int) 
     """
     num_frames, width = weights.shape
     weights = weights / weights.sum(dim=1, keepdim=True)
-    merged, anchors, counts = [], [], []
+    merged: list[Tensor] = []
+    anchors, counts = [], []
     source = torch.empty(num_frames, width, dtype=torch.int64, device=tokens.device)
     for frame in range(num_frames):
         is_kept = kept_tokens(weights[frame])

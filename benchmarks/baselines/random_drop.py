@@ -89,7 +89,11 @@ class RandomDrop(PruningMethod):
         videos: Sequence[Sequence[MergedVideo]],
     ) -> list[list[VideoSelection]]:
         return [
-            [VideoSelection(None, v.kept) for v in row if isinstance(v, RandomVideo)]
+            [
+                VideoSelection(None, video.kept)
+                for video in row
+                if isinstance(video, RandomVideo) and video.kept is not None
+            ]
             for row in videos
         ]
 

@@ -146,12 +146,12 @@ def options_field(row: dict[str, Any], name: str) -> tuple[str, ...]:
         RowError: it is not.
     """
     values = row.get(name)
-    usable = isinstance(values, list) and 2 <= len(values) <= len(LETTERS)
-    if not usable or not all(isinstance(text, str) for text in values):
+    texts = [text for text in values if isinstance(text, str)] if isinstance(values, list) else []
+    if values != texts or not 2 <= len(texts) <= len(LETTERS):
         raise RowError(
             f"field {name!r} must be a list of 2 to {len(LETTERS)} strings, got {values!r}"
         )
-    return tuple(text.strip() for text in values)
+    return tuple(text.strip() for text in texts)
 
 
 def inside(root: Path, relative: str) -> Path:

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 from prunevid_kernels.benchmarks import report
 from prunevid_kernels.benchmarks.cli import app
 
+pytestmark = pytest.mark.one_version
+
 ASK = ("--question", "What moves?")
 
 

@@ -28,6 +28,8 @@ from prunevid_kernels.benchmarks.evaluation import (
 )
 from prunevid_kernels.benchmarks.run_log import Record, read_run
 
+pytestmark = pytest.mark.one_version
+
 QUESTIONS = 20
 MISSING = "egocentric_navigation/0000"  # its video is not there
 TIMEOUT_S = 240

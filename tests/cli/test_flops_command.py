@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from prunevid_kernels.benchmarks.cli import app
 
+pytestmark = pytest.mark.one_version
+
 PARITY = Path(__file__).parents[1] / "data" / "parity"
 
 

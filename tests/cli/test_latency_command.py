@@ -15,6 +15,8 @@ from prunevid_kernels.benchmarks.latency_command import NO_GPU, write_results
 from prunevid_kernels.benchmarks.latency_stages import STAGES
 from prunevid_kernels.benchmarks.latency_tables import STAGE_TITLES
 
+pytestmark = pytest.mark.one_version
+
 SMALL = ("--model", "llava-onevision-7b", "--frames", "4", "--output-tokens", "2", "--no-compile")
 
 

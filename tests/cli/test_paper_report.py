@@ -26,6 +26,8 @@ from prunevid_kernels.benchmarks.run_log import (
     samples_file,
 )
 
+pytestmark = pytest.mark.one_version
+
 ENVIRONMENT = {
     "date": "2026-01-02T00:00:00",
     "commit": "0123456789abcdef",

@@ -20,6 +20,8 @@ from prunevid_kernels.benchmarks.drawing import PrunedVideo, draw_heat_map, draw
 from prunevid_kernels.benchmarks.embedded_model import LIMITS
 from prunevid_kernels.benchmarks.report import _write_all
 
+pytestmark = pytest.mark.one_version
+
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 

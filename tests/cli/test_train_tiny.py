@@ -32,6 +32,8 @@ from prunevid_kernels.benchmarks.train_tiny_model import (
 )
 from prunevid_kernels.benchmarks.train_tiny_muon import orthogonalise
 
+pytestmark = pytest.mark.one_version
+
 # Every stage as it is, but with the smallest batches.
 SMALL = tuple(
     replace(stage, clips=2, watched_frames=min(stage.watched_frames, 8)) for stage in CURRICULUM
