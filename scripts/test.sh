@@ -22,7 +22,7 @@ step() { printf '\n== %s\n' "$*"; }
 
 # Runs pytest on two processes; tests/test_environment.py fails on any other transformers than $1.
 suite() {
-  PRUNEVID_EXPECT_TRANSFORMERS=$1 "$python" -m pytest -n 2 --dist loadgroup "${@:2}"
+  PRUNEVID_EXPECT_TRANSFORMERS=$1 "$python" -m pytest -n 2 --dist loadfile "${@:2}"
 }
 
 step "ruff"

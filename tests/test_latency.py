@@ -18,8 +18,6 @@ from prunevid_kernels.benchmarks.latency_random import NAMES, random_model
 from prunevid_kernels.benchmarks.latency_stages import STAGES
 from prunevid_kernels.benchmarks.methods import METHODS
 
-pytestmark = pytest.mark.xdist_group("latency")  # one process builds the models that they share
-
 CPU = torch.device("cpu")
 FRAMES = 4
 UNTIMED = LatencySettings(is_timed=False)

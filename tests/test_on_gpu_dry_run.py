@@ -19,7 +19,6 @@ from prunevid_kernels.benchmarks.gpu_checks import Check, Outcome
 if torch.cuda.is_available():
     pytest.skip("a dry run is for machines without a GPU", allow_module_level=True)
 
-pytestmark = pytest.mark.xdist_group("dry-run")  # one process makes the dry run that they share
 
 CPU = torch.device("cpu")
 COMMIT = "0123456789abcdef"

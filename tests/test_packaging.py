@@ -24,7 +24,6 @@ FOLDERS = ("prunevid_kernels", "adapters", "benchmarks")
 PACKAGES = ("prunevid_kernels", "prunevid_kernels.adapters", "prunevid_kernels.benchmarks")
 
 # One process builds and installs; the others do not do it again.
-pytestmark = pytest.mark.xdist_group("wheel")
 
 
 def run(*command: str | Path, cwd: Path) -> str:

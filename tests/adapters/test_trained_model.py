@@ -21,8 +21,6 @@ from prunevid_kernels.benchmarks.train_tiny_measure import Accuracy, measure
 
 QUESTIONS = 120
 
-pytestmark = pytest.mark.xdist_group("trained model")
-
 
 @pytest.fixture(scope="module")
 def model() -> VideoModel:
