@@ -95,9 +95,9 @@ def prune(model: nn.Module, config: PruneVidConfig | None = None) -> PruneHandle
     a continuation that is checked, not as part of the question.
 
     Args:
-        model: a transformers ``LlavaOnevisionForConditionalGeneration``; a :class:`.pllava.Pllava`;
-            or a ``LlamaForCausalLM`` or ``Qwen2ForCausalLM`` that is given ``inputs_embeds``, see
-            :meth:`PruneHandle.videos`.
+        model: a transformers ``LlavaOnevisionForConditionalGeneration``; a :class:`.pllava.Pllava`
+            or :class:`.st_llm.StLlm`; or a ``LlamaForCausalLM`` or ``Qwen2ForCausalLM`` that is
+            given ``inputs_embeds``, see :meth:`PruneHandle.videos`.
         config: what to do; default ``PruneVidConfig()``.
 
     Returns:

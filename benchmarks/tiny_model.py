@@ -1,4 +1,4 @@
-"""The model that ``prunevid run`` uses when it is given none: tiny, random, built in seconds.
+"""A model for tests and for benchmarks without a GPU: tiny, random, built in seconds.
 
 A real ``LlavaOnevisionForConditionalGeneration`` at real token counts (12 x 12 a frame after
 pooling, as PLLaVA has), with seeded random weights. Its answers mean nothing. What pruning does to
