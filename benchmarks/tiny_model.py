@@ -34,7 +34,7 @@ from prunevid_kernels.adapters.llava_onevision_processor import LlavaOnevisionFr
 
 from .model_inputs import VideoModel
 
-NAME = "embedded tiny LLaVA-OneVision"
+NAME = "random tiny LLaVA-OneVision"
 IMAGE_SIZE_PX = 384
 PATCH_PX = 16
 NUM_LAYERS = 6
