@@ -127,7 +127,7 @@ def count_near_ties() -> Iterator[None]:
     assert len(near_ties) <= 1, near_ties
 
 
-@settings(max_examples=20, phases=PHASES)
+@settings(max_examples=14, phases=PHASES)
 @given(shape=shapes(max_frames=40), config=configs)
 def test_one_video(shape: Shape, config: PruneVidConfig) -> None:
     x = shape.features()

@@ -24,6 +24,8 @@ from prunevid_kernels.adapters.loading import (
     rename,
 )
 
+pytestmark = pytest.mark.one_version
+
 KINDS = ["safetensors", "bin"]
 SINGLE = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}
 

@@ -20,6 +20,8 @@ from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.datasets.mvbench import TASKS
 from prunevid_kernels.benchmarks.run_log import read_run
 
+pytestmark = pytest.mark.one_version
+
 
 @dataclass(frozen=True)
 class Outcome:
