@@ -2,7 +2,7 @@
 
 It is started as a module: the console script ``vllm`` looks its own version up under a name that
 builds for other devices do not carry. Its worker processes stay in its process group, so that
-leaving the block stops all of them, whatever happened inside.
+leaving the block stops all of them, whatever happened inside; SIGTERM, too, leaves the block.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 HOST = "127.0.0.1"
 STOP_LIMIT_S = 20.0
@@ -51,20 +52,43 @@ def running_server(
     port = _free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(model), "--host", HOST, "--port", str(port), *options]
-    with log.open("wb") as output:
+    with log.open("wb") as output, process_group(command, output, environment) as process:
+        _wait_until_healthy(process, f"http://{HOST}:{port}/health", log, start_limit_s)
+        yield f"http://{HOST}:{port}/v1"
+
+
+@contextmanager
+def process_group(
+    command: Sequence[str],
+    output: IO[bytes] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a process group of its own, and stop the group behind the block.
+
+    Inside the block SIGTERM raises KeyboardInterrupt, as Ctrl-C does: by itself it would end this
+    process without a way out of the block. For the main thread only, as all of Python's signals.
+
+    Args:
+        command: program and arguments.
+        output: file for both output streams; None leaves them where this process's own go.
+        environment: variables beside this process's own.
+    """
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=output,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
-    try:
-        _wait_until_healthy(process, f"http://{HOST}:{port}/health", log, start_limit_s)
-        yield f"http://{HOST}:{port}/v1"
+        try:
+            yield process
+        finally:
+            _stop(process)
     finally:
-        _stop(process)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _free_port() -> int:

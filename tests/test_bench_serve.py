@@ -4,6 +4,10 @@ as a vLLM server with the plugin would, or wrongly. The real one: scripts/test_v
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,23 +156,58 @@ def test_the_plugins_architecture_for_a_checkpoint(tmp_path: Path) -> None:
     assert pruned_architecture(tmp_path) == "PruneVidQwen2_5_VLForConditionalGeneration"
 
 
-def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
-    # A stand-in for the module that is run: the folder comes first on the server's path.
-    package = tmp_path / "vllm" / "entrypoints" / "openai"
+def write_engine(folder: Path, code: str) -> dict[str, str]:
+    """A stand-in for the module that is run as a server; returns the environment to find it in."""
+    package = folder / "vllm" / "entrypoints" / "openai"
     package.mkdir(parents=True)
-    for folder in (package, *list(package.parents)[:2]):
-        (folder / "__init__.py").touch()
-    (package / "api_server.py").write_text("raise ValueError('no such model')")
+    for parent in (package, *list(package.parents)[:2]):
+        (parent / "__init__.py").touch()
+    (package / "api_server.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
+    environment = write_engine(tmp_path, "raise ValueError('no such model')")
     started = running_server(
-        tmp_path,
-        [],
-        log=tmp_path / "log",
-        start_limit_s=60,
-        environment={"PYTHONPATH": str(tmp_path)},
+        tmp_path, [], log=tmp_path / "log", start_limit_s=60, environment=environment
     )
     with pytest.raises(ServerError, match="ended with code 1: ValueError: no such model"):
         with started:
             pytest.fail("it started")
+
+
+def test_a_server_and_its_workers_end_with_a_terminated_owner(tmp_path: Path) -> None:
+    worker = '[sys.executable, "-c", "import time; time.sleep(600)"]'
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        # Server and worker hold a connection; it closes when both are gone.
+        environment = write_engine(
+            tmp_path,
+            "import socket, subprocess, sys, time\n"
+            f"held = socket.create_connection({listener.getsockname()})\n"
+            f"subprocess.Popen({worker}, pass_fds=[held.fileno()])\n"
+            "held.sendall(b'up')\n"
+            "time.sleep(600)\n",
+        )
+        owner = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from pathlib import Path\n"
+                "from prunevid_kernels.benchmarks.serve_server import running_server\n"
+                "with running_server(Path(), [], log=Path('log'), start_limit_s=60): pass",
+            ],
+            cwd=tmp_path,
+            env=os.environ | environment,
+        )
+        try:
+            held, _ = listener.accept()
+            held.settimeout(60)
+            assert held.recv(2) == b"up"
+        finally:
+            owner.terminate()
+        assert held.recv(1) == b""
+        assert owner.wait(60) != 0
 
 
 def test_a_table_has_a_row_for_each_level() -> None:

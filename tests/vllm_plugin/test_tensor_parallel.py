@@ -4,15 +4,13 @@ from a script of its own."""
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from vllm_plugin.engines import ARCHITECTURES, answers, clip, engine, prompt
+
+from prunevid_kernels.benchmarks.serve_server import process_group
 
 FRAMES = (8, 3)
 LIMIT_S = 600
@@ -37,22 +35,14 @@ def test_two_workers_say_what_one_says(
 
 def _tokens(checkpoint: Path, workers: int, folder: Path) -> list[list[int]]:
     output = folder / f"{workers}.json"
-    process = subprocess.Popen(
-        [sys.executable, __file__, str(checkpoint), str(workers), str(output)],
-        start_new_session=True,
-        env=os.environ
-        | {
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-            # By itself each worker takes a NUMA node, and most machines have one.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        },
-    )
-    try:
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        # By itself each worker takes a NUMA node, and most machines have one.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    }
+    command = [sys.executable, __file__, str(checkpoint), str(workers), str(output)]
+    with process_group(command, environment=environment) as process:
         assert process.wait(LIMIT_S) == 0
-    finally:
-        with suppress(ProcessLookupError):  # nobody is left
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
     tokens: list[list[int]] = json.loads(output.read_text())
     return tokens
 
