@@ -7,22 +7,25 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # Packages of the caller's own, outside the environment, are not the pinned ones.
 export PYTHONNOUSERSITE=1
 unset PYTHONPATH PYTHONHOME
+# A script whose pins need a later one says so behind its `source`.
+oldest_python=3.10
 
-# Prints the first Python in PATH that is 3.10 to 3.13 and can make a virtual environment.
+# Prints the first Python in PATH that is $oldest_python to 3.13 and can make a virtual environment.
 find_python() {
   local candidate
   for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
-    if "$candidate" - 2>/dev/null <<'PY'
+    if "$candidate" - "$oldest_python" 2>/dev/null <<'PY'
 import sys
 import ensurepip, venv
-sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+oldest = tuple(map(int, sys.argv[1].split(".")))
+sys.exit(not oldest <= sys.version_info[:2] <= (3, 13))
 PY
     then
       echo "$candidate"
       return
     fi
   done
-  echo "error: no Python 3.10 to 3.13 with the modules venv and ensurepip in PATH;" \
+  echo "error: no Python $oldest_python to 3.13 with the modules venv and ensurepip in PATH;" \
     "python3 is $(python3 --version 2>&1 || true)." \
     "On Debian and Ubuntu the modules come with the package python3-venv." >&2
   return 1
