@@ -166,13 +166,17 @@ def continue_pruned(
 
 
 def layer_mask(
-    decoder: Any, hidden: Tensor, mask: Tensor | None, cache: Cache | None, layer: int
+    decoder: Any, tokens: Tensor, mask: Tensor | None, cache: Cache | None, layer: int
 ) -> Any:
-    """The mask that one layer of ``decoder`` gets for the tokens ``hidden`` [B, Q, C], in the form
-    that its attention implementation takes; ``mask`` [B, K] is of that layer's cache entries."""
+    """The mask that one layer of ``decoder`` gets for ``tokens``, embeddings [B, Q, C] or ids
+    [B, Q], in the form that its attention implementation takes; ``mask`` [B, K] is of that layer's
+    cache entries."""
+    if not tokens.is_floating_point():
+        # Embeddings are looked at for their sizes and dtype alone: the mask is added to logits.
+        tokens = tokens.new_empty((*tokens.shape, 0), dtype=decoder.dtype)
     return create_causal_mask(
         config=decoder.config,
-        inputs_embeds=hidden,
+        inputs_embeds=tokens,
         attention_mask=mask,
         past_key_values=cache,
         # Given positions, it would look for packed sequences in them.
