@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -157,3 +158,24 @@ def slow_prumerge(tokens: Tensor, weights: Tensor, keys: Tensor, neighbors: int)
     if rest:
         merged.append(sum(weights[i] * tokens[i] for i in rest) / weights[rest].sum())
     return merged
+
+
+def watched(attention: Any, key: Any, run: Callable[[], Any]) -> tuple[Tensor, Tensor]:
+    """What one eager attention module of a vision side did during ``run``, in float64.
+
+    Returns:
+        Its probabilities [F, H, P, P] and the keys [F, P, D] from its projection ``key``.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep_weights(module: Any, args: Any, output: Any) -> None:
+        seen["weights"] = output[1].double()
+
+    def keep_keys(module: Any, args: Any, output: Tensor) -> None:
+        seen["keys"] = output.double()
+
+    hooks = [attention.register_forward_hook(keep_weights), key.register_forward_hook(keep_keys)]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return seen["weights"], seen["keys"]

@@ -8,7 +8,7 @@ same. That is all that pruning means, said without any of the machinery that mak
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tiny_models
@@ -186,18 +186,29 @@ class SlowDecoder:
 
 
 def pieces(model: Any, ids: list[int], clips: Any) -> list[Any]:
-    """The prompt ``ids`` cut at its videos."""
-    clips, parts, text = iter(clips), [], []
+    """A prompt of LLaVA-OneVision, cut at its videos; a newline stands behind each."""
+    videos = (tiny_models.features(model, clip) for clip in clips)
+    return cut(ids, tiny_models.VIDEO_ID, videos, model.model.image_newline[None])
+
+
+def cut(
+    ids: list[int], video_id: int, videos: Iterator[Tensor], newline: Tensor | None = None
+) -> list[Any]:
+    """The prompt ``ids``, each of its videos [T, N, C] in place of as many placeholders."""
+    parts: list[Any] = []
+    text: list[int] = []
     position = 0
     while position < len(ids):
-        if ids[position] != 2:
+        if ids[position] != video_id:
             text.append(ids[position])
             position += 1
             continue
-        video = next(clips)
-        parts += [("text", text), ("video", tiny_models.features(model, video))]
-        parts.append(("other", model.model.image_newline[None]))
-        text, position = [], position + len(tiny_models.video_tokens(len(video)))
+        video = next(videos)
+        parts += [("text", text), ("video", video)]
+        text, position = [], position + video.shape[0] * video.shape[1]
+        if newline is not None:
+            parts.append(("other", newline))
+            position += len(newline)
     return [*parts, ("text", text)]
 
 

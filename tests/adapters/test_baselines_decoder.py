@@ -4,82 +4,69 @@ from __future__ import annotations
 
 import pytest
 import torch
+from families import EACH_FAMILY, FAMILIES
 from slow_baselines import SlowFastV, SlowLookM
-from slow_pruning import STEPS, assert_same, pieces
-from tiny_models import clip, generate, left_pad, question, text_tokens, video_tokens
+from slow_pruning import STEPS, assert_same
+from tiny_models import generate, question, text_tokens
 from transformers import StaticCache
 
 from prunevid_kernels.adapters import NothingPrunedWarning
-from prunevid_kernels.benchmarks.methods import apply_method
+from prunevid_kernels.benchmarks.methods import METHODS, apply_method
+
+LLAVA_ONEVISION = FAMILIES[0]
 
 
-def slow_for(model, name: str, options: dict):
-    decoder, head = model.model.language_model, model.lm_head
-    if name == "fastv":
-        return SlowFastV(decoder, head, options.get("k", 2), options.get("keep_ratio", 0.3))
-    return SlowLookM(
-        decoder, head, options.get("recent_ratio", 0.1), options.get("important_ratio", 0.1)
-    )
+def slow_for(family, model, name: str, options: dict):
+    given = METHODS[name].defaults | options
+    return family.slow(model, {"fastv": SlowFastV, "look_m": SlowLookM}[name], *given.values())
 
 
-METHODS = [
-    pytest.param("fastv", {}, id="fastv"),
-    pytest.param("fastv", {"k": 1, "keep_ratio": 0.53}, id="fastv-behind-the-first-layer"),
-    pytest.param("fastv", {"k": 5}, id="fastv-behind-the-last-layer"),
-    pytest.param("look_m", {}, id="look-m"),
-    pytest.param("look_m", {"recent_ratio": 0.3, "important_ratio": 0.01}, id="look-m-much-text"),
-]
-
-
+@EACH_FAMILY
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize(("name", "options"), METHODS)
-def test_one_video(build, name, options, attention):
-    model, inputs = build("qwen2", attention), question(frames=6)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param("fastv", {}, id="fastv"),
+        pytest.param("fastv", {"k": 1, "keep_ratio": 0.53}, id="fastv-behind-the-first-layer"),
+        pytest.param("fastv", {"k": 5}, id="fastv-behind-the-last-layer"),
+        pytest.param("look_m", {}, id="look-m"),
+        pytest.param(
+            "look_m", {"recent_ratio": 0.3, "important_ratio": 0.01}, id="look-m-much-text"
+        ),
+    ],
+)
+def test_one_video(family, name, options, attention):
+    model, inputs = family.build(attention), family.question()
     with apply_method(model, name, options) as handle:
         result = generate(model, inputs)
-    slow = slow_for(model, name, options)
-    slow.feed_prompt(pieces(model, inputs["input_ids"][0].tolist(), inputs["pixel_values_videos"]))
+    slow = slow_for(family, model, name, options)
+    slow.feed_prompt(*family.prompts(model, inputs))
     call = handle.report.last
     held = slow.entries()
+    expected = [held] * 5
     if name == "fastv":
         assert call.videos[0].kept.tolist() == slow.kept[0]
-        full = len(slow.block)
-        expected = [full] * slow_k(options) + [held] * (5 - slow_k(options))
-    else:
-        expected = [held] * 5
+        full_layers = options.get("k", 2)
+        expected[:full_layers] = [len(slow.block)] * full_layers
     assert call.cached_tokens == (tuple(expected),)
     lengths = [layer.keys.shape[2] for layer in result.past_key_values.layers]
     assert lengths == [length + STEPS - 1 for length in expected]
     assert_same(result, 0, slow)
 
 
-def slow_k(options: dict) -> int:
-    return options.get("k", 2)
-
-
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@EACH_FAMILY
 @pytest.mark.parametrize("name", ["fastv", "look_m"])
-def test_padded_batch_of_several_videos(build, kind, name):
-    """Rows of different length, with one, two and no videos."""
-    model, video = build(kind), video_tokens(4)
-    prompts = [
-        text_tokens(3) + video + text_tokens(9, 1),
-        text_tokens(2, 2) + video + text_tokens(4, 3) + video + text_tokens(5, 4),
-        text_tokens(7, 5),
-    ]
-    clips = [clip(4, seed) for seed in range(3)]
-    owned = [clips[:1], clips[1:], []]
-    ids, mask = left_pad(prompts)
+def test_padded_batch(family, name):
+    model, inputs = family.build(), family.batch()
     with apply_method(model, name, {}) as handle:
-        result = generate(
-            model,
-            {"input_ids": ids, "attention_mask": mask, "pixel_values_videos": torch.stack(clips)},
-        )
-    for row, prompt in enumerate(prompts):
-        slow = slow_for(model, name, {})
-        slow.feed_prompt(pieces(model, prompt, owned[row]))
+        result = generate(model, inputs)
+    for row, pieces in enumerate(family.prompts(model, inputs)):
+        slow = slow_for(family, model, name, {})
+        slow.feed_prompt(pieces)
         assert_same(result, row, slow)
-    assert handle.report.last.other_tokens == (13, 13, 7)
+        own = [video.kept for video in handle.report.last.videos if video.prompt == row]
+        if name == "fastv":
+            assert [kept.tolist() for kept in own] == slow.kept
 
 
 @pytest.mark.parametrize("name", ["fastv", "look_m"])
@@ -97,8 +84,8 @@ def test_text_behind_the_answer(model, name):
                 "past_key_values": first.past_key_values,
             },
         )
-    slow = slow_for(model, name, {})
-    slow.feed_prompt(pieces(model, inputs["input_ids"][0].tolist(), inputs["pixel_values_videos"]))
+    slow = slow_for(LLAVA_ONEVISION, model, name, {})
+    slow.feed_prompt(*LLAVA_ONEVISION.prompts(model, inputs))
     tokens, _ = slow.greedy(STEPS)
     assert first.sequences[0, -STEPS:].tolist() == tokens
     slow.feed_tokens(more)
@@ -120,9 +107,9 @@ def test_fastv_second_video_behind_a_cut_cache(model):
                 "past_key_values": outputs.past_key_values,
             },
         )
-    slow = slow_for(model, "fastv", {})
+    slow = slow_for(LLAVA_ONEVISION, model, "fastv", {})
     for turn in (inputs, more):
-        slow.feed_prompt(pieces(model, turn["input_ids"][0].tolist(), turn["pixel_values_videos"]))
+        slow.feed_prompt(*LLAVA_ONEVISION.prompts(model, turn))
     assert handle.report.last.videos[0].kept.tolist() == slow.kept[-1]
     assert_same(result, 0, slow)
 
