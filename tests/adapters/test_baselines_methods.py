@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from families import EACH_FAMILY, EACH_VARIANT
+from slow_pruning import SlowDecoder, assert_same
 from tiny_models import CONFIG, generate, question
 
 from prunevid_kernels import PruneVidConfig
-from prunevid_kernels.adapters import prune
 from prunevid_kernels.benchmarks.methods import METHODS, apply_method
 
 NAMES = "full prunevid merge_only select_only fastv prumerge look_m random_drop drop_all".split()
@@ -20,9 +21,10 @@ def test_names():
     assert list(METHODS) == NAMES
 
 
+@EACH_VARIANT
 @pytest.mark.parametrize("name", NAMES)
-def test_model_is_restored_bit_for_bit(model, name):
-    inputs = question(frames=4)
+def test_model_is_restored_bit_for_bit(family, name):
+    model, inputs = family.build(), family.question()
     plain = model(**inputs).logits
     with apply_method(model, name, options_for(name)) as handle:
         pruned = model(**inputs).logits
@@ -32,9 +34,10 @@ def test_model_is_restored_bit_for_bit(model, name):
     assert call.method == name
     assert call.has_pruned == (name != "full")
     per_layer = call.visual_tokens_per_layer()
-    assert [n / 64 for n in per_layer] == call.retained_ratio_per_layer
+    assert [n / call.tokens_before for n in per_layer] == call.retained_ratio_per_layer
 
 
+@EACH_FAMILY
 @pytest.mark.parametrize(
     ("name", "config"),
     [
@@ -43,11 +46,16 @@ def test_model_is_restored_bit_for_bit(model, name):
         pytest.param("select_only", PruneVidConfig(layer=1, merge=False), id="select-only"),
     ],
 )
-def test_prunevid_by_name(model, name, config):
-    with prune(model, config):
-        expected = generate(model, question())
-    with apply_method(model, name, {"layer": 1}):
-        assert generate(model, question()).sequences.equal(expected.sequences)
+def test_prunevid_by_name(family, name, config):
+    model, inputs = family.build(), family.question()
+    with apply_method(model, name, {"layer": 1}) as handle:
+        result = generate(model, inputs)
+    slow = family.slow(model, SlowDecoder, config)
+    slow.feed_prompt(*family.prompts(model, inputs))
+    assert [
+        video.kept.tolist() for video in handle.report.last.videos if config.select
+    ] == slow.kept
+    assert_same(result, 0, slow)
 
 
 @pytest.mark.parametrize(
