@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 cd "$root"
 
-oldest_python=3.11 # the pins' oldest
+oldest_python=3.11 # the pinned packages need it
 venv=$root/.venv-lmms-eval
 ensure_venv "$venv" scripts/lmms_eval_pins.txt -e '.[lmms-eval]' hypothesis pytest
 

@@ -11,18 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sentencepiece
-import tiny_st_llm
+import tiny_folders
 import torch
 from PIL import Image
-from tiny_models import text_config
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
-from transformers import CLIPVisionConfig
+from tiny_pllava import PUBLISHED
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import PruneReport, prune
 from prunevid_kernels.adapters.pllava import Pllava
-from prunevid_kernels.adapters.pllava_config import PllavaConfig
 from prunevid_kernels.adapters.pllava_processor import PllavaProcessor
 from prunevid_kernels.adapters.sampling import frame_indices
 from prunevid_kernels.adapters.st_llm import StLlm
@@ -39,75 +35,18 @@ except PackageNotFoundError:
 
 from datasets import load_from_disk
 
-PARITY = Path(__file__).parents[1] / "data" / "parity"
 FRAMES, NEW_TOKENS = 6, 6
 OPTIONS = {"layer": 1, "keep_ratio": 0.3, "cluster_ratio": 0.4}
-# Every letter that a prompt here has: the published vocabularies know bytes, so that <unk>, which
-# stands for a visual token, comes out of no text.
-CORPUS = (
-    "Where does the red circle go? What is blue? When is the scene dark? Look "
-    "###Human: ###Assistant: red"
-)
-
-
-def write_tokenizer(folder: Path, image_id: int) -> None:
-    """A tokenizer.json that knows printable ASCII, with ``<image>`` at its id."""
-    letters = [*map(chr, range(33, 127)), "Ġ", "Ċ"]  # blank and line break
-    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *letters])}
-    vocabulary |= {f"[{i}]": i for i in range(len(vocabulary), image_id)} | {"<image>": image_id}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<unk>", "<s>", "</s>", "<image>"]
-    tokenizer.add_special_tokens([AddedToken(token) for token in special])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 @pytest.fixture(scope="session")
 def pllava_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pllava")
-    write_tokenizer(folder, image_id=99)
-    config = PllavaConfig(
-        text_config=text_config("llama", vocab_size=100),
-        vision_config=CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            image_size=56,
-            patch_size=7,
-        ),
-        image_token_index=99,
-        num_frames=FRAMES,
-        pooling_shape=(FRAMES, 4, 4),
-        frame_shape=(8, 8),
-    )
-    torch.manual_seed(0)
-    model = Pllava(config)
-    with torch.no_grad():
-        for weight in model.multi_modal_projector.parameters():
-            weight.normal_()
-    model.save_pretrained(folder)
-    return folder
+    return tiny_folders.write_pllava(tmp_path_factory.mktemp("pllava"))
 
 
 @pytest.fixture(scope="session")
 def st_llm_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("st_llm")
-    words = CORPUS.split()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([CORPUS, *words] * 20),
-        model_prefix=str(folder / "tokenizer"),
-        vocab_size=60,
-        hard_vocab_limit=False,
-    )
-    bert = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(words)]
-    bert += [f"[unused{i}]" for i in range(60 - len(bert))]  # and [DEC]: 61
-    (folder / "vocab.txt").write_text("\n".join(bert))
-    tiny_st_llm.random_model().save_pretrained(folder)
-    return folder
+    return tiny_folders.write_st_llm(tmp_path_factory.mktemp("st_llm"))
 
 
 @pytest.fixture(params=["pllava", "st_llm"])
@@ -216,8 +155,8 @@ def test_a_wrong_argument_is_named(build, case, options, message):
 
 def test_pllava_in_the_published_layout(build, evaluate, workplace, tmp_path):
     """LoRA unmerged, so ``lora_alpha`` has to reach the loader, and changes answers."""
-    shutil.copytree(PARITY / "pllava_tiny_ckpt", tmp_path, dirs_exist_ok=True)
-    write_tokenizer(tmp_path, image_id=150)
+    shutil.copytree(PUBLISHED, tmp_path, dirs_exist_ok=True)
+    tiny_folders.write_pllava_tokenizer(tmp_path, image_id=150, vocab_size=160)
     processor = PllavaProcessor.from_pretrained(tmp_path)
     options = {**OPTIONS, "cluster_ratio": 0.2, "min_cluster_tokens": 4}
     answers = {}
