@@ -195,15 +195,13 @@ def _attentions(tower: Any) -> list[Any]:
     return [module for name, module in tower.named_modules() if name.endswith("self_attn")]
 
 
-def _ids(families: list[Family]) -> list[Any]:
-    return [pytest.param(family, id=family.name) for family in families]
+def each(*families: Family) -> Any:
+    """Parametrise a test over these."""
+    return pytest.mark.parametrize("family", families, ids=[family.name for family in families])
 
 
-FAMILIES: list[Family] = [LlavaOnevision(), Pllava(), StLlm()]
-VARIANTS: list[Family] = [
-    *FAMILIES,
-    Pllava("pllava-few-frames", frames=4),
-    StLlm("st_llm-residual", frames=11, residual_size=4),
-]
-EACH_FAMILY = pytest.mark.parametrize("family", _ids(FAMILIES))
-EACH_VARIANT = pytest.mark.parametrize("family", _ids(VARIANTS))
+LLAVA_ONEVISION, PLLAVA, ST_LLM = LlavaOnevision(), Pllava(), StLlm()
+FEW_FRAMES = Pllava("pllava-few-frames", frames=4)
+RESIDUAL = StLlm("st_llm-residual", frames=11, residual_size=4)
+FAMILIES: list[Family] = [LLAVA_ONEVISION, PLLAVA, ST_LLM]
+EACH_FAMILY, EACH_VARIANT = each(*FAMILIES), each(*FAMILIES, FEW_FRAMES, RESIDUAL)

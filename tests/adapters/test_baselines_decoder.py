@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import EACH_FAMILY, FAMILIES
+from families import EACH_FAMILY, LLAVA_ONEVISION
 from slow_baselines import SlowFastV, SlowLookM
 from slow_pruning import STEPS, assert_same
 from tiny_models import generate, question, text_tokens
@@ -12,8 +12,6 @@ from transformers import StaticCache
 
 from prunevid_kernels.adapters import NothingPrunedWarning
 from prunevid_kernels.benchmarks.methods import METHODS, apply_method
-
-LLAVA_ONEVISION = FAMILIES[0]
 
 
 def slow_for(family, model, name: str, options: dict):

@@ -1,0 +1,164 @@
+"""The same ``prune`` on PLLaVA and ST-LLM, whose classes are ours: what holds for both of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import FEW_FRAMES, PLLAVA, RESIDUAL, ST_LLM, each
+from slow_pruning import STEPS, SlowDecoder, assert_same
+from tiny_models import CONFIG, generate, text_tokens
+
+from prunevid_kernels import PruneVidConfig
+from prunevid_kernels.adapters import NothingPrunedWarning, prune
+
+BOTH = each(PLLAVA, ST_LLM)
+CONFIGS = {
+    "default": CONFIG,
+    "layer-0-rope": PruneVidConfig(layer=0, score="rope"),
+    "last-layer-rope": PruneVidConfig(layer=4, score="rope"),
+    "global": PruneVidConfig(layer=2, selection="global"),
+    "paper": PruneVidConfig.paper(layer=2, keep_ratio=0.13),
+    "select-only": PruneVidConfig(layer=1, merge=False),
+    "merge-only": PruneVidConfig(select=False),
+    "budget": PruneVidConfig(layer=1, budget=40),
+}
+
+
+def assert_slow_answer(family, attention, config) -> None:
+    model, inputs = family.build(attention), family.question()
+    with prune(model, config) as handle:
+        result = generate(model, inputs)
+    slow = family.slow(model, SlowDecoder, config)
+    slow.feed_prompt(*family.prompts(model, inputs))
+    entries = slow.entries()
+    call = handle.report.last
+    if config.select:
+        assert call.videos[0].kept.tolist() == slow.kept[0]
+    assert_same(result, 0, slow)
+    assert {layer.keys.shape[2] for layer in result.past_key_values.layers} == {entries + STEPS - 1}
+    (video,) = family.features(model, inputs)
+    assert call.tokens_kept < call.tokens_before == video.shape[0] * video.shape[1]
+
+
+@BOTH
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_pruned_answer_is_the_slow_one(family, attention, config):
+    assert_slow_answer(family, attention, config)
+
+
+@each(FEW_FRAMES, RESIDUAL)
+def test_frames_that_are_repeated_or_left_out(family):
+    assert_slow_answer(family, "sdpa", CONFIG)
+
+
+@BOTH
+@pytest.mark.parametrize("score", ["nope", "rope"])
+def test_padded_batch(family, score):
+    config = PruneVidConfig(layer=1, score=score)
+    model, inputs = family.build(), family.batch()
+    with prune(model, config) as handle:
+        result = generate(model, inputs)
+    for row, pieces in enumerate(family.prompts(model, inputs)):
+        slow = family.slow(model, SlowDecoder, config)
+        slow.feed_prompt(pieces)
+        own = [video.kept for video in handle.report.last.videos if video.prompt == row]
+        assert [kept.tolist() for kept in own] == slow.kept
+        assert_same(result, row, slow)
+
+
+@BOTH
+@pytest.mark.parametrize(("attention", "score"), [("eager", "nope"), ("sdpa", "rope")])
+def test_keeping_everything_and_restoring_are_bit_identical(family, attention, score):
+    model, inputs = family.build(attention), family.batch()
+    expected = generate(model, inputs)
+    keep_all = PruneVidConfig(layer=1, merge=False, keep_ratio=1.0, score=score)
+    with pytest.warns(NothingPrunedWarning), prune(model, keep_all):
+        kept = generate(model, inputs)
+    with prune(model, CONFIG):
+        pruned = generate(model, inputs)
+    restored = generate(model, inputs)
+    for result in (kept, restored):
+        assert result.sequences.equal(expected.sequences)
+        assert torch.stack(result.logits).equal(torch.stack(expected.logits))
+    assert not torch.stack(pruned.logits).equal(torch.stack(expected.logits))
+    assert not any(
+        hook.__module__.startswith("prunevid_kernels")
+        for module in model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+
+
+@BOTH
+def test_text_alone_passes_through(family):
+    model, inputs = family.build(), {"input_ids": torch.tensor([[2, *text_tokens(9)]])}
+    expected = generate(model, inputs)
+    with prune(model, CONFIG) as handle:
+        result = generate(model, inputs)
+        generate(model, family.question())
+    assert torch.stack(result.logits).equal(torch.stack(expected.logits))
+    assert [call.kind for call in handle.report.calls] == ["text-only", "pruned"]
+
+
+@BOTH
+def test_prompt_lookup_gives_the_greedy_answer(family):
+    """Words come back at the prompt's end, so there is something to look up."""
+    model, inputs = family.build(), family.question()
+    ids = torch.cat((inputs["input_ids"], inputs["input_ids"][:, -5:-2]), dim=1)
+    inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with prune(model, CONFIG):
+        expected = generate(model, inputs)
+        result = generate(model, inputs, prompt_lookup_num_tokens=3)
+    assert result.sequences.equal(expected.sequences)
+
+
+@BOTH
+def test_static_cache_gives_the_same_answer(family):
+    model, inputs = family.build(), family.question()
+    with prune(model, CONFIG):
+        expected = generate(model, inputs)
+        result = generate(model, inputs, cache_implementation="static")
+    assert result.sequences.equal(expected.sequences)
+
+
+@BOTH
+def test_beams_have_the_scores_of_the_slow_decoder(family):
+    model, inputs = family.build(), family.question()
+    with prune(model, CONFIG):
+        beams = generate(model, inputs, num_beams=3, output_scores=True)
+    slow = family.slow(model, SlowDecoder, CONFIG)
+    slow.feed_prompt(*family.prompts(model, inputs))
+    total = 0.0
+    for token in beams.sequences[0, -STEPS:].tolist():
+        total += slow.logits().log_softmax(-1)[token].item()
+        slow.feed_tokens([token])
+    assert abs(total / STEPS - beams.sequences_scores[0].item()) <= 1e-5
+
+
+@BOTH
+def test_text_goes_on_behind_a_pruned_prompt(family):
+    model, inputs, more = family.build(), family.question(), text_tokens(5, 9)
+    with prune(model, CONFIG):
+        first = generate(model, inputs)
+        ids = torch.cat((first.sequences, torch.tensor([more])), dim=1)
+        chat = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        second = generate(model, chat | {"past_key_values": first.past_key_values})
+    slow = family.slow(model, SlowDecoder, CONFIG)
+    slow.feed_prompt(*family.prompts(model, inputs))
+    slow.feed_tokens([*first.sequences[0, -STEPS:].tolist(), *more])
+    assert_same(second, 0, slow)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"pixel_values": None}, "no video features came with it", id="no-pixels"),
+        pytest.param({"use_cache": False}, "needs a key/value cache", id="no-cache"),
+        pytest.param({"labels": torch.zeros(1, 200)}, "training loss", id="labels"),
+    ],
+)
+def test_what_cannot_be_pruned_is_an_error(family, change, message):
+    model = family.build()
+    with pytest.raises(ValueError, match=message), prune(model, CONFIG):
+        model(**{**family.question(), **change})
