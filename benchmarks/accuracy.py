@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from prunevid_kernels.adapters import PruneReport
+from prunevid_kernels.adapters import PruneCall, PruneReport
 from prunevid_kernels.adapters.sampling import Rule, frame_indices
 from prunevid_kernels.adapters.video import VideoError, read_video
 
@@ -97,7 +98,7 @@ def _ask(
     made = time.perf_counter()
     response = model.generate(encoded, **settings["generation"])
     done = time.perf_counter()
-    call = report.last
+    call = _one_prompt(report.last)
     predictions, correct = read_answer(BENCHMARKS[benchmark].scoring, sample, response)
     return Record(
         id=sample.id,
@@ -113,6 +114,17 @@ def _ask(
         cached_ratio=call.cached_ratio,
         flops=sample_flops(call, shape).as_dict(),
         seconds={"read": read - start, "encode": made - read, "generate": done - made},
+    )
+
+
+def _one_prompt(call: PruneCall) -> PruneCall:
+    """What a question cost once: ``generate`` repeats its prompt for each beam."""
+    return replace(
+        call,
+        videos=tuple(video for video in call.videos if video.prompt == 0),
+        other_tokens=call.other_tokens[:1],
+        image_tokens=call.image_tokens[:1],
+        cached_tokens=call.cached_tokens[:1],
     )
 
 
