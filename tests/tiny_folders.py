@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 
 import tiny_pllava
@@ -9,12 +10,13 @@ import tiny_st_llm
 from sentencepiece import SentencePieceTrainer
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
-# Every letter that a prompt of a test may have, so that <unk>, which stands for a visual token,
-# comes out of no text.
 CORPUS = (
     "Where does the red circle go? What is blue? When is the scene dark? Look, what happens next: "
     "###Human: ###Assistant: red"
 )
+# What a prompt of a test may have, so that <unk>, which stands for a visual token, comes out of no
+# text.
+CHARACTERS = string.ascii_letters + string.digits + ".,:?#()_-"
 
 
 def write_pllava(folder: Path) -> Path:
@@ -39,13 +41,14 @@ def write_pllava_tokenizer(folder: Path, image_id: int, vocab_size: int = 260) -
 
 
 def write_st_llm(folder: Path, residual_size: int | None = None) -> Path:
-    """A random model of 60 pieces and a Q-Former of 60 words and [DEC]."""
+    """A random model of single characters, and a Q-Former of 60 words and [DEC]."""
     tiny_st_llm.random_model(residual_size=residual_size).save_pretrained(folder)
     words = CORPUS.split()
     SentencePieceTrainer.train(
         sentence_iterator=iter([CORPUS, *words] * 20),
         model_prefix=str(folder / "tokenizer"),
-        vocab_size=60,
+        vocab_size=90,
+        required_chars=CHARACTERS,
         hard_vocab_limit=False,
         minloglevel=2,
     )
