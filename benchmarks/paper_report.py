@@ -22,12 +22,17 @@ from . import latency_tables
 from .datasets.registry import BENCHMARKS
 from .paper_notes import device_name
 from .paper_table import Column, Line, Table
+from .published import FULL_SET
 from .run_plots import accuracy_plot, time_plot
 from .summary import SCALE
 
 HTML_NAME = "report.html"
 MARKDOWN_NAME = "report.md"
 JSON_NAME = "report.json"
+FULL_SET_LEGEND = (
+    "EgoSchema's organisers keep most answers, and score the full set from a submission"
+    " (prunevid eval egoschema --export)."
+)
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,8 @@ def cell(line: Line, column: Column) -> Cell:
     entry = line.entries.get(column.benchmark)
     if entry is None or entry.row.score is None:
         return Cell(None, None, "0", published)
-    if column.dimension is not None:
-        task = entry.row.tasks.get(column.dimension)
+    if column.part is not None:
+        task = entry.row.tasks.get(column.part)
         if task is None:
             return Cell(None, None, "0", published)
         return Cell(f"{task.score:.{digits}f}", None, f"{task.count:,}", published)
@@ -175,6 +180,8 @@ def _scores(table: Table) -> str:
             ]
         )
     legend = "Each cell: measured [95% interval] of so many answers / published, with own options."
+    if Column("egoschema", FULL_SET) in table.columns:
+        legend += f" {FULL_SET_LEGEND}"
     return f"{_table(titles, rows)}\n{legend}\n"
 
 
@@ -235,6 +242,7 @@ def _html(table: Table, accuracy: bytes | None, time: bytes | None) -> str:
     return environment.get_template("paper_report.html.j2").render(
         table=table,
         summary=summary(table),
+        full_set=FULL_SET_LEGEND if Column("egoschema", FULL_SET) in table.columns else None,
         choice=any(BENCHMARKS[name].scoring == "choice" for name in benchmarks),
         paired=paired_lines(table),
         shapes=shapes,

@@ -20,7 +20,7 @@ from typing import Any
 from .datasets.registry import BENCHMARKS
 from .datasets.vcgbench import DIMENSIONS
 from .paper_notes import distinct, latency_notes, run_notes
-from .published import PublishedRow, published_rows
+from .published import FULL_SET, PublishedRow, published_rows
 from .run_log import SETTINGS, Run, RunLogError, read_run
 from .summary import Comparison, Row, compare, method_label, paired_values, summarise
 
@@ -37,17 +37,24 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of scores: a benchmark, or one judged dimension of it."""
+    """A column of scores: a benchmark, or a part of it.
+
+    Attributes:
+        part: a judged dimension, or EgoSchema's full set, which can be published but not measured:
+            its answers are the organisers'. None: what the benchmark scores.
+    """
 
     benchmark: str
-    dimension: str | None = None
+    part: str | None = None
 
     @property
     def title(self) -> str:
         benchmark = BENCHMARKS[self.benchmark]
+        if self.part == FULL_SET:
+            return f"EgoSchema ({FULL_SET})"
         if benchmark.scoring != "judge":
             return benchmark.title
-        return f"{benchmark.title}, {self.dimension or 'mean'}"
+        return f"{benchmark.title}, {self.part or 'mean'}"
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,7 @@ class Line:
     def published_score(self, column: Column) -> float | None:
         if self.published is None:
             return None
-        if column.dimension is not None:
-            return self.published.vcgbench[column.dimension]
-        return self.published.score(column.benchmark)
+        return self.published.score(column.benchmark, column.part)
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,8 @@ def _require_distinct(runs: Sequence[Run]) -> None:
 
 
 def _columns(benchmark: str) -> list[Column]:
+    if benchmark == "egoschema":
+        return [Column(benchmark), Column(benchmark, FULL_SET)]
     if BENCHMARKS[benchmark].scoring != "judge":
         return [Column(benchmark)]
     return [*(Column(benchmark, name) for name in DIMENSIONS), Column(benchmark)]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 TABLE = Path(__file__).parent / "data" / "published.json"
 
+FULL_SET = "full set"  # of EgoSchema, whose answers only its organisers have
+
 FAMILY_TITLES = {
     "pllava": "PLLaVA",
     "st_llm": "ST-LLM",
@@ -37,14 +39,17 @@ class PublishedRow:
     egoschema_full: float
     vcgbench: dict[str, float]
 
-    def score(self, benchmark: str) -> float | None:
-        """The number that stands beside a measured score; None where the paper has none."""
+    def score(self, benchmark: str, part: str | None = None) -> float | None:
+        """The number that stands beside a measured score, of the benchmark or of a ``part`` of it:
+        a dimension of VCG-Bench, EgoSchema's full set; None where the paper has none."""
         return {
-            "mvbench": self.mvbench,
-            "videomme": self.videomme,
-            "egoschema": self.egoschema_subset,
-            "vcgbench": self.vcgbench["average"],
-        }.get(benchmark)
+            ("mvbench", None): self.mvbench,
+            ("videomme", None): self.videomme,
+            ("egoschema", None): self.egoschema_subset,
+            ("egoschema", FULL_SET): self.egoschema_full,
+            ("vcgbench", None): self.vcgbench["average"],
+            **{("vcgbench", name): score for name, score in self.vcgbench.items()},
+        }.get((benchmark, part))
 
 
 @cache

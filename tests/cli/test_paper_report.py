@@ -189,6 +189,15 @@ def test_a_cell_has_score_interval_count_and_published_number(paper) -> None:
     assert "4.00 of 2 / 2.44 | 3.00 of 2 / 3.51 | 5.00 of 2 / 2.99 | 2.00 of 2 / 2.78" in pruned
 
 
+def test_the_full_set_of_egoschema_is_published_only(report, tmp_path) -> None:
+    outcome = report(write_run(tmp_path / "run", benchmark="egoschema"))
+    (line,) = re.findall(r"\| pllava-7b \| prunevid \|.*", outcome.stdout)
+    assert re.search(r"75\.0 \[.*\] of 80 / 49\.0 \| – / 42\.6 \|$", line)
+    assert "| EgoSchema (subset) | EgoSchema (full set) |" in outcome.stdout
+    for name in ("report.md", "report.html"):
+        assert "from a submission" in (tmp_path / "report" / name).read_text()
+
+
 def test_methods_are_compared_question_by_question(paper) -> None:
     text = (paper[1] / "report.md").read_text()
     (line,) = re.findall(r"\| pllava-7b \| prunevid \| MVBench \| (.*) \|", text)
