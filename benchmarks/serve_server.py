@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 HOST = "127.0.0.1"
-STOP_LIMIT_S = 20.0
+STOP_LIMIT_S = 5.0
 
 
 class ServerError(RuntimeError):

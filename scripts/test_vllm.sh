@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
 # The vLLM plugin in a real engine, vLLM's CPU build, on tiny random checkpoints: offline, as a server
 # on the loopback interface, and with two workers. vLLM pins its own torch and transformers, so it has
-# an environment of its own, .venv-vllm/ (Python 3.11 or later). Options go to pytest.
+# an environment of its own, .venv-vllm/. Options go to pytest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 cd "$root"
 
+oldest_python=3.11 # the pinned packages need it
 venv=$root/.venv-vllm
 pins=scripts/vllm_pins.txt
 ensure_venv "$venv" "$pins" --no-deps -r "$pins" -e .
+
+if ! "$venv/bin/python" -c 'import torch'; then
+  echo "error: vLLM's CPU engine takes a CPU build of torch, and another one was installed:" \
+    "name an index with CPU builds (PIP_EXTRA_INDEX_URL), remove $venv, try again" >&2
+  exit 1
+fi
 
 # Beside a CPU build of torch, PyPI's torchvision cannot load its compiled operators, and then cannot
 # be imported, because its Python part describes two of them that nobody has declared. vLLM's video
@@ -25,4 +32,4 @@ lines += [f'torch.library.define("torchvision::{name}", "{schema}")' for name in
 registrations.write_text("\n".join([*lines, registrations.read_text()]))
 PY
 
-exec "$venv/bin/python" -m pytest tests/vllm_plugin "$@"
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile tests/vllm_plugin "$@"

@@ -19,15 +19,16 @@ PLACEHOLDERS = {
     "llava_onevision": "<video>",
     "qwen2_5_vl": "<|vision_start|><|video_pad|><|vision_end|>",
 }
+IMAGE_PLACEHOLDERS = {
+    "llava_onevision": "<image>",
+    "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
+}
 ARCHITECTURES = {
     "llava_onevision": "PruneVidLlavaOnevisionForConditionalGeneration",
     "qwen2_5_vl": "PruneVidQwen2_5_VLForConditionalGeneration",
 }
-# Qwen2.5-VL on the CPU engine, see cpu_worker.py.
-OPTIONS: dict[str, dict[str, str]] = {
-    "llava_onevision": {},
-    "qwen2_5_vl": {"worker_cls": "prunevid_kernels.adapters.vllm.cpu_worker.CPUWorker"},
-}
+# What a family needs on the CPU engine, see cpu_worker.py.
+WORKER = {"qwen2_5_vl": "prunevid_kernels.adapters.vllm.cpu_worker.CPUWorker"}
 SIDE_PX = 112
 FPS = 2.0
 
@@ -56,7 +57,7 @@ def engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
             "architectures": [ARCHITECTURES[family]],
             "prunevid": {"retain": RETAIN},
         },
-        **OPTIONS[family],
+        "worker_cls": WORKER.get(family, "auto"),
         **options,
     }
     llm = LLM(str(checkpoint), **values)

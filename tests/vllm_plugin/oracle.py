@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from vllm_plugin.engines import FPS, MAX_TOKENS, metadata
+from vllm_plugin.engines import FPS, IMAGE_PLACEHOLDERS, MAX_TOKENS, metadata
 
 from prunevid_kernels import PruneVidConfig, budget_tokens, merge_video
 
@@ -26,6 +26,7 @@ class Oracle:
         self.family = checkpoint.name
         self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
         self.model.eval()
+        self.model.generation_config.eos_token_id = None  # answers have MAX_TOKENS tokens
         self.processor = AutoProcessor.from_pretrained(checkpoint)
 
     @torch.no_grad()
@@ -55,6 +56,17 @@ class Oracle:
             tokens.append(self._next(embeddings, positions[:, : len(embeddings)]))
             embeddings = torch.cat([embeddings, embed(torch.tensor(tokens[-1:]))])
         return length, tuple(tokens)
+
+    @torch.no_grad()
+    def answer_about_image(
+        self, picture: NDArray[np.uint8], text: str
+    ) -> tuple[int, tuple[int, ...]]:
+        """Prompt length and greedy tokens from ``generate``: images are not merged."""
+        prompt = IMAGE_PLACEHOLDERS[self.family] + text
+        inputs = self.processor(text=prompt, images=[picture], return_tensors="pt")
+        output = self.model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
+        length = inputs["input_ids"].shape[1]
+        return length, tuple(output[0, length:].tolist())
 
     def _id(self, token: str) -> int:
         return int(self.processor.tokenizer.convert_tokens_to_ids(token))

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from vllm import LLM
-from vllm_plugin.engines import ARCHITECTURES, MAX_TOKENS, RETAIN, answers, clip, engine, prompt
+from vllm_plugin.engines import (
+    ARCHITECTURES,
+    IMAGE_PLACEHOLDERS,
+    MAX_TOKENS,
+    RETAIN,
+    answers,
+    clip,
+    engine,
+    prompt,
+)
 from vllm_plugin.oracle import Oracle
 
 from prunevid_kernels import budget_tokens
@@ -67,6 +78,24 @@ def test_two_videos_in_a_prompt(llm: LLM, checkpoint: Path) -> None:
     )
     (text,) = answers(llm, [{"prompt": "what?"}])
     assert pair.prompt_tokens == first.prompt_tokens + second.prompt_tokens - text.prompt_tokens
+
+
+def test_images_are_not_pruned(llm: LLM, oracle: Oracle) -> None:
+    picture, video, text = clip(1, 4)[0], clip(5), "what?"
+    about_image: dict[str, Any] = {
+        "prompt": IMAGE_PLACEHOLDERS[oracle.family] + text,
+        "multi_modal_data": {"image": Image.fromarray(picture)},
+    }
+    (image,) = answers(llm, [about_image])
+    assert (image.prompt_tokens, image.tokens) == oracle.answer_about_image(picture, text)
+    about_video = prompt(oracle.family, [video], text=text)
+    both = {
+        "prompt": IMAGE_PLACEHOLDERS[oracle.family] + about_video["prompt"],
+        "multi_modal_data": about_image["multi_modal_data"] | about_video["multi_modal_data"],
+    }
+    alone, together, none = answers(llm, [about_video, both, {"prompt": text}])
+    expected = image.prompt_tokens + alone.prompt_tokens - none.prompt_tokens
+    assert together.prompt_tokens == expected
 
 
 def test_thirty_two_requests_at_once(llm: LLM, checkpoint: Path) -> None:

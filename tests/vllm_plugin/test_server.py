@@ -4,55 +4,59 @@ benchmark that measures it."""
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
+from typer.testing import CliRunner
+from vllm_plugin.engines import ARCHITECTURES, RETAIN, WORKER
 
+from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.sample_clip import SAMPLE_CLIP
-from prunevid_kernels.benchmarks.serve import ServeCheckError, ServeRequest, bench_serve, check
+from prunevid_kernels.benchmarks.serve import CPU_FIGURES, ServeCheckError, check
 from prunevid_kernels.benchmarks.serve_client import Client, RequestError
 from prunevid_kernels.benchmarks.serve_server import ServerError, running_server
 
-FRAMES, TOKENS_PER_FRAME, RETAIN = 8, 36, 0.25
+# Of the sample clip, eight seconds long: of eight frames 36 tokens each; of two frames a second, as
+# vLLM samples for Qwen2.5-VL, 49 tokens for every two.
+VISUAL = {"llava_onevision": 288, "qwen2_5_vl": 392}
+KEPT = {"llava_onevision": 72, "qwen2_5_vl": 98}
 START_LIMIT_S = 600.0
 OPTIONS = [
     *("--dtype", "float32", "--enforce-eager", "--max-model-len", "4096"),
-    *("--media-io-kwargs", json.dumps({"video": {"num_frames": FRAMES}})),
+    *("--media-io-kwargs", json.dumps({"video": {"num_frames": 8}})),
 ]
-PRUNED = [
-    *(
-        "--hf-overrides",
-        json.dumps(
-            {
-                "architectures": ["PruneVidLlavaOnevisionForConditionalGeneration"],
-                "prunevid": {"retain": RETAIN},
-            }
-        ),
-    ),
-    "--trust-request-mm-kwargs",
-]
+
+
+def pruned(family: str) -> list[str]:
+    overrides = {"architectures": [ARCHITECTURES[family]], "prunevid": {"retain": RETAIN}}
+    options = [*OPTIONS, "--hf-overrides", json.dumps(overrides), "--trust-request-mm-kwargs"]
+    return [*options, "--worker-cls", WORKER[family]] if family in WORKER else options
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def url(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def client(
+    family: str, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Client]:
     log = tmp_path_factory.mktemp("server") / "server.log"
-    model = checkpoints["llava_onevision"]
-    with running_server(model, OPTIONS + PRUNED, log=log, start_limit_s=START_LIMIT_S) as base_url:
-        yield base_url
+    started = running_server(
+        checkpoints[family], pruned(family), log=log, start_limit_s=START_LIMIT_S
+    )
+    with started as url:
+        yield Client(url, SAMPLE_CLIP, max_tokens=8, request_limit_s=120.0)
 
 
-@pytest.fixture(scope="module")
-def client(url: str) -> Client:
-    return Client(url, SAMPLE_CLIP, max_tokens=8, request_limit_s=120.0)
-
-
-def test_usage_falls_by_what_is_merged(client: Client) -> None:
-    visual = FRAMES * TOKENS_PER_FRAME
+def test_usage_falls_by_what_is_merged(client: Client, family: str) -> None:
     whole, quarter, tenth = (client.ask(retain=retain) for retain in (1.0, None, 0.1))
-    assert whole.prompt_tokens - quarter.prompt_tokens == visual - visual // 4
-    assert whole.prompt_tokens - tenth.prompt_tokens == visual - visual // 10
+    assert whole.prompt_tokens - quarter.prompt_tokens == VISUAL[family] - KEPT[family]
+    assert whole.prompt_tokens - tenth.prompt_tokens == VISUAL[family] - VISUAL[family] // 10
     assert quarter.text and quarter.completion_tokens == 8
 
 
@@ -69,49 +73,38 @@ def test_a_wrong_share_is_the_clients_error_and_names_the_setting(client: Client
     assert client.ask().text  # the server lives
 
 
-def test_the_check_accepts_this_server_and_no_other_share(client: Client) -> None:
+def test_the_check_accepts_this_server_and_no_other_share(client: Client, family: str) -> None:
     whole = client.ask(retain=1.0).prompt_tokens
     tokens = check(whole, client, RETAIN)
-    assert (tokens.visual, tokens.merged) == (FRAMES * TOKENS_PER_FRAME, 72)
-    with pytest.raises(ServeCheckError, match="retain 0.5 must leave 144 of 288"):
+    assert (tokens.visual, tokens.merged) == (VISUAL[family], KEPT[family])
+    half = f"retain 0.5 must leave {VISUAL[family] // 2} of {VISUAL[family]}"
+    with pytest.raises(ServeCheckError, match=half):
         check(whole, client, 0.5)
     with pytest.raises(ServeCheckError, match="must give the unpruned server's"):
         check(whole + 1, client, RETAIN)
 
 
-def test_the_benchmark_measures_running_servers(
-    client: Client, url: str, checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
-    model = checkpoints["llava_onevision"]
-    log = tmp_path / "unpruned.log"
-    with running_server(model, OPTIONS, log=log, start_limit_s=START_LIMIT_S) as unpruned:
-        results = bench_serve(
-            ServeRequest(
-                model,
-                SAMPLE_CLIP,
-                RETAIN,
-                (1, 4),
-                waves=2,
-                max_tokens=4,
-                unpruned_url=unpruned,
-                pruned_url=url,
-            ),
-            out=tmp_path,
-            progress=print,
-        )
-    assert results["prompt_tokens"]["merged"] == 72
-    assert [load["requests"] for load in results["pruned"]] == [2, 8]
-    assert "does not know on what" in (tmp_path / "serve.md").read_text()
-    assert json.loads((tmp_path / "serve.json").read_text()) == results
+def test_the_benchmark_measures_a_server_with_and_without_pruning(tmp_path: Path) -> None:
+    """``prunevid bench serve`` as it is typed, with its own checkpoint and its own servers."""
+    command = ["bench", "serve", "--retain", str(RETAIN), "--out", str(tmp_path)]
+    command += ["--concurrency", "1", "--concurrency", "4", "--waves", "2", "--max-tokens", "4"]
+    result = CliRunner().invoke(app, [*command, "--server-options", shlex.join(OPTIONS)])
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "serve.json").read_text())
+    assert results["prompt_tokens"]["visual"] == VISUAL["llava_onevision"]
+    assert results["prompt_tokens"]["merged"] == KEPT["llava_onevision"]
+    for loads in (results["unpruned"], results["pruned"]):
+        assert [load["requests"] for load in loads] == [2, 8]
+    assert CPU_FIGURES in result.stdout
 
 
 def test_a_server_that_cannot_start_says_why(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    wrong = [*OPTIONS, *PRUNED, "--video-pruning-rate", "0.5"]
+    started = running_server(
+        checkpoints["llava_onevision"],
+        [*pruned("llava_onevision"), "--video-pruning-rate", "0.5"],
+        log=tmp_path / "log",
+        start_limit_s=START_LIMIT_S,
+    )
     with pytest.raises(ServerError, match="contradicts --video-pruning-rate"):
-        with running_server(
-            checkpoints["llava_onevision"],
-            wrong,
-            log=tmp_path / "log",
-            start_limit_s=START_LIMIT_S,
-        ):
+        with started:
             pytest.fail("it started")
