@@ -42,14 +42,11 @@ class PublishedRow:
     def score(self, benchmark: str, part: str | None = None) -> float | None:
         """The number that stands beside a measured score, of the benchmark or of a ``part`` of it:
         a dimension of VCG-Bench, EgoSchema's full set; None where the paper has none."""
-        return {
-            ("mvbench", None): self.mvbench,
-            ("videomme", None): self.videomme,
-            ("egoschema", None): self.egoschema_subset,
-            ("egoschema", FULL_SET): self.egoschema_full,
-            ("vcgbench", None): self.vcgbench["average"],
-            **{("vcgbench", name): score for name, score in self.vcgbench.items()},
-        }.get((benchmark, part))
+        if benchmark == "vcgbench":
+            return self.vcgbench[part or "average"]
+        if benchmark == "egoschema":
+            return self.egoschema_full if part == FULL_SET else self.egoschema_subset
+        return {"mvbench": self.mvbench, "videomme": self.videomme}.get(benchmark)
 
 
 @cache
