@@ -1,8 +1,7 @@
 """PLLaVA: CLIP patches, a projector that pools over space and time, and Llama.
 
-transformers has no class for it, so this one puts transformers' parts together:
-``CLIPVisionModel``, ``LlamaForCausalLM``, and between them the projector, which is all that is new.
-``generate`` is transformers' own.
+This class puts transformers' parts together: ``CLIPVisionModel``, ``LlamaForCausalLM``, and between
+them the projector, which is all that is new.
 
 A video's tokens stand in the prompt where ``<image>`` does, one placeholder for each token, as in
 transformers' models today, so that lengths, masks and positions are right from the start. The
@@ -16,28 +15,23 @@ averaged by the pooling over time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    CLIPVisionModel,
-    GenerationConfig,
-    GenerationMixin,
-    LlamaForCausalLM,
-    PreTrainedModel,
-)
+from transformers import CLIPVisionModel, GenerationConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .calls import is_first
 from .checkpoint_files import Checkpoint, open_checkpoint
 from .checkpoint_pllava import IGNORED, recipes, require_lora_alpha
-from .interface import ModelAdapter, PromptVisuals, VideoSpan
-from .loading import LoadReport, check_weights, empty_weights, load_weights
+from .interface import PromptVisuals, VideoSpan
+from .loading import LoadReport, check_weights
 from .pllava_config import BOS_ID, EOS_ID, PAD_ID, PllavaConfig
+from .video_llm import VideoLlm, VideoLlmAdapter
 
 
 class PllavaProjector(nn.Module):
@@ -71,18 +65,13 @@ class PllavaProjector(nn.Module):
         return pooled.flatten(2).transpose(1, 2)
 
 
-class Pllava(PreTrainedModel, GenerationMixin):
+class Pllava(VideoLlm):
     """PLLaVA with its language modelling head; see the module for the form of a prompt."""
 
     config_class = PllavaConfig
-    main_input_name = "input_ids"
     input_modalities = ("image", "text")
     _no_split_modules = ["CLIPEncoderLayer", "LlamaDecoderLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
     _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
 
     def __init__(self, config: PllavaConfig) -> None:
         super().__init__(config)
@@ -121,17 +110,9 @@ class Pllava(PreTrainedModel, GenerationMixin):
         """
         checkpoint = open_checkpoint(Path(path))
         require_lora_alpha(checkpoint.tensors, lora_alpha)
-        model = cls._empty(checkpoint.folder)
-        load_weights(
-            model,
-            checkpoint,
-            recipes(checkpoint.tensors, lora_alpha or 0.0),
-            ignore=IGNORED,
-            dtype=dtype or checkpoint.dtype,
-            device=device,
-        )
-        model.config.dtype = model.dtype
-        return model
+        model = cls._empty(PllavaConfig.read(checkpoint.folder))
+        found = recipes(checkpoint.tensors, lora_alpha or 0.0)
+        return model._fill(checkpoint, found, IGNORED, dtype, device)
 
     @classmethod
     def check_pretrained(cls, checkpoint: Checkpoint) -> LoadReport:
@@ -140,25 +121,8 @@ class Pllava(PreTrainedModel, GenerationMixin):
         Raises:
             CheckpointError: a config.json that does not describe a PLLaVA.
         """
-        keys = checkpoint.tensors
-        return check_weights(
-            cls._empty(checkpoint.folder), keys, recipes(keys, lora_alpha=0.0), ignore=IGNORED
-        )
-
-    @classmethod
-    def _empty(cls, folder: Path) -> Pllava:
-        config = PllavaConfig.read(folder)
-        with empty_weights():
-            return cls(config)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.lm_head
-
-    def get_decoder(self) -> nn.Module:
-        return self.language_model.model
+        keys, model = checkpoint.tensors, cls._empty(PllavaConfig.read(checkpoint.folder))
+        return check_weights(model, keys, recipes(keys, lora_alpha=0.0), ignore=IGNORED)
 
     def encode_videos(self, pixel_values: Tensor) -> Tensor:
         """[V, T, 3, H, W] normalised frames -> [V, N, C] tokens.
@@ -245,20 +209,16 @@ class Pllava(PreTrainedModel, GenerationMixin):
         ``input_ids`` [B, S]; ``pixel_values`` [V, T, 3, H, W] of the V videos in the prompts, in
         order, or [T, 3, H, W] for one prompt; normalised as by ``PllavaProcessor``.
         """
-        name = "input_ids" if "input_ids" in kwargs else None
-        ids = kwargs[name] if name else inputs
-        if kwargs.get("pixel_values") is not None and ids is not None:
-            kwargs["pixel_values"] = _as_videos(kwargs["pixel_values"], len(ids))
+        if inputs is None:
+            inputs = kwargs.pop("input_ids", None)
+        if kwargs.get("pixel_values") is not None and inputs is not None:
+            kwargs["pixel_values"] = _as_videos(kwargs["pixel_values"], len(inputs))
             cache = kwargs.get("past_key_values")
             fed = 0 if cache is None else int(cache.get_seq_length())
-            new, mask = self.expand_placeholders(ids[:, fed:], kwargs.get("attention_mask"))
-            ids = torch.cat((ids[:, :fed], new), dim=1)
+            new, mask = self.expand_placeholders(inputs[:, fed:], kwargs.get("attention_mask"))
+            inputs = torch.cat((inputs[:, :fed], new), dim=1)
             if mask is not None:
                 kwargs["attention_mask"] = mask
-        if name:
-            kwargs[name] = ids
-        else:
-            inputs = ids
         return super().generate(inputs, *args, **kwargs)
 
     def forward(
@@ -313,9 +273,7 @@ class Pllava(PreTrainedModel, GenerationMixin):
         count = sum(map(len, self.video_starts(input_ids)))
         if count != len(videos):
             raise ValueError(f"the prompts have <image> for {count} of {len(videos)} videos")
-        embeds = self.get_input_embeddings()(input_ids)
-        is_video = (input_ids == self.config.image_token_index)[:, :, None]
-        return embeds.masked_scatter(is_video, videos.to(embeds.dtype))
+        return self._embed(input_ids, self.config.image_token_index, videos)
 
 
 def _as_videos(pixel_values: Tensor, batch: int) -> Tensor:
@@ -330,14 +288,8 @@ def _as_videos(pixel_values: Tensor, batch: int) -> Tensor:
     return pixel_values
 
 
-class PllavaAdapter(ModelAdapter):
+class PllavaAdapter(VideoLlmAdapter):
     """Pruning attaches to the projector's output, ``pooling_shape[0]`` frames of tokens."""
-
-    def decoder(self, model: nn.Module) -> nn.Module:
-        return _pllava(model).get_decoder()
-
-    def entries(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [model]
 
     def brings_visuals(self, inputs: Mapping[str, Any]) -> bool:
         return inputs.get("pixel_values") is not None

@@ -1,9 +1,8 @@
 """ST-LLM: EVA-ViT-g, a Q-Former that reads the question, and Llama.
 
-transformers has no class for it, so this one puts transformers' parts together. ``generate`` is
-transformers' own. Two architectures were published: the QA model, whose vision tower has a branch
-over time and which gives the language model the tokens of all frames, and the conversation model,
-which gives it those of 16 frames, with the mean over all frames added ("residual" mode).
+Two architectures were published: the QA model, whose vision tower has a branch over time and which
+gives the language model the tokens of all frames, and the conversation model, which gives it those
+of 16 frames, with the mean over all frames added ("residual" mode).
 
 The visual tokens come first, at position 0, then BOS (``</s>``, id 2) and the text. In
 ``input_ids`` they are placeholders, one for each token, so that lengths, masks and positions are
@@ -26,28 +25,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    GenerationConfig,
-    GenerationMixin,
-    LlamaForCausalLM,
-    PreTrainedModel,
-)
+from transformers import GenerationConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .calls import is_first
 from .checkpoint_files import Checkpoint, open_checkpoint
 from .checkpoint_st_llm import IGNORED, recipes
-from .interface import ModelAdapter, PromptVisuals, VideoSpan
-from .loading import LoadReport, check_weights, empty_weights, load_weights
+from .interface import PromptVisuals, VideoSpan
+from .loading import LoadReport, check_weights
 from .st_llm_config import BOS_ID, EOS_ID, PAD_ID, StLlmConfig
 from .st_llm_encoder import VideoEncoder
+from .video_llm import VideoLlm, VideoLlmAdapter
 
 
-class StLlm(PreTrainedModel, GenerationMixin):
+class StLlm(VideoLlm):
     """ST-LLM with its language modelling head; see the module for the form of a prompt."""
 
     config_class = StLlmConfig
-    main_input_name = "input_ids"
     input_modalities = ("video", "text")
     _no_split_modules = [
         "InstructBlipEncoderLayer",
@@ -55,10 +49,6 @@ class StLlm(PreTrainedModel, GenerationMixin):
         "LlamaDecoderLayer",
         "TemporalLayer",
     ]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
 
     def __init__(self, config: StLlmConfig) -> None:
         super().__init__(config)
@@ -92,17 +82,8 @@ class StLlm(PreTrainedModel, GenerationMixin):
                 report.
         """
         checkpoint = open_checkpoint(Path(path))
-        model = cls._empty(checkpoint)
-        load_weights(
-            model,
-            checkpoint,
-            recipes(checkpoint.tensors),
-            ignore=IGNORED,
-            dtype=dtype or checkpoint.dtype,
-            device=device,
-        )
-        model.config.dtype = model.dtype
-        return model
+        model = cls._empty(StLlmConfig.read(checkpoint.folder, checkpoint.tensors))
+        return model._fill(checkpoint, recipes(checkpoint.tensors), IGNORED, dtype, device)
 
     @classmethod
     def check_pretrained(cls, checkpoint: Checkpoint) -> LoadReport:
@@ -112,22 +93,8 @@ class StLlm(PreTrainedModel, GenerationMixin):
             CheckpointError: a config.json or tensors that do not describe an ST-LLM.
         """
         keys = checkpoint.tensors
-        return check_weights(cls._empty(checkpoint), keys, recipes(keys), ignore=IGNORED)
-
-    @classmethod
-    def _empty(cls, checkpoint: Checkpoint) -> StLlm:
-        config = StLlmConfig.read(checkpoint.folder, checkpoint.tensors)
-        with empty_weights():
-            return cls(config)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.lm_head
-
-    def get_decoder(self) -> nn.Module:
-        return self.language_model.model
+        model = cls._empty(StLlmConfig.read(checkpoint.folder, keys))
+        return check_weights(model, keys, recipes(keys), ignore=IGNORED)
 
     def encode_videos(
         self,
@@ -201,24 +168,20 @@ class StLlm(PreTrainedModel, GenerationMixin):
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """transformers' ``generate``; arguments also as in :meth:`forward`. Returned sequences
         begin with the placeholders. A video is encoded once, whatever the number of beams."""
-        name = "input_ids" if "input_ids" in kwargs else None
-        ids = kwargs[name] if name else inputs
+        if inputs is None:
+            inputs = kwargs.pop("input_ids", None)
         pixels = kwargs.pop("pixel_values", None)
         question = [kwargs.pop(f"qformer_{part}", None) for part in ("input_ids", "attention_mask")]
         if pixels is not None:
             kwargs["video_features"] = self.encode_videos(pixels, *question)
         features = kwargs.get("video_features")
-        if ids is not None:
+        if inputs is not None:
             mask = kwargs.get("attention_mask")
             if mask is None:  # not to be guessed from the ids: BOS has that of padding
-                mask = torch.ones_like(ids)
+                mask = torch.ones_like(inputs)
             if features is not None:
-                ids, mask = self.add_placeholders(ids, mask, features.shape[1:3].numel())
+                inputs, mask = self.add_placeholders(inputs, mask, features.shape[1:3].numel())
             kwargs["attention_mask"] = mask
-        if name:
-            kwargs[name] = ids
-        else:
-            inputs = ids
         return super().generate(inputs, *args, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -293,9 +256,7 @@ class StLlm(PreTrainedModel, GenerationMixin):
         if len(features) != len(input_ids):
             raise ValueError(f"{len(features)} videos for {len(input_ids)} prompts")
         self.video_starts(input_ids, features.shape[1:3].numel())
-        embeds = self.get_input_embeddings()(input_ids)
-        is_visual = (input_ids == self.config.video_token_id)[:, :, None]
-        return embeds.masked_scatter(is_visual, features.to(embeds.dtype))
+        return self._embed(input_ids, self.config.video_token_id, features)
 
 
 def _as_clips(pixel_values: Tensor) -> Tensor:
@@ -314,14 +275,8 @@ def _insert(rows: Tensor, places: Sequence[int], count: int, value: int) -> Tens
     )
 
 
-class StLlmAdapter(ModelAdapter):
+class StLlmAdapter(VideoLlmAdapter):
     """Pruning attaches to the encoded video, ``num_query_tokens`` tokens a frame."""
-
-    def decoder(self, model: nn.Module) -> nn.Module:
-        return model.get_decoder()  # type: ignore[operator]
-
-    def entries(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [model]
 
     def brings_visuals(self, inputs: Mapping[str, Any]) -> bool:
         return any(inputs.get(name) is not None for name in ("pixel_values", "video_features"))
@@ -330,11 +285,8 @@ class StLlmAdapter(ModelAdapter):
         return _st_llm(model).config.video_token_id
 
     def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
-        st_llm, ids, features = (
-            _st_llm(model),
-            inputs.get("input_ids"),
-            inputs.get("video_features"),
-        )
+        ids, features = inputs.get("input_ids"), inputs.get("video_features")
+        st_llm = _st_llm(model)
         if ids is None:
             raise ValueError("pixel_values need input_ids, and no inputs_embeds")
         if features is None:
