@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,11 @@ class VideoSelection(NamedTuple):
 
     scores: Tensor | None
     kept: Tensor
+
+
+# Of each prompt of a batch, for each of its videos.
+Videos: TypeAlias = Sequence[Sequence[MergedVideo]]
+Selections: TypeAlias = list[list[VideoSelection]]
 
 
 class PruningMethod:
@@ -72,16 +77,15 @@ class PruningMethod:
         return merge_videos(features, frames, PruneVidConfig(merge=False))
 
     def select(
-        self,
-        attention: LayerAttention,
-        prompts: Sequence[MergedPrompt],
-        videos: Sequence[Sequence[MergedVideo]],
-    ) -> list[list[VideoSelection]]:
-        """What to keep of each video of each prompt behind :attr:`layer`, whose attention it is."""
-        return [
-            [VideoSelection(None, torch.arange(len(v.tokens), device=v.tokens.device)) for v in row]
-            for row in videos
-        ]
+        self, attention: LayerAttention, prompts: Sequence[MergedPrompt], videos: Videos
+    ) -> Selections:
+        """What to keep of each video of each prompt behind :attr:`layer`, whose attention it is:
+        where that makes no difference, what :meth:`keep` says."""
+        return [[VideoSelection(None, self.keep(video)) for video in row] for row in videos]
+
+    def keep(self, video: MergedVideo) -> Tensor:
+        """[K] int64, ascending: the tokens of a video to keep, whatever is asked; all of them."""
+        return torch.arange(len(video.tokens), device=video.tokens.device)
 
     def compress(
         self, attention: LayerAttention, prompts: Sequence[MergedPrompt]
@@ -107,11 +111,8 @@ class PruneVid(PruningMethod):
         return merge_videos(features, frames, self.config)
 
     def select(
-        self,
-        attention: LayerAttention,
-        prompts: Sequence[MergedPrompt],
-        videos: Sequence[Sequence[MergedVideo]],
-    ) -> list[list[VideoSelection]]:
+        self, attention: LayerAttention, prompts: Sequence[MergedPrompt], videos: Videos
+    ) -> Selections:
         selections = []
         for row, (prompt, row_videos) in enumerate(zip(prompts, videos, strict=True)):
             scores = [

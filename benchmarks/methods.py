@@ -74,7 +74,7 @@ METHODS: dict[str, Method] = {
     "drop_all": Method(
         "PruneVid up to its selecting layer, no visual token behind it",
         _WHOLE,
-        lambda **given: DropAll(PruneVidConfig(**given), "drop_all"),
+        lambda **given: DropAll(PruneVidConfig(**given)),
     ),
 }
 

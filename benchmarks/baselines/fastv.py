@@ -17,8 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prunevid_kernels import MergedVideo
-from prunevid_kernels.adapters.method import PruningMethod, VideoSelection
+from prunevid_kernels.adapters.method import PruningMethod, Selections, Videos, VideoSelection
 from prunevid_kernels.adapters.prompt import MergedPrompt
 from prunevid_kernels.adapters.scoring import LayerAttention
 
@@ -48,11 +47,8 @@ class FastV(PruningMethod):
         self.layer = self.k - 1
 
     def select(
-        self,
-        attention: LayerAttention,
-        prompts: Sequence[MergedPrompt],
-        videos: Sequence[Sequence[MergedVideo]],
-    ) -> list[list[VideoSelection]]:
+        self, attention: LayerAttention, prompts: Sequence[MergedPrompt], videos: Videos
+    ) -> Selections:
         if attention.group is not None:
             raise ValueError("fastv averages over all heads, which a tensor-parallel model splits")
         # Prompts are padded on the left: the last row is the last token of each.

@@ -12,15 +12,13 @@ answer the text has read out of the video by then.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos, select_tokens
-from prunevid_kernels.adapters.method import PruneVid, PruningMethod, VideoSelection
-from prunevid_kernels.adapters.prompt import MergedPrompt
-from prunevid_kernels.adapters.scoring import LayerAttention
+from prunevid_kernels.adapters.method import PruningMethod
 
 from .options import require_count
 from .subset import subset_layout
@@ -36,7 +34,7 @@ class RandomVideo(MergedVideo):
         kept: [K] int64, ascending: those of them that stay after the selecting layer.
     """
 
-    kept: Tensor | None = None
+    kept: Tensor = field(kw_only=True)
 
 
 class RandomDrop(PruningMethod):
@@ -79,35 +77,32 @@ class RandomDrop(PruningMethod):
         kept = len(select_tokens(torch.zeros(size), video.layout, self.config))
         layout = subset_layout(len(tokens) // width, width, taken)
         return RandomVideo(
-            tokens[taken], layout, video.first_bad_frame, draw(size, kept).to(tokens.device)
+            tokens[taken], layout, video.first_bad_frame, kept=draw(size, kept).to(tokens.device)
         )
 
-    def select(
-        self,
-        attention: LayerAttention,
-        prompts: Sequence[MergedPrompt],
-        videos: Sequence[Sequence[MergedVideo]],
-    ) -> list[list[VideoSelection]]:
-        return [
-            [
-                VideoSelection(None, video.kept)
-                for video in row
-                if isinstance(video, RandomVideo) and video.kept is not None
-            ]
-            for row in videos
-        ]
+    def keep(self, video: MergedVideo) -> Tensor:
+        assert isinstance(video, RandomVideo)
+        return video.kept
 
 
-class DropAll(PruneVid):
-    """PruneVid with a selection that keeps nothing."""
+class DropAll(PruningMethod):
+    """PruneVid with a selection that keeps nothing.
 
-    def select(
-        self,
-        attention: LayerAttention,
-        prompts: Sequence[MergedPrompt],
-        videos: Sequence[Sequence[MergedVideo]],
-    ) -> list[list[VideoSelection]]:
-        return [
-            [VideoSelection(None, torch.arange(0, device=video.tokens.device)) for video in row]
-            for row in videos
-        ]
+    Args:
+        config: of the PruneVid.
+    """
+
+    name = "drop_all"
+    prunes = True
+
+    def __init__(self, config: PruneVidConfig) -> None:
+        self.config, self.layer = config, config.layer
+
+    def __repr__(self) -> str:
+        return f"DropAll({self.config})"
+
+    def merge(self, features: Tensor, frames: Sequence[int]) -> list[MergedVideo]:
+        return merge_videos(features, frames, self.config)
+
+    def keep(self, video: MergedVideo) -> Tensor:
+        return torch.arange(0, device=video.tokens.device)
