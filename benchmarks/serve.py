@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,8 @@ def bench_serve(
         "prompt_tokens": asdict(tokens),
         "unpruned": [asdict(load) for load in unpruned],
         "pruned": [asdict(load) for load in pruned],
+        "server_options": list(request.server_options) if is_own else None,
+        "engine": _engine() if is_own else None,
         "device": device.type if is_own else None,
         "note": _note(is_own, device),
         "environment": describe(device),
@@ -202,6 +205,11 @@ def table(results: dict[str, Any]) -> str:
             cells += [f"{before[key]:.{digits}f}", f"{after[key]:.{digits}f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _engine() -> dict[str, str]:
+    """vLLM's version, by the name of its distribution, which differs between devices."""
+    return {name: version(name) for name in packages_distributions()["vllm"]}
 
 
 def _note(is_own: bool, device: torch.device) -> str:

@@ -92,7 +92,7 @@ def test_measures_two_servers(tmp_path: Path) -> None:
         "merged": 57,
     }
     assert [load["requests"] for load in written["pruned"]] == [6]
-    assert written["device"] is None
+    assert written["device"] is written["engine"] is written["server_options"] is None
     assert "does not know on what" in result.stdout
     assert json.loads(result.stdout.splitlines()[-1])["kind"] == "serve"
     names = {request["messages"][0]["content"][0]["uuid"] for request in requests}

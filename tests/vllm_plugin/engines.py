@@ -1,7 +1,8 @@
-"""Engines, clips and prompts of the plugin's tests."""
+"""Engines, servers' options, clips and prompts of the plugin's tests."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,8 +30,18 @@ ARCHITECTURES = {
 }
 # What a family needs on the CPU engine, see cpu_worker.py.
 WORKER = {"qwen2_5_vl": "prunevid_kernels.adapters.vllm.cpu_worker.CPUWorker"}
+SERVER_OPTIONS = (
+    *("--dtype", "float32", "--enforce-eager", "--max-model-len", "4096"),
+    *("--media-io-kwargs", '{"video": {"num_frames": 8}}'),
+)
+START_LIMIT_S = 600.0
 SIDE_PX = 112
 FPS = 2.0
+
+
+def overrides(family: str) -> dict[str, Any]:
+    """What makes a model keep :data:`RETAIN` of its videos."""
+    return {"architectures": [ARCHITECTURES[family]], "prunevid": {"retain": RETAIN}}
 
 
 @dataclass(frozen=True)
@@ -53,10 +64,7 @@ def engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
         "max_model_len": 4096,
         "max_num_seqs": 32,
         "limit_mm_per_prompt": {"video": 2, "image": 1},
-        "hf_overrides": {
-            "architectures": [ARCHITECTURES[family]],
-            "prunevid": {"retain": RETAIN},
-        },
+        "hf_overrides": overrides(family),
         "worker_cls": WORKER.get(family, "auto"),
         **options,
     }
@@ -67,6 +75,12 @@ def engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
         llm.llm_engine.engine_core.shutdown()
         del llm
         cleanup_dist_env_and_memory()
+
+
+def pruned_server(family: str) -> list[str]:
+    """Options of a server that keeps :data:`RETAIN`, or what a request asks for."""
+    options = [*SERVER_OPTIONS, "--hf-overrides", json.dumps(overrides(family))]
+    return [*options, "--trust-request-mm-kwargs", "--worker-cls", WORKER.get(family, "auto")]
 
 
 def clip(frames: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -1,39 +1,23 @@
-"""The OpenAI-compatible server with the plugin, asked through the official client; and the
-benchmark that measures it."""
+"""The OpenAI-compatible server with the plugin, asked through the official client."""
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
-from typer.testing import CliRunner
-from vllm_plugin.engines import ARCHITECTURES, RETAIN, WORKER
+from vllm_plugin.engines import ARCHITECTURES, RETAIN, START_LIMIT_S, pruned_server
 
-from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.sample_clip import SAMPLE_CLIP
-from prunevid_kernels.benchmarks.serve import CPU_FIGURES, ServeCheckError, check
+from prunevid_kernels.benchmarks.serve import ServeCheckError, check
 from prunevid_kernels.benchmarks.serve_client import Client, RequestError
-from prunevid_kernels.benchmarks.serve_server import ServerError, running_server
+from prunevid_kernels.benchmarks.serve_server import running_server
 
 # Of the sample clip, eight seconds long: of eight frames 36 tokens each; of two frames a second, as
 # vLLM samples for Qwen2.5-VL, 49 tokens for every two.
 VISUAL = {"llava_onevision": 288, "qwen2_5_vl": 392}
 KEPT = {"llava_onevision": 72, "qwen2_5_vl": 98}
-START_LIMIT_S = 600.0
-OPTIONS = [
-    *("--dtype", "float32", "--enforce-eager", "--max-model-len", "4096"),
-    *("--media-io-kwargs", json.dumps({"video": {"num_frames": 8}})),
-]
-
-
-def pruned(family: str) -> list[str]:
-    overrides = {"architectures": [ARCHITECTURES[family]], "prunevid": {"retain": RETAIN}}
-    options = [*OPTIONS, "--hf-overrides", json.dumps(overrides), "--trust-request-mm-kwargs"]
-    return [*options, "--worker-cls", WORKER[family]] if family in WORKER else options
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -47,7 +31,7 @@ def client(
 ) -> Iterator[Client]:
     log = tmp_path_factory.mktemp("server") / "server.log"
     started = running_server(
-        checkpoints[family], pruned(family), log=log, start_limit_s=START_LIMIT_S
+        checkpoints[family], pruned_server(family), log=log, start_limit_s=START_LIMIT_S
     )
     with started as url:
         yield Client(url, SAMPLE_CLIP, max_tokens=8, request_limit_s=120.0)
@@ -82,29 +66,3 @@ def test_the_check_accepts_this_server_and_no_other_share(client: Client, family
         check(whole, client, 0.5)
     with pytest.raises(ServeCheckError, match="must give the unpruned server's"):
         check(whole + 1, client, RETAIN)
-
-
-def test_the_benchmark_measures_a_server_with_and_without_pruning(tmp_path: Path) -> None:
-    """``prunevid bench serve`` as it is typed, with its own checkpoint and its own servers."""
-    command = ["bench", "serve", "--retain", str(RETAIN), "--out", str(tmp_path)]
-    command += ["--concurrency", "1", "--concurrency", "4", "--waves", "2", "--max-tokens", "4"]
-    result = CliRunner().invoke(app, [*command, "--server-options", shlex.join(OPTIONS)])
-    assert result.exit_code == 0, result.output
-    results = json.loads((tmp_path / "serve.json").read_text())
-    assert results["prompt_tokens"]["visual"] == VISUAL["llava_onevision"]
-    assert results["prompt_tokens"]["merged"] == KEPT["llava_onevision"]
-    for loads in (results["unpruned"], results["pruned"]):
-        assert [load["requests"] for load in loads] == [2, 8]
-    assert CPU_FIGURES in result.stdout
-
-
-def test_a_server_that_cannot_start_says_why(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    started = running_server(
-        checkpoints["llava_onevision"],
-        [*pruned("llava_onevision"), "--video-pruning-rate", "0.5"],
-        log=tmp_path / "log",
-        start_limit_s=START_LIMIT_S,
-    )
-    with pytest.raises(ServerError, match="contradicts --video-pruning-rate"):
-        with started:
-            pytest.fail("it started")

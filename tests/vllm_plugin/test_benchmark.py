@@ -1,0 +1,44 @@
+"""Servers that the benchmark starts: measured with and without pruning, or unable to start."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import vllm
+from typer.testing import CliRunner
+from vllm_plugin.engines import RETAIN, SERVER_OPTIONS, START_LIMIT_S, pruned_server
+
+from prunevid_kernels.benchmarks.cli import app
+from prunevid_kernels.benchmarks.serve import CPU_FIGURES
+from prunevid_kernels.benchmarks.serve_server import ServerError, running_server
+
+
+def test_the_benchmark_measures_a_server_with_and_without_pruning(tmp_path: Path) -> None:
+    """``prunevid bench serve`` as it is typed, with its own checkpoint and its own servers."""
+    command = ["bench", "serve", "--retain", str(RETAIN), "--out", str(tmp_path)]
+    command += ["--concurrency", "1", "--concurrency", "4", "--waves", "2", "--max-tokens", "4"]
+    result = CliRunner().invoke(app, [*command, "--server-options", shlex.join(SERVER_OPTIONS)])
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "serve.json").read_text())
+    assert results["prompt_tokens"]["visual"] == 288  # 8 frames of 36
+    assert results["prompt_tokens"]["merged"] == 72
+    for loads in (results["unpruned"], results["pruned"]):
+        assert [load["requests"] for load in loads] == [2, 8]
+    assert results["server_options"] == list(SERVER_OPTIONS)
+    assert vllm.__version__ in results["engine"].values()
+    assert CPU_FIGURES in result.stdout
+
+
+def test_a_server_that_cannot_start_says_why(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    started = running_server(
+        checkpoints["llava_onevision"],
+        [*pruned_server("llava_onevision"), "--video-pruning-rate", "0.5"],
+        log=tmp_path / "log",
+        start_limit_s=START_LIMIT_S,
+    )
+    with pytest.raises(ServerError, match="contradicts --video-pruning-rate"):
+        with started:
+            pytest.fail("it started")
