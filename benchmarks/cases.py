@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .flops import QWEN2_7B, VICUNA_7B, DecoderShape
+from .flops import QWEN2_0_5B, QWEN2_7B, VICUNA_7B, DecoderShape
 
 FRAMES = (8, 16, 32, 64, 128, 256, 512)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -29,11 +29,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MERGED_RATIO = 0.4
 KEPT_RATIO = 0.16
 
-QWEN2_0_5B = DecoderShape(896, 4864, 24, 14, 2, 152000)
-
 
 @dataclass(frozen=True)
-class ModelShape:
+class CaseModel:
     """A video LLM, as far as pruning sees it.
 
     Attributes:
@@ -64,22 +62,22 @@ class ModelShape:
 MODELS = {
     shape.name: shape
     for shape in (
-        ModelShape("llava-onevision-7b", 32, 196, QWEN2_7B, 14, 40),
-        ModelShape("llava-onevision-0.5b", 32, 196, QWEN2_0_5B, 14, 40),
-        ModelShape("pllava-7b", 16, 144, VICUNA_7B, 45, 40),
-        ModelShape("st-llm-7b", 16, 32, VICUNA_7B, 0, 40),
+        CaseModel("llava-onevision-7b", 32, 196, QWEN2_7B, 14, 40),
+        CaseModel("llava-onevision-0.5b", 32, 196, QWEN2_0_5B, 14, 40),
+        CaseModel("pllava-7b", 16, 144, VICUNA_7B, 45, 40),
+        CaseModel("st-llm-7b", 16, 32, VICUNA_7B, 0, 40),
     )
 }
 
 # For a CPU or Triton's interpreter: the same structure, small enough to be run in tests.
-REDUCED = ModelShape("reduced", 6, 24, DecoderShape(64, 128, 4, 4, 2, 256), 3, 5, layer=1)
+REDUCED = CaseModel("reduced", 6, 24, DecoderShape(64, 128, 4, 4, 2, 256), 3, 5, layer=1)
 
 
 @dataclass(frozen=True)
 class Case:
     """One input: a model's shape, a number of frames, a dtype name of :data:`DTYPES`."""
 
-    model: ModelShape
+    model: CaseModel
     frames: int
     dtype_name: str
 

@@ -47,6 +47,7 @@ class DecoderShape:
 
 VICUNA_7B = DecoderShape(4096, 11008, 32, 32, 32, 32064)  # PLLaVA 7B
 QWEN2_7B = DecoderShape(3584, 18944, 28, 28, 4, 152128)  # LLaVA-OneVision 7B
+QWEN2_0_5B = DecoderShape(896, 4864, 24, 14, 2, 152000)  # LLaVA-OneVision 0.5B
 
 
 def layer_macs(tokens: float, shape: DecoderShape, form: FlopsForm) -> float:

@@ -30,7 +30,7 @@ from .cases import (
     MODELS,
     REDUCED,
     Case,
-    ModelShape,
+    CaseModel,
     attention_inputs,
     compaction_inputs,
     video_features,
@@ -174,7 +174,7 @@ def _budget(case: Case, device: torch.device) -> Outcome:
     return Outcome.of_verdict(verdict)
 
 
-def _launches(model: ModelShape, device: torch.device) -> Outcome:
+def _launches(model: CaseModel, device: torch.device) -> Outcome:
     """As many launches and host copies as the design allows."""
     case = Case(model, model.frames, "bf16")
     x = _features(case, case.frames, device, 106)

@@ -200,7 +200,7 @@ def _merge_rows(
     """The merge alone, in every way to do it, at the shapes of the rows."""
     import torch
 
-    from .cases import Case, ModelShape
+    from .cases import Case, CaseModel
     from .flops import DecoderShape
     from .harness import Settings, measure
     from .kernel_benchmarks import stage_benchmarks
@@ -215,7 +215,7 @@ def _merge_rows(
         if row["tokens_per_frame"]
     }
     for (frames, tokens_per_frame), name in shapes.items():
-        case = Case(ModelShape(name, frames, tokens_per_frame, decoder, 0, 1), frames, dtype_name)
+        case = Case(CaseModel(name, frames, tokens_per_frame, decoder, 0, 1), frames, dtype_name)
         for benchmark in stage_benchmarks(
             case,
             device,

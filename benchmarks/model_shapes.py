@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .flops import QWEN2_7B, VICUNA_7B, DecoderShape
+from .flops import QWEN2_0_5B, QWEN2_7B, VICUNA_7B, DecoderShape
 
 
 def transformer_macs(tokens: int, width: int, mlp: int) -> int:
@@ -150,7 +150,6 @@ def st_llm_shape(
 _SIGLIP = VisionShape(1152, 4304, 26, 729, 14)
 _CLIP = VisionShape(1024, 4096, 24, 577, 14)
 _EVA = VisionShape(1408, 6144, 39, 257, 14)
-QWEN2_HALF_B = DecoderShape(896, 4864, 24, 14, 2, 152000)
 VICUNA_7B_11 = DecoderShape(4096, 11008, 32, 32, 32, 32001)
 
 MODELS: dict[str, ModelShape] = {
@@ -166,7 +165,7 @@ MODELS: dict[str, ModelShape] = {
         cross_every=2,
     ),
     "llava-onevision-7b": llava_onevision_shape(QWEN2_7B, _SIGLIP, 196),
-    "llava-onevision-0.5b": llava_onevision_shape(QWEN2_HALF_B, _SIGLIP, 196),
+    "llava-onevision-0.5b": llava_onevision_shape(QWEN2_0_5B, _SIGLIP, 196),
 }
 
 

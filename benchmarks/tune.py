@@ -34,7 +34,7 @@ from prunevid_kernels.kernels.groups import group_table
 from prunevid_kernels.kernels.segments import segments
 from prunevid_kernels.kernels.static_split import static_split
 
-from .cases import MODELS, ModelShape, video_features
+from .cases import MODELS, CaseModel, video_features
 from .compile_check import TARGETS, Target, check
 from .timing import time_runs
 
@@ -110,7 +110,7 @@ def candidates(kernel: str) -> Iterator[Config]:
         yield dict(zip(grid, values, strict=True))
 
 
-def workloads(shape: ModelShape, device: torch.device) -> dict[str, Callable[[], Any]]:
+def workloads(shape: CaseModel, device: torch.device) -> dict[str, Callable[[], Any]]:
     """A closure for each kernel that launches it, and as little else as its launcher allows."""
     frames, n, channels = shape.frames, shape.tokens_per_frame, shape.channels
     x = video_features(frames, n, channels, seed=0, device=device, dtype=torch.bfloat16)
