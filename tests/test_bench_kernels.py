@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from doubling import BASELINE, CEILINGS, CPU, QUICK, check_doubled, doubling
 from typer.testing import CliRunner
 
 from prunevid_kernels import PruneVidConfig, merge_video
@@ -13,7 +14,6 @@ from prunevid_kernels.benchmarks import kernels
 from prunevid_kernels.benchmarks.cases import FRAMES, MODELS, REDUCED, Case, video_features
 from prunevid_kernels.benchmarks.ceilings import (
     H200_DATASHEET,
-    Ceilings,
     Cost,
     GroupTokens,
     measure_ceilings,
@@ -22,31 +22,11 @@ from prunevid_kernels.benchmarks.ceilings import (
 )
 from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.harness import (
-    Benchmark,
-    IncorrectResultError,
-    Settings,
     Variant,
     measure,
 )
 from prunevid_kernels.benchmarks.kernel_benchmarks import stage_benchmarks
 from prunevid_kernels.benchmarks.kernel_report import markdown, plot
-
-CPU = torch.device("cpu")
-QUICK = Settings(warmups=1, runs=5, seconds_per_variant=1.0)
-CEILINGS = Ceilings(1e9, 1e9, "made up for a test")
-
-
-def check_doubled(x, output):
-    if not torch.equal(output, 2 * x):
-        raise IncorrectResultError("not doubled")
-
-
-BASELINE = Variant("add", lambda x: x + x, check_doubled, is_baseline=True)
-
-
-def doubling(*variants):
-    case = {"name": "case"}
-    return Benchmark("merge", case, lambda seed: torch.ones(4), 16, variants, Cost("x", 32, 4))
 
 
 def test_ceilings_are_measured():

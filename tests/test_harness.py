@@ -9,47 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from doubling import BASELINE, CEILINGS, CPU, QUICK, check_doubled, doubling
 
 from prunevid_kernels.benchmarks import harness, timing
-from prunevid_kernels.benchmarks.ceilings import (
-    Ceilings,
-    Cost,
-)
 from prunevid_kernels.benchmarks.environment import describe, stamp
 from prunevid_kernels.benchmarks.harness import (
-    Benchmark,
-    IncorrectResultError,
     Row,
     Settings,
     Variant,
     measure,
 )
 from prunevid_kernels.benchmarks.timing import Quantiles
-
-CPU = torch.device("cpu")
-QUICK = Settings(warmups=1, runs=5, seconds_per_variant=1.0)
-CEILINGS = Ceilings(1e9, 1e9, "made up for a test")
-
-
-def check_doubled(x, output):
-    if not torch.equal(output, 2 * x):
-        raise IncorrectResultError("not doubled")
-
-
-def doubling(*variants, **overrides):
-    values = {
-        "name": "merge",
-        "case": {"name": "case"},
-        "make_inputs": lambda seed: torch.full((4,), float(seed + 1)),
-        "input_bytes": 16,
-        "variants": variants,
-        "cost": Cost("merge", 32, 4),
-    }
-    return Benchmark(**{**values, **overrides})
-
-
-BASELINE = Variant("add", lambda x: x + x, check_doubled, is_baseline=True)
-
 
 # ------------------------------------------------------------------------------------------------
 # The harness
