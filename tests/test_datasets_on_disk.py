@@ -203,6 +203,17 @@ def test_egoschema_from_the_official_files(tmp_path: Path) -> None:
     assert questions.samples[0].options == tuple(tree.EGO_OPTIONS), "in the official order"
 
 
+def test_egoschema_rows_that_are_none_are_reported(tmp_path: Path) -> None:
+    rows = [*tree.egoschema_rows(1), "no row", {"q_uid": []}]
+    tree.write_json(tmp_path / "questions.json", rows)
+    tree.write_json(tmp_path / "subset_answers.json", {"uid-0": 1})
+    prepare_egoschema(tmp_path, tmp_path / "DATAS")
+    questions = load_egoschema(tmp_path / "DATAS")
+    assert [sample.gold for sample in questions.samples] == [1]
+    assert ["row 1: must be an object" in text for text in questions.problems] == [True, False]
+    assert "row 2: field 'q_uid' must be a non-empty string" in questions.problems[1]
+
+
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [

@@ -8,7 +8,6 @@ The organisers publish 500 of the answers and keep the others, so accuracy is me
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from .sample import (
     inside,
     read_json,
     text_field,
+    write_rows,
 )
 
 NUM_OPTIONS = 5
@@ -47,8 +47,7 @@ def load_egoschema(data_root: Path) -> Questions:
         yield Sample(name, task, text_field(row, "question"), options, gold, source)
 
     questions = Questions()
-    file = data_root / _FILE
-    questions.extend(file, read_json(file, list), read)
+    questions.add_file(data_root / _FILE, read)
     return questions
 
 
@@ -64,21 +63,25 @@ def prepare_egoschema(folder: Path, data_root: Path) -> list[Path]:
     """
     rows = read_json(folder / "questions.json", list)
     answers = read_json(folder / "subset_answers.json", dict)
-    known = {row.get("q_uid") for row in rows if isinstance(row, dict)}
+    known = set(map(_name, rows))
     for name, answer in answers.items():
         if name not in known:
             raise DatasetError(f"{folder / 'subset_answers.json'}: no question {name!r}")
         if not _is_option(answer):
             raise DatasetError(f"{folder / 'subset_answers.json'}: {name}: not 0 to 4: {answer!r}")
-    joined = [
-        {**row, "answer": answers[row["q_uid"]]} if row.get("q_uid") in answers else row
-        for row in rows
-        if isinstance(row, dict)
-    ]
     file = data_root / _FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(joined, indent=1, ensure_ascii=False), encoding="utf-8")
+    # A row that is none stays: who loads the file reports it.
+    joined = [
+        {**row, "answer": answers[name]} if (name := _name(row)) in answers else row for row in rows
+    ]
+    write_rows(file, joined)
     return [file]
+
+
+def _name(row: Any) -> str | None:
+    """The id of a question's row; None of what is no such row."""
+    name = row.get("q_uid") if isinstance(row, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _is_option(value: Any) -> bool:

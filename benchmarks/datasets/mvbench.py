@@ -19,7 +19,6 @@ from .sample import (
     VideoSource,
     inside,
     options_field,
-    read_json,
     text_field,
 )
 
@@ -92,7 +91,7 @@ def load_mvbench(data_root: Path) -> Questions:
             gold = options.index(answer)
             yield Sample(f"{name}/{index:04d}", name, question, options, gold, source)
 
-        questions.extend(file, read_json(file, list), read)
+        questions.add_file(file, read)
     return questions
 
 

@@ -10,7 +10,7 @@ is the user's own way to another disk.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -82,20 +82,15 @@ class Questions:
     samples: list[Sample] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def extend(
-        self,
-        file: Path,
-        rows: Iterable[Any],
-        read: Callable[[int, dict[str, Any]], Iterable[Sample]],
-    ) -> None:
-        """Add the samples that ``read(index, row)`` makes of each row of a file.
+    def add_file(self, file: Path, read: Callable[[int, dict[str, Any]], Iterable[Sample]]) -> None:
+        """Add the samples that ``read(index, row)`` makes of each row of a JSON file.
 
         Raises:
-            DatasetError: not one row is usable.
+            DatasetError: see :func:`read_json`; not one row is usable.
         """
         found: list[Sample] = []
         problems: list[str] = []
-        for index, row in enumerate(rows):
+        for index, row in enumerate(read_json(file, list)):
             try:
                 if not isinstance(row, dict):
                     raise RowError(f"must be an object, got {type(row).__name__}")
@@ -125,6 +120,16 @@ def read_json(file: Path, kind: type[Value]) -> Value:
             f"{file}: must hold a JSON {kind.__name__}, got {type(content).__name__}"
         )
     return content
+
+
+def write_rows(file: Path, rows: Sequence[Any]) -> None:
+    """A JSON file of question rows, as :meth:`Questions.add_file` reads it; folders are made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def text_field(row: dict[str, Any], name: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .sample import Questions, Sample, VideoSource, inside, read_json, text_field
+from .sample import Questions, Sample, VideoSource, inside, text_field
 
 FILES = ("generic", "temporal", "consistency")
 # In the order in which the paper's table has them: score -> the file whose answers it judges.
@@ -45,7 +45,7 @@ def load_vcgbench(data_root: Path) -> Questions:
             for suffix, question in asked.items():
                 yield Sample(f"{name}/{index:04d}{suffix}", name, question, (), answer, video)
 
-        questions.extend(file, read_json(file, list), read)
+        questions.add_file(file, read)
     return questions
 
 

@@ -7,7 +7,6 @@ duration is a task; with all 900 questions of each, their average is the officia
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,8 +20,8 @@ from .sample import (
     VideoSource,
     inside,
     options_field,
-    read_json,
     text_field,
+    write_rows,
 )
 
 DURATIONS = ("short", "medium", "long")
@@ -51,7 +50,7 @@ def load_videomme(data_root: Path) -> Questions:
             question = text_field(row, "question")
             yield Sample(f"{duration}/{index:04d}", duration, question, options, gold, source)
 
-        questions.extend(file, read_json(file, list), read)
+        questions.add_file(file, read)
     return questions
 
 
@@ -88,9 +87,7 @@ def prepare_videomme(parquet: Path, data_root: Path) -> list[Path]:
     written = []
     for duration in DURATIONS:
         file = _file(data_root, duration)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        chosen = [row for row in rows if row["duration"] == duration]
-        file.write_text(json.dumps(chosen, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_rows(file, [row for row in rows if row["duration"] == duration])
         written.append(file)
     return written
 
