@@ -11,12 +11,6 @@ venv=$root/.venv-vllm
 pins=scripts/vllm_pins.txt
 ensure_venv "$venv" "$pins" --no-deps -r "$pins" -e .
 
-if ! "$venv/bin/python" -c 'import torch'; then
-  echo "error: vLLM's CPU engine takes a CPU build of torch, and another one was installed:" \
-    "name an index with CPU builds (PIP_EXTRA_INDEX_URL), remove $venv, try again" >&2
-  exit 1
-fi
-
 # Beside a CPU build of torch, PyPI's torchvision cannot load its compiled operators, and then cannot
 # be imported, because its Python part describes two of them that nobody has declared. vLLM's video
 # processors need the import and none of the operators, so the declarations are enough.
