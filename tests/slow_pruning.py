@@ -218,3 +218,18 @@ def assert_same(result: Any, row: int, slow: SlowDecoder) -> None:
     assert result.sequences[row, -STEPS:].tolist() == tokens
     actual = torch.stack(result.logits)[:, row].double()
     assert (actual - logits).abs().max() <= 1e-5
+
+
+def slow_prompt(
+    model: Any, inputs: Any, config: PruneVidConfig, forced: Sequence[list[int]] | None = None
+) -> SlowDecoder:
+    """The slow decoder of LLaVA-OneVision, fed one prompt; see :meth:`SlowDecoder.feed_prompt`."""
+    slow = SlowDecoder(model.model.language_model, model.lm_head, config)
+    ids = inputs["input_ids"][0].tolist()
+    slow.feed_prompt(pieces(model, ids, inputs["pixel_values_videos"]), forced)
+    return slow
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    """The same logits but for rounding."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)

@@ -138,6 +138,18 @@ def question(frames: int = 8, seed: int = 0, before: int = 5, behind: int = 7) -
     }
 
 
+def two_prompts() -> dict[str, Tensor]:
+    """A padded batch whose rows keep different numbers of tokens."""
+    ids, mask = left_pad(
+        [
+            text_tokens(3) + video_tokens(8) + text_tokens(4, 1),
+            text_tokens(9, 2) + video_tokens(8) + text_tokens(6, 3),
+        ]
+    )
+    clips = torch.stack([clip(8, 1), clip(8, 2)])
+    return {"input_ids": ids, "attention_mask": mask, "pixel_values_videos": clips}
+
+
 def generate(model: Any, inputs: dict[str, Any], tokens: int = 9, **kwargs: Any) -> Any:
     """Greedy ``generate``; the result has ``sequences``, ``logits`` and ``past_key_values``."""
     return model.generate(
@@ -147,3 +159,8 @@ def generate(model: Any, inputs: dict[str, Any], tokens: int = 9, **kwargs: Any)
         output_logits=True,
         **kwargs,
     )
+
+
+def logits_of(result: Any) -> Tensor:
+    """[tokens, B, vocabulary] of what :func:`generate` gave."""
+    return torch.stack(result.logits)
