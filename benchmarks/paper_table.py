@@ -20,7 +20,7 @@ from typing import Any
 from .datasets.registry import BENCHMARKS
 from .datasets.vcgbench import DIMENSIONS
 from .paper_notes import distinct, latency_notes, run_notes
-from .published import FULL_SET, PublishedRow, published_rows
+from .published import FULL_SET, PublishedRow, published_row, published_rows
 from .run_log import SETTINGS, Run, RunLogError, read_run
 from .summary import Comparison, Row, compare, method_label, paired_values, summarise
 
@@ -251,9 +251,6 @@ def _line(group: Sequence[Run], of_model: Sequence[Run], extractor: str) -> Line
     before = sum(record.tokens_before for record in records)
     dense = sum(record.flops["paper"]["dense"] for record in records if record.flops)
     method = sum(record.flops["paper"]["method"] for record in records if record.flops)
-    published = None
-    if settings.get("checkpoint"):  # the embedded model is not the paper's
-        published = published_rows().get((settings["family"], settings["method"]))
     return Line(
         model=settings["model"],
         family=settings["family"],
@@ -263,7 +260,7 @@ def _line(group: Sequence[Run], of_model: Sequence[Run], extractor: str) -> Line
         retained=sum(record.tokens_kept for record in records) / before if before else None,
         flops_ratio=method / dense if dense else None,
         cached_ratio=fmean(record.cached_ratio for record in records) if records else None,
-        published=published,
+        published=published_row(settings),
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 TABLE = Path(__file__).parent / "data" / "published.json"
 
@@ -55,3 +57,11 @@ def published_rows() -> dict[tuple[str, str], PublishedRow]:
     content = json.loads(TABLE.read_text(encoding="utf-8"))
     rows = (PublishedRow(**row) for row in content["rows"])
     return {(row.family, row.method): row for row in rows}
+
+
+def published_row(settings: Mapping[str, Any]) -> PublishedRow | None:
+    """The paper's row for a run with these settings; None where there is none, and for the embedded
+    model, which has no checkpoint folder and is not the paper's."""
+    if not settings.get("checkpoint"):
+        return None
+    return published_rows().get((settings["family"], settings["method"]))

@@ -15,7 +15,7 @@ import numpy as np
 
 from .datasets.registry import BENCHMARKS
 from .datasets.vcgbench import DIMENSIONS
-from .published import FAMILY_TITLES, published_rows
+from .published import FAMILY_TITLES, published_row
 from .run_log import Run
 from .statistics import (
     Interval,
@@ -89,7 +89,7 @@ def summarise(run: Run, extractor: str) -> Row:
         find = macro_bootstrap_interval if is_judged else macro_share_interval
         low, high = find(values)
         interval = (scale * low, scale * high)
-    published = published_rows().get((settings["family"], settings["method"]))
+    published = published_row(settings)
     before = sum(record.tokens_before for record in answered)
     kept = sum(record.tokens_kept for record in answered)
     unanswered = 0

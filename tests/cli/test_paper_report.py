@@ -219,6 +219,7 @@ def test_the_dense_run_comes_first_and_the_embedded_model_is_not_the_papers(pape
     assert methods[:2] == ["full", "prunevid"]
     (tiny,) = [line for line in content["lines"] if line["model"] == "<b>tiny</b>"]
     assert tiny["published"] is None and tiny["entries"]["mvbench"]["against_dense"] is None
+    assert tiny["entries"]["mvbench"]["row"]["published"] is None
 
 
 def test_the_page_is_self_contained_and_escapes_names(paper) -> None:
