@@ -196,6 +196,7 @@ def test_a_sweep_has_a_row_for_each_value(evaluate) -> None:
     assert rows[1]["retained"] < rows[2]["retained"]
 
 
+@pytest.mark.filterwarnings("error::prunevid_kernels.adapters.NothingPrunedWarning")
 def test_resuming_asks_what_is_left_and_another_extractor_nothing(evaluate) -> None:
     first = evaluate("videomme")
     file = Path(first.record["runs"][0]) / "samples.0.jsonl"
