@@ -150,8 +150,10 @@ def merge_frames(tokens: Tensor, weights: Tensor, keys: Tensor, neighbors: int) 
         is_kept = kept_tokens(weights[frame])
         start = sum(map(len, merged))
         kept, rest = is_kept.nonzero()[:, 0], (~is_kept).nonzero()[:, 0]
-        merged.append(_merge_frame(tokens[frame].float(), weights[frame], keys[frame], kept, rest,
-                                   neighbors))  # fmt: skip
+        frame_tokens = tokens[frame].float()
+        merged.append(
+            _merge_frame(frame_tokens, weights[frame], keys[frame], kept, rest, neighbors)
+        )
         source[frame, kept] = start + torch.arange(len(kept), device=kept.device)
         source[frame, rest] = start + len(kept)
         anchors.append(frame * width + torch.cat((kept, rest[:1])))

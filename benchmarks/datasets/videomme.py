@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .sample import (
+    LETTERS,
     DatasetError,
     Questions,
     RowError,
@@ -43,7 +44,7 @@ def load_videomme(data_root: Path) -> Questions:
         def read(index: int, row: dict[str, Any], duration: str = duration) -> Iterable[Sample]:
             options = tuple(_LABEL.sub("", text) for text in options_field(row, "options"))
             answer = text_field(row, "answer")
-            gold = "ABCDEFGH".find(answer)
+            gold = LETTERS.find(answer)
             if len(answer) != 1 or not 0 <= gold < len(options):
                 raise RowError(f"the answer must be the letter of an option, got {answer!r}")
             source = VideoSource(inside(videos, text_field(row, "videoID") + ".mp4"))
