@@ -27,9 +27,9 @@ FRAMES = synthetic.FRAMES
 SELECTION_LAYER = 1
 
 SAMPLE_CLIP = EMBEDDED_MODEL.parent / "sample_synthetic.mp4"
-SAMPLE_INDEX = 2  # of the held-out clips
+SAMPLE_INDEX = 6  # of the held-out clips: two scenes, six shapes
 SAMPLE_QUESTION = "Which way does the moving shape go?"
-SAMPLE_ANSWER = "down"
+SAMPLE_ANSWER = "left"
 _SAMPLE_SCALE = 4  # pixels of the file for a pixel of the clip, so that a person can see it
 _SAMPLE_FPS = 8  # each frame of the clip is shown for one second
 

@@ -72,7 +72,7 @@ class Stage:
 CURRICULUM = (
     Stage("see", 260, (0,), 32, muon_lr=0.012),
     Stage("find", 260, (1,), 20, muon_lr=0.025, noun_weight=1.0, watched_frames=96),
-    Stage("answer", 480, (4, 6, 8), 16, muon_lr=0.018, noun_weight=0.2, probe_weight=0.5),
+    Stage("answer", 640, (4, 6, 8), 16, muon_lr=0.018, noun_weight=0.2, probe_weight=0.5),
 )
 WATCHED_LENGTHS = (4, 6, 8)
 

@@ -138,15 +138,17 @@ class DenseFrames:
 
     Attributes:
         pixels: [B, 1, 3, H, W] float32 in [-1, 1].
-        bare: the same frames without their shapes.
+        thinned: the same frames without some of their shapes, and with other noise.
         kind: [B, 36] index in KINDS: the shape, or the background where there is none.
         color: [B, 36] index in ``synthetic.COLORS``; IGNORE where there is no shape.
+        is_removed: [B, 36] bool, where a shape is in ``pixels`` and not in ``thinned``.
     """
 
     pixels: Tensor
-    bare: Tensor
+    thinned: Tensor
     kind: Tensor
     color: Tensor
+    is_removed: Tensor
 
     def to(self, device: str) -> DenseFrames:
         return DenseFrames(*(tensor.to(device) for tensor in vars(self).values()))
@@ -156,25 +158,34 @@ def dense_frames(count: int, rng: np.random.Generator) -> DenseFrames:
     """Frames with shapes in a random share of their cells, drawn independently of each other."""
     shapes = (*synthetic.SHAPES, synthetic.FLASH_SHAPE)
     colors = tuple(synthetic.COLORS)
-    frames, bare, kinds, tints = [], [], [], []
+    frames, thinned, kinds, tints, removed = [], [], [], [], []
     for _ in range(count):
         background = str(rng.choice(synthetic.BACKGROUNDS))
         canvas = synthetic.draw_background(rng, background)
-        bare.append(synthetic.add_noise(rng, canvas)[None])
+        thin_canvas = canvas.copy()
         kind = np.full((synthetic.GRID, synthetic.GRID), KINDS.index(background))
         tint = np.full(kind.shape, IGNORE)
-        for row, column in np.argwhere(rng.random(kind.shape) < rng.uniform(0.1, 0.8)):
+        # From nearly empty, as the frames of clips are, to more than half full.
+        has_shape = rng.random(kind.shape) < rng.uniform(0.02, 0.6)
+        is_removed = has_shape & (rng.random(kind.shape) < rng.random())
+        for row, column in np.argwhere(has_shape):
             shape, color = int(rng.integers(len(shapes))), int(rng.integers(len(colors)))
-            synthetic.draw_shape(canvas, shapes[shape], colors[color], (int(row), int(column)))
-            kind[row, column], tint[row, column] = KINDS.index(shapes[shape]), color
+            cell = (int(row), int(column))
+            synthetic.draw_shape(canvas, shapes[shape], colors[color], cell)
+            if not is_removed[cell]:
+                synthetic.draw_shape(thin_canvas, shapes[shape], colors[color], cell)
+            kind[cell], tint[cell] = KINDS.index(shapes[shape]), color
         frames.append(synthetic.add_noise(rng, canvas)[None])
+        thinned.append(synthetic.add_noise(rng, thin_canvas)[None])
         kinds.append(kind.ravel())
         tints.append(tint.ravel())
+        removed.append(is_removed.ravel())
     return DenseFrames(
         to_pixels(np.stack(frames)),
-        to_pixels(np.stack(bare)),
+        to_pixels(np.stack(thinned)),
         torch.from_numpy(np.stack(kinds)),
         torch.from_numpy(np.stack(tints)),
+        torch.from_numpy(np.stack(removed)),
     )
 
 

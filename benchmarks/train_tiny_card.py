@@ -37,7 +37,10 @@ come from different random streams.
 
 **What it was and was not exposed to.** In half of the clips the *positions* of the visual tokens
 were compressed at random, frame by frame, without dropping or changing a token. It has never seen
-pruned or merged content.
+pruned or merged content. In `see`, features of the same content in the same cell were drawn
+together, whatever else was in the frame, and those of a cell with and without its shape were pushed
+apart. A merge by similarity relies on such features, and how strongly they were pushed was chosen
+so that what shows in one frame only is not taken for static at PruneVid's default threshold.
 
 ## What was measured
 

@@ -39,7 +39,7 @@ def train_tiny_command(
 ) -> None:
     """Train the embedded model from a seed, measure it, and write a checkpoint with a model card.
 
-    Needs about half an hour on two cores.
+    Needs less than an hour on two cores.
     """
     state = out / STATE_FILE
     if out.exists() and not out.is_dir():

@@ -4,10 +4,11 @@
 embeddings. ``answer_loss`` is that of the answers; beside it, the last word of a question has to
 know kind and colour of the shape that is asked about, and visual tokens motion and scene.
 
-A token should say what is in its cell far more than where the cell is, or a merge by similarity
-takes what comes and goes for what stays. So places are read with a high gain, which keeps their
-part of a token small, and a cell with a shape has to differ from the same cell without it: their
-features, once the mean is taken off, should be orthogonal.
+A token should say what is in its cell, far more than where the cell is or what is elsewhere in the
+frame, or a merge by similarity takes what comes and goes for what stays. So places are read with a
+high gain, which keeps their part of a token small, and two frames are seen that differ by some of
+their shapes: where a shape is in one of them only, the features, once the mean is taken off, should
+point away from each other; where both show the same, they should agree, whatever is around.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from .train_tiny_batches import IGNORE, Batch, DenseFrames, ShownClips
 from .train_tiny_model import DECODER_WIDTH, TOKENS_PER_FRAME
 
 PLACE_GAIN = 3.0
-LIKENESS_WEIGHT = 3.0
+DIFFERENCE_WEIGHT = 5.0
+HIGHEST_LIKENESS = -0.2  # cosine, of a cell with a shape and the same cell without it
+SAMENESS_WEIGHT = 2.0
 NOUN_LAYER = 3  # decoder layers before the last word of a question is read
 PROBED_LAYER = 2  # decoder layers before motion and scene are read
 
@@ -59,7 +62,7 @@ def see_loss(
 
     ``word_groups``, here and below: ids of the words for kinds, colours, places and ordinals.
     """
-    features, bare = (visual_features(model, p)[:, :-1] for p in (batch.pixels, batch.bare))
+    features, thinned = (visual_features(model, p)[:, :-1] for p in (batch.pixels, batch.thinned))
     directions = F.rms_norm(features, features.shape[-1:])
     words = model.get_input_embeddings().weight
     kind, color, place = (directions @ words[group].T for group in word_groups[:3])
@@ -74,8 +77,11 @@ def see_loss(
         _cross_entropy(PLACE_GAIN * probes.column(directions), columns),
     ]
     mean = features.mean(dim=(0, 1))
-    likeness = F.cosine_similarity(features - mean, bare - mean, dim=-1)  # [B, 36]
-    losses.append(LIKENESS_WEIGHT * likeness[batch.color != IGNORE].relu().mean())
+    likeness = F.cosine_similarity(features - mean, thinned - mean, dim=-1)  # [B, 36]
+    excess = (likeness[batch.is_removed] - HIGHEST_LIKENESS).relu()
+    # A small batch may have removed nothing, and the mean over nothing is no number.
+    losses.append(DIFFERENCE_WEIGHT * excess.sum() / batch.is_removed.sum().clamp(min=1))
+    losses.append(SAMENESS_WEIGHT * (1 - likeness[~batch.is_removed]).mean())
     return torch.stack(losses).sum(), _accuracy(kind, batch.kind)
 
 

@@ -13,12 +13,13 @@ from typer.testing import CliRunner, Result
 
 from prunevid_kernels.benchmarks import train_tiny, train_tiny_batches, train_tiny_command
 from prunevid_kernels.benchmarks.cli import app
-from prunevid_kernels.benchmarks.datasets.synthetic import make_clip
+from prunevid_kernels.benchmarks.datasets.synthetic import CELL_PX, make_clip
 from prunevid_kernels.benchmarks.model_inputs import load_video_model
 from prunevid_kernels.benchmarks.train_tiny import CURRICULUM, Training, shortened
 from prunevid_kernels.benchmarks.train_tiny_batches import (
     IGNORE,
     clip_batch,
+    dense_frames,
     show_clips,
     to_pixels,
 )
@@ -164,6 +165,19 @@ def test_compressed_positions_never_descend_and_leave_every_token_in_place() -> 
     assert 2 < is_compressed.sum() < 10
     for row, clip in enumerate(clips):
         torch.testing.assert_close(shown.pixels[row], to_pixels(clip.frames), rtol=0, atol=0)
+
+
+def test_thinned_frames_lack_the_removed_shapes_and_nothing_else() -> None:
+    frames = dense_frames(12, np.random.default_rng(0))
+    changes = (frames.pixels - frames.thinned).abs()[:, 0]  # [B, 3, H, W]
+    cells = changes.unfold(2, CELL_PX, CELL_PX).unfold(3, CELL_PX, CELL_PX)
+    largest = cells.amax(dim=(1, 4, 5)).flatten(1)  # [B, 36]
+    noise = 12 / 127.5  # two cameras' noise of 5 levels, rounded
+    assert (largest[~frames.is_removed] <= noise).all()
+    assert (largest[frames.is_removed] > noise).all()
+    assert (frames.color[frames.is_removed] != IGNORE).all()
+    shown = frames.color != IGNORE
+    assert 0 < frames.is_removed.sum() < shown.sum() < shown.numel()
 
 
 def test_every_word_of_questions_and_answers_is_in_the_vocabulary() -> None:
