@@ -10,6 +10,7 @@ measures.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from prunevid_kernels.adapters import PruneCall, PruneReport
+from prunevid_kernels.adapters import PruneCall
 from prunevid_kernels.adapters.sampling import Rule, frame_indices
 from prunevid_kernels.adapters.video import VideoError, read_video
 
@@ -26,7 +27,7 @@ from .datasets.sample import LETTERS, Sample, VideoSource
 from .eval_plan import Plan
 from .extract import EXTRACTORS, is_word
 from .method_flops import sample_flops
-from .methods import apply_method
+from .methods import METHODS, apply_method
 from .model_inputs import ModelError, VideoModel
 from .model_shapes import ModelShape, shape_of
 from .prompts import prompt
@@ -45,21 +46,29 @@ def answer_questions(
     """Ask every question of ``samples`` and log what comes of it.
 
     Args:
-        plan: the pruning method, applied for as long as this takes.
+        plan: the pruning method.
         settings: of the run: ``benchmark``, which decides the prompt; how many ``frames`` to take,
             and by which ``sampling``; options of ``generate`` under ``generation``.
         advance: called after each question that is on disk.
     """
     shape = shape_of(model.model.config)
-    with apply_method(model.model, plan.method, plan.options) as handle:
-        for sample in samples:
-            try:
-                record = _ask(model, shape, settings, sample, handle.report)
-            except (VideoError, ModelError) as error:
-                record = Record(sample.id, sample.task, gold=sample.gold_text, skipped=str(error))
-            log.write(record)
-            handle.report.clear()  # its records hold tensors
-            advance(record.skipped)
+    for sample in samples:
+        try:
+            record = _ask(model, shape, plan, settings, sample)
+        except (VideoError, ModelError) as error:
+            record = Record(sample.id, sample.task, gold=sample.gold_text, skipped=str(error))
+        log.write(record)
+        advance(record.skipped)
+
+
+def question_options(plan: Plan, question: str) -> dict[str, Any]:
+    """The method's options for one question, by its id: what draws at random draws anew for each,
+    and the same again whenever that is asked."""
+    defaults = METHODS[plan.method].defaults
+    if "seed" not in defaults:
+        return plan.options
+    seed = plan.options.get("seed", defaults["seed"])
+    return {**plan.options, "seed": zlib.crc32(f"{seed} {question}".encode())}
 
 
 def take_frames(video: VideoSource | np.ndarray, count: int, rule: Rule) -> np.ndarray:
@@ -83,9 +92,9 @@ def take_frames(video: VideoSource | np.ndarray, count: int, rule: Rule) -> np.n
 def _ask(
     model: VideoModel,
     shape: ModelShape,
+    plan: Plan,
     settings: Mapping[str, Any],
     sample: Sample,
-    report: PruneReport,
 ) -> Record:
     benchmark = settings["benchmark"]
     start = time.perf_counter()
@@ -96,9 +105,10 @@ def _ask(
         frames, words.question, system=words.system, answer_prefix=words.answer_prefix
     )
     made = time.perf_counter()
-    response = model.generate(encoded, **settings["generation"])
+    with apply_method(model.model, plan.method, question_options(plan, sample.id)) as handle:
+        response = model.generate(encoded, **settings["generation"])
     done = time.perf_counter()
-    call = _one_prompt(report.last)
+    call = _one_prompt(handle.report.last)
     predictions, correct = read_answer(BENCHMARKS[benchmark].scoring, sample, response)
     return Record(
         id=sample.id,

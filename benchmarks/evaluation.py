@@ -162,8 +162,7 @@ def evaluate(
             append_lines(samples_file(folder, ranks.rank)) as log,
             progress(plan.name + ranks.label, len(share), len(share) - len(todo)) as advance,
         ):
-            if todo:  # a method that was applied to nothing would warn
-                answer_questions(model, plan, settings, todo, log, advance)
+            answer_questions(model, plan, settings, todo, log, advance)
         folders.append(folder)
     return folders
 

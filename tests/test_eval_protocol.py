@@ -11,7 +11,7 @@ import pytest
 
 from prunevid_kernels.adapters import pllava_processor, st_llm_processor
 from prunevid_kernels.adapters.video import VideoError
-from prunevid_kernels.benchmarks.accuracy import read_answer, take_frames
+from prunevid_kernels.benchmarks.accuracy import question_options, read_answer, take_frames
 from prunevid_kernels.benchmarks.datasets.sample import Sample, VideoSource
 from prunevid_kernels.benchmarks.eval_plan import Plan, PlanError, parse_sweep, plan_runs
 from prunevid_kernels.benchmarks.prompts import prompt, protocol, question_text
@@ -187,6 +187,15 @@ def test_an_option_of_no_method_is_an_error() -> None:
 def test_names_are_good_for_folders() -> None:
     plan = Plan("prunevid", {"score": "ro pe/../x", "layer": 2})
     assert plan.name == "prunevid-score=ro_pe_.._x-layer=2"
+
+
+def test_random_draws_are_of_the_question_and_the_seed() -> None:
+    plans = [Plan("random_drop", {"layer": 3}), Plan("random_drop", {"layer": 3, "seed": 1})]
+    options = [question_options(plan, name) for plan in plans for name in ("a/0", "a/1")]
+    assert options == [question_options(plan, name) for plan in plans for name in ("a/0", "a/1")]
+    assert len({each["seed"] for each in options}) == 4
+    assert {each["layer"] for each in options} == {3}
+    assert question_options(Plan("fastv", {"k": 3}), "a/0") == {"k": 3}
 
 
 # ---- the paper's table

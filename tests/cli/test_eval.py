@@ -20,7 +20,11 @@ from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.datasets.mvbench import TASKS
 from prunevid_kernels.benchmarks.run_log import read_run
 
-pytestmark = pytest.mark.one_version
+pytestmark = [
+    pytest.mark.one_version,
+    # Nor where nothing is left to ask, nor where no video can be read.
+    pytest.mark.filterwarnings("error::prunevid_kernels.adapters.NothingPrunedWarning"),
+]
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,6 @@ def test_a_sweep_has_a_row_for_each_value(evaluate) -> None:
     assert rows[1]["retained"] < rows[2]["retained"]
 
 
-@pytest.mark.filterwarnings("error::prunevid_kernels.adapters.NothingPrunedWarning")
 def test_resuming_asks_what_is_left_and_another_extractor_nothing(evaluate) -> None:
     first = evaluate("videomme")
     file = Path(first.record["runs"][0]) / "samples.0.jsonl"
