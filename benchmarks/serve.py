@@ -25,6 +25,7 @@ from prunevid_kernels.adapters.vllm import ARCHITECTURES
 
 from .environment import describe
 from .serve_client import Client, Load
+from .serve_plot import serve_plot
 from .serve_server import running_server
 
 MAX_CONCURRENCY = 64
@@ -145,7 +146,7 @@ def check(unpruned: int, pruned: Client, retain: float) -> PromptTokens:
 def bench_serve(
     request: ServeRequest, *, out: Path, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Measure both servers and write ``serve.json`` and ``serve.md`` into ``out``.
+    """Measure both servers and write ``serve.json``, ``serve.md`` and ``serve.png`` into ``out``.
 
     Raises:
         ValueError: a model that cannot be served. ServerError, RequestError, ServeCheckError: a
@@ -180,6 +181,7 @@ def bench_serve(
     }
     (out / "serve.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (out / "serve.md").write_text(table(results), encoding="utf-8")
+    (out / "serve.png").write_bytes(serve_plot(results))
     return results
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from prunevid_kernels import budget_tokens
@@ -94,6 +95,8 @@ def test_measures_two_servers(tmp_path: Path) -> None:
     assert [load["requests"] for load in written["pruned"]] == [6]
     assert written["device"] is written["engine"] is written["server_options"] is None
     assert "does not know on what" in result.stdout
+    with Image.open(tmp_path / "serve.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > 400
     assert json.loads(result.stdout.splitlines()[-1])["kind"] == "serve"
     names = {request["messages"][0]["content"][0]["uuid"] for request in requests}
     assert len(names) == len(requests) == 3 + 2 + 6  # check, warm-up, measured
