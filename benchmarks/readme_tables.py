@@ -2,8 +2,10 @@
 
     python -m prunevid_kernels.benchmarks.readme_tables
 
-The newest measured run of each GPU under ``benchmarks/results/`` becomes a table between the two
-markers in README.md. A test holds that the README is what this command would write.
+The newest measured run of each GPU under ``benchmarks/results/`` becomes a table between two
+markers in README.md, and the report of ``prunevid report`` in ``synthetic/`` below it, on what the
+methods make of the embedded model, becomes one between two others. A test holds that the README is
+what this command would write.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from .environment import ROOT
+from .methods import METHODS
 
-BEGIN = "<!-- measurements: written by prunevid_kernels.benchmarks.readme_tables -->"
-END = "<!-- end of measurements -->"
+BEGIN = "<!-- {name}: written by prunevid_kernels.benchmarks.readme_tables -->"
+END = "<!-- end of {name} -->"
+REPORT = Path("synthetic") / "report.json"
 NOTHING = "No GPU run has been committed yet, so there is no timing to show.\n"
 
 Result = dict[str, Any]
@@ -84,6 +88,41 @@ def _run(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
+def accuracy_table(folder: Path) -> str:
+    """Markdown: every method's answers to generated questions, from the report of its runs."""
+    report = json.loads((folder / REPORT).read_text())
+    (environment,) = report["environments"]
+    order = list(METHODS)
+    found = sorted(report["lines"], key=lambda line: order.index(line["method"]))
+    rows = [(line, line["entries"]["synthetic"]) for line in found]
+    (questions,) = {entry["row"]["questions"] for _, entry in rows}
+    lines = [
+        f"{questions:,} questions, {environment['date'][:10]}, commit "
+        f"`{environment['commit'][:10]}`, torch {environment['packages']['torch']}.",
+        "",
+        "| method | FLOPs | tokens kept | right answers, % (95% interval) | beside `full` |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for line, entry in rows:
+        row, compared = entry["row"], entry["against_dense"]
+        options = "".join(f", {key} {value}" for key, value in line["options"].items())
+        low, high = row["interval"]
+        cells = [
+            f"{line['method']}{options}",
+            f"{row['flops_ratio']['paper']:.2f}",
+            f"{row['retained']:.1%}",
+            f"{row['score']:.1f} ({low:.1f} - {high:.1f})",
+            "-" if compared is None else _difference(compared),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(compared: dict[str, Any]) -> str:
+    low, high = compared["interval"]
+    return f"{compared['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
 def _quantiles(value: dict[str, float], digits: int) -> str:
     median, p10, p90 = (f"{value[key]:.{digits}f}" for key in ("median", "p10", "p90"))
     return f"{median} ({p10} - {p90})"
@@ -93,23 +132,28 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def replaced(readme: str, block: str) -> str:
-    """``readme`` with ``block`` between the markers.
+def replaced(readme: str, name: str, block: str) -> str:
+    """``readme`` with ``block`` between the markers of ``name``.
 
     Raises:
         ValueError: the markers are missing or in the wrong order.
     """
-    begin, end = readme.find(BEGIN), readme.find(END)
+    first, last = BEGIN.format(name=name), END.format(name=name)
+    begin, end = readme.find(first), readme.find(last)
     if begin < 0 or end < begin:
-        raise ValueError(f"the README must hold the lines {BEGIN!r} and {END!r}, in this order")
-    return readme[: begin + len(BEGIN)] + "\n\n" + block + "\n" + readme[end:]
+        raise ValueError(f"the README must hold the lines {first!r} and {last!r}, in this order")
+    return readme[: begin + len(first)] + "\n\n" + block + "\n" + readme[end:]
+
+
+def updated(readme: str, results: Path) -> str:
+    """``readme`` with the tables of the results folder."""
+    readme = replaced(readme, "measurements", tables(measured_results(results)))
+    return replaced(readme, "accuracy", accuracy_table(results))
 
 
 def main(root: Path = ROOT) -> int:
     path = root / "README.md"
-    block = tables(measured_results(root / "benchmarks" / "results"))
-    path.write_text(replaced(path.read_text(), block))
-    print(block, end="")
+    path.write_text(updated(path.read_text(), root / "benchmarks" / "results"))
     return 0
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from .accuracy import question_options
 from .datasets.synthetic import QUESTION_TYPES, HeldOutQuestion
 from .embedded_model import SELECTION_LAYER
+from .eval_plan import Plan
 from .methods import METHODS, apply_method
 from .model_inputs import VideoModel
 from .statistics import Interval, macro_mean, macro_share_interval
@@ -73,7 +75,8 @@ def measure(
             merged.append(0.0)
             kept.append(0.0)
         else:
-            with apply_method(model.model, method, method_options(method)) as handle:
+            options = question_options(Plan(method, method_options(method)), item.id)
+            with apply_method(model.model, method, options) as handle:
                 answer = model.generate(encoded, max_new_tokens=MAX_NEW_TOKENS)
             video = handle.report.last.videos[0]
             merged.append(video.tokens_merged / video.tokens_before)

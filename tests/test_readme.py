@@ -1,9 +1,14 @@
-"""The README's examples run as they are printed."""
+"""The README's examples run as they are printed, and what the pages link to is there."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def python_blocks() -> list[str]:
@@ -17,3 +22,11 @@ def test_the_plain_tensor_example_runs():
     merged, kept = names["merged"], names["kept"]
     assert 0 < len(kept) < merged.layout.num_merged < 16 * 144
     assert names["visual_key"].shape == (1, 2, len(kept), 64)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_linked_files_and_pictures_are_there(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    local = [target for target in targets if "://" not in target]
+    missing = [target for target in local if not (page.parent / target).exists()]
+    assert not missing

@@ -39,15 +39,43 @@ def result(gpu: str, date: str, replay_ms: float, *, is_measured: bool = True) -
     }
 
 
+def line(method: str, score: float, difference: float | None, **options: int) -> dict:
+    row = {"questions": 1200, "score": score, "interval": [score - 1, score + 1.5]}
+    row |= {"flops_ratio": {"paper": 0.25}, "retained": 0.084}
+    compared = None
+    if difference is not None:
+        compared = {"difference": difference, "interval": [difference - 2, difference + 2]}
+    entries = {"synthetic": {"row": row, "against_dense": compared}}
+    return {"method": method, "options": options, "entries": entries}
+
+
+REPORT = {
+    "lines": [line("full", 95.0, None), line("prunevid", 93.0, -1.0, layer=1)],
+    "environments": [
+        {"date": "2026-05-06T07:08:09", "commit": "fedcba9876543210", "packages": {"torch": "2.0"}}
+    ],
+}
+
+
+def results_folder(root: Path) -> Path:
+    folder = root / "benchmarks" / "results"
+    (folder / "synthetic").mkdir(parents=True)
+    (folder / readme_tables.REPORT).write_text(json.dumps(REPORT))
+    return folder
+
+
+def markers(name: str) -> str:
+    first, last = readme_tables.BEGIN.format(name=name), readme_tables.END.format(name=name)
+    return f"{first}\nold\n{last}\n"
+
+
 def test_the_readme_is_up_to_date() -> None:
     readme = (ROOT / "README.md").read_text()
-    block = readme_tables.tables(readme_tables.measured_results(ROOT / "benchmarks" / "results"))
-    assert readme_tables.replaced(readme, block) == readme
+    assert readme_tables.updated(readme, ROOT / "benchmarks" / "results") == readme
 
 
 def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
-    folder = tmp_path / "benchmarks" / "results"
-    folder.mkdir(parents=True)
+    folder = results_folder(tmp_path)
     runs = {
         "old": result("GPU A", "2026-01-02T10:00:00", 9.0),
         "new": result("GPU A", "2026-03-04T10:00:00", 0.05),
@@ -57,7 +85,7 @@ def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
     for name, content in runs.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{readme_tables.BEGIN}\nold\n{readme_tables.END}\nafter\n")
+    readme.write_text(f"before\n{markers('measurements')}{markers('accuracy')}after\n")
     assert readme_tables.main(tmp_path) == 0
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
@@ -71,6 +99,13 @@ def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
     assert latency in text
 
 
+def test_shows_what_every_method_answers(tmp_path: Path) -> None:
+    table = readme_tables.accuracy_table(results_folder(tmp_path))
+    assert "1,200 questions, 2026-05-06, commit `fedcba9876`, torch 2.0." in table
+    assert "| full | 0.25 | 8.4% | 95.0 (94.0 - 96.5) | - |" in table
+    assert "| prunevid, layer 1 | 0.25 | 8.4% | 93.0 (92.0 - 94.5) | -1.0 (-3.0 to +1.0) |" in table
+
+
 def test_refuses_a_readme_without_the_markers() -> None:
     with pytest.raises(ValueError, match="must hold the lines"):
-        readme_tables.replaced("no markers", "block")
+        readme_tables.replaced("no markers", "accuracy", "block")

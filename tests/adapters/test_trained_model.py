@@ -11,10 +11,12 @@ from functools import cache
 import numpy as np
 import pytest
 
+from prunevid_kernels.adapters import prune
 from prunevid_kernels.adapters.video import read_video
 from prunevid_kernels.benchmarks import embedded_model
 from prunevid_kernels.benchmarks.datasets.synthetic import held_out_questions, make_clip
 from prunevid_kernels.benchmarks.embedded_model import embedded_config, load_embedded_model
+from prunevid_kernels.benchmarks.environment import ROOT
 from prunevid_kernels.benchmarks.methods import apply_method
 from prunevid_kernels.benchmarks.model_inputs import VideoModel
 from prunevid_kernels.benchmarks.train_tiny_measure import Accuracy, measure
@@ -75,3 +77,19 @@ def test_the_sample_clip_is_read_from_its_file(model: VideoModel, method: str) -
     with apply_method(model.model, method, options):
         encoded = model.encode(video.frames, embedded_model.SAMPLE_QUESTION)
         assert model.generate(encoded, max_new_tokens=4) == embedded_model.SAMPLE_ANSWER
+
+
+def test_the_readme_says_what_becomes_of_the_sample_clip(model: VideoModel) -> None:
+    video = read_video(embedded_model.SAMPLE_CLIP, embedded_model.FRAMES)
+    with prune(model.model, embedded_config()) as handle:
+        encoded = model.encode(video.frames, embedded_model.SAMPLE_QUESTION)
+        model.generate(encoded, max_new_tokens=1)
+    call = handle.report.last
+    told = f"{call.tokens_before} tokens became {call.tokens_merged}, and {call.tokens_kept} were"
+    assert told in " ".join((ROOT / "README.md").read_text().split())
+
+
+def test_the_pages_know_its_size(model: VideoModel) -> None:
+    size = f"{sum(p.numel() for p in model.model.parameters()) / 1e6:.2f} million parameters"
+    for page in (ROOT / "README.md", embedded_model.EMBEDDED_MODEL / "README.md"):
+        assert size in " ".join(page.read_text().split())
