@@ -26,6 +26,7 @@ from prunevid_kernels.benchmarks.summary import summarise
 SETTINGS = {
     "benchmark": "vcgbench",
     "model": "m",
+    "checkpoint": "MODELS/m",
     "family": "pllava",
     "method": "prunevid",
     "options": {},
