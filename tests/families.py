@@ -6,6 +6,7 @@ pieces of which the decoder's input is made, and what the vision side looked at.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,31 +26,31 @@ Shown = tuple[Tensor, Tensor]  # of one video: importance [T, N] and keys [T, N,
 _llava = cache(tiny_models.llava)
 
 
-class Family:
+class Family(ABC):
     """One of the three; what differs is below."""
 
     name: str
     video_id: int
 
+    @abstractmethod
     def build(self, attention: str = "sdpa") -> Any:
         """The model, the same object for the same attention."""
-        raise NotImplementedError
 
+    @abstractmethod
     def question(self) -> dict[str, Tensor]:
         """The inputs of one prompt with one video."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch(self) -> dict[str, Tensor]:
         """Three prompts of different length: with one, two and no videos where the model allows."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
         """[T, N, C] of each video of all prompts, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shown(self, model: Any, inputs: dict[str, Tensor]) -> list[Shown]:
         """What an eager model's vision side makes of each video, frame by frame."""
-        raise NotImplementedError
 
     def newline(self, model: Any) -> Tensor | None:
         """The embedding [1, C] behind a video."""
