@@ -34,16 +34,19 @@ def accuracy(method: str) -> Accuracy:
     return measure(load_embedded_model(), held_out_questions(QUESTIONS), method, lambda _: None)
 
 
+@pytest.mark.one_version
 def test_it_answers_with_all_visual_tokens() -> None:
     result = accuracy("full")
     assert result.macro > 0.93
     assert result.merged_share == result.kept_share == 1
 
 
+@pytest.mark.one_version
 def test_it_cannot_answer_blind() -> None:
     assert accuracy("blind").macro < 0.3
 
 
+@pytest.mark.one_version
 def test_pruned_as_published_it_still_answers_and_random_tokens_do_not() -> None:
     pruned, random = accuracy("prunevid"), accuracy("random_drop")
     assert pruned.kept_share == pytest.approx(random.kept_share) and pruned.kept_share < 0.2
@@ -51,11 +54,13 @@ def test_pruned_as_published_it_still_answers_and_random_tokens_do_not() -> None
     assert pruned.macro > random.macro + 0.1
 
 
+@pytest.mark.one_version
 def test_what_shows_in_a_single_frame_survives_the_merge() -> None:
     by_type = accuracy("prunevid").by_type()
     assert min(by_type[kind] for kind in ("flash_color", "flash_corner")) > 0.8
 
 
+@pytest.mark.one_version
 def test_still_shapes_survive_the_merge() -> None:
     by_type = accuracy("prunevid").by_type()
     assert min(by_type[kind] for kind in ("color", "shape", "location")) > 0.8
