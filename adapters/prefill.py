@@ -209,9 +209,11 @@ class Prefill:
         layer = self._decoder.layers[index]
         tap = ProjectionTap(layer.self_attn, self._is_current)
 
-        def after(module: nn.Module, args: Any, kwargs: dict[str, Any], hidden: Tensor) -> Any:
+        def after(module: nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
+            # While torch puts it up or takes it down, another thread may call it without kwargs.
             if not self._is_current():
                 return None
+            kwargs, hidden = kwargs_and_output
             assert self._cache is not None
             rotary = kwargs["position_embeddings"]
             attention = LayerAttention(
@@ -314,9 +316,9 @@ class Prefill:
         }
 
     def _before_later(
-        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+        self, module: nn.Module, args: Any, kwargs: Any = None
     ) -> tuple[Any, dict[str, Any]] | None:
-        if not self._is_current():
+        if not self._is_current():  # kwargs may be missing, see _observe
             return None
         return args, {**kwargs, **self._late_kwargs}
 
