@@ -162,3 +162,11 @@ def _remux(clip: Path, place: Path) -> None:
             if packet.dts is not None:
                 packet.stream = stream
                 target.mux(packet)
+
+
+def all_benchmarks(root: Path) -> Path:
+    """``root`` with all four benchmarks, whose questions are about one clip."""
+    clip = write_clip(root / "clip.mp4")
+    for write in (mvbench_tree, videomme_tree, egoschema_tree, vcgbench_tree):
+        write(root, clip)
+    return root

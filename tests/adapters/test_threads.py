@@ -1,4 +1,4 @@
-"""One pruned model in several threads: each has its own calls, and the modules' hooks are shared."""
+"""One pruned model in several threads: calls are a thread's own, the modules' hooks are shared."""
 
 from __future__ import annotations
 

@@ -49,13 +49,7 @@ class Outcome:
 @pytest.fixture(scope="module")
 def datas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All four benchmarks. Tests that change something make a tree of their own."""
-    root = tmp_path_factory.mktemp("DATAS")
-    clip = tree.write_clip(root / "clip.mp4")
-    tree.mvbench_tree(root, clip)
-    tree.videomme_tree(root, clip)
-    tree.egoschema_tree(root, clip)
-    tree.vcgbench_tree(root, clip)
-    return root
+    return tree.all_benchmarks(tmp_path_factory.mktemp("DATAS"))
 
 
 def call(dataset: str, *arguments: str | Path) -> Outcome:

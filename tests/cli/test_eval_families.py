@@ -23,12 +23,7 @@ pytestmark = pytest.mark.one_version
 
 @pytest.fixture(scope="module")
 def datas(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("DATAS")
-    clip = tree.write_clip(root / "clip.mp4")
-    tree.mvbench_tree(root, clip)
-    tree.egoschema_tree(root, clip)
-    tree.vcgbench_tree(root, clip)
-    return root
+    return tree.all_benchmarks(tmp_path_factory.mktemp("DATAS"))
 
 
 @pytest.fixture(scope="module")
