@@ -94,7 +94,10 @@ def test_the_readme_says_what_becomes_of_the_sample_clip(model: VideoModel) -> N
     assert told in " ".join((ROOT / "README.md").read_text().split())
 
 
-def test_the_pages_know_its_size(model: VideoModel) -> None:
-    size = f"{sum(p.numel() for p in model.model.parameters()) / 1e6:.2f} million parameters"
+def test_it_is_small_and_the_pages_know_its_size(model: VideoModel) -> None:
+    parameters = sum(p.numel() for p in model.model.parameters())
+    num_bytes = sum(file.stat().st_size for file in embedded_model.EMBEDDED_MODEL.iterdir())
+    assert parameters <= 3_000_000 and num_bytes <= 6_000_000
+    size = f"{parameters / 1e6:.2f} million parameters"
     for page in (ROOT / "README.md", embedded_model.EMBEDDED_MODEL / "README.md"):
         assert size in " ".join(page.read_text().split())
