@@ -10,14 +10,14 @@ from torch import nn
 
 from prunevid_kernels import PruneVidConfig
 
-from .causal_lm import CausalLMAdapter
-from .engine import Engine
-from .interface import ModelAdapter, PromptVisuals, VideoSpan
-from .llava_onevision import LlavaOnevisionAdapter
-from .method import PruneVid, PruningMethod
-from .pllava import PllavaAdapter
-from .report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
-from .st_llm import StLlmAdapter
+from .engine.engine import Engine
+from .engine.interface import ModelAdapter, PromptVisuals, VideoSpan
+from .engine.method import PruneVid, PruningMethod
+from .engine.report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
+from .families.causal_lm import CausalLMAdapter
+from .families.llava_onevision.adapter import LlavaOnevisionAdapter
+from .families.pllava.model import PllavaAdapter
+from .families.st_llm.model import StLlmAdapter
 
 __all__ = [
     "NothingPrunedWarning",

@@ -20,7 +20,7 @@ fi
 
 step() { printf '\n== %s\n' "$*"; }
 
-# Runs pytest on two processes; tests/test_environment.py fails on any other transformers than $1.
+# Runs pytest on two processes; tests/project/test_environment.py fails on any other transformers than $1.
 suite() {
   PRUNEVID_EXPECT_TRANSFORMERS=$1 "$python" -m pytest -n 2 --dist loadfile "${@:2}"
 }
@@ -36,7 +36,7 @@ suite "$current" "$@"
 step "pytest, model tests, transformers $oldest"
 status=0
 PYTHONPATH=$overlay suite "$oldest" -m "not one_version" \
-  tests/test_environment.py tests/adapters tests/cli "$@" || status=$?
+  tests/project/test_environment.py tests/adapters tests/benchmarks/cli "$@" || status=$?
 # 5: the caller's options select none of these tests. Without options that is a failure.
 if [[ $status -ne 0 && ! ($status -eq 5 && $# -gt 0) ]]; then
   exit "$status"

@@ -12,15 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .sample import (
-    Questions,
-    RowError,
-    Sample,
-    VideoSource,
-    inside,
-    options_field,
-    text_field,
-)
+from .sample import Questions, RowError, Sample, VideoSource, inside, options_field, text_field
 
 
 @dataclass(frozen=True)

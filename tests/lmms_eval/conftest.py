@@ -10,7 +10,7 @@ import pytest
 import torchvision_schemas  # noqa: F401  before anything imports torchvision
 
 from prunevid_kernels.benchmarks.datasets.synthetic import make_clip
-from prunevid_kernels.benchmarks.tiny_model import save_tiny_model
+from prunevid_kernels.benchmarks.embedded.tiny_model import save_tiny_model
 
 TASKS = Path(__file__).parent / "tasks"
 QUESTIONS = ("Where does the red circle go?", "What is blue?", "When is the scene dark?")

@@ -16,8 +16,8 @@ import torch
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import prune
-from prunevid_kernels.adapters.video import read_video
-from prunevid_kernels.benchmarks.tiny_model import CHAT_TEMPLATE
+from prunevid_kernels.adapters.video.reader import read_video
+from prunevid_kernels.benchmarks.embedded.tiny_model import CHAT_TEMPLATE
 
 try:
     version("lmms_eval")
@@ -92,7 +92,7 @@ def test_the_command(workplace, llava_folder, tmp_path):
         "cpu",
     ]
     command += ["--batch_size", "1", "--output_path", str(tmp_path), "--log_samples"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "helpers")}
     done = subprocess.run(command, cwd=workplace, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout + done.stderr

@@ -18,12 +18,12 @@ from tiny_pllava import PUBLISHED
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import PruneReport, prune
-from prunevid_kernels.adapters.pllava import Pllava
-from prunevid_kernels.adapters.pllava_processor import PllavaProcessor
-from prunevid_kernels.adapters.sampling import frame_indices
-from prunevid_kernels.adapters.st_llm import StLlm
-from prunevid_kernels.adapters.st_llm_processor import StLlmProcessor
-from prunevid_kernels.adapters.video import VideoError, read_video
+from prunevid_kernels.adapters.families.pllava.model import Pllava
+from prunevid_kernels.adapters.families.pllava.processor import PllavaProcessor
+from prunevid_kernels.adapters.families.st_llm.model import StLlm
+from prunevid_kernels.adapters.families.st_llm.processor import StLlmProcessor
+from prunevid_kernels.adapters.video.reader import VideoError, read_video
+from prunevid_kernels.adapters.video.sampling import frame_indices
 
 try:
     version("lmms_eval")

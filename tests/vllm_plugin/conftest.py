@@ -41,7 +41,10 @@ def unpoisoned_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from prunevid_kernels.benchmarks.serve_models import write_llava_onevision, write_qwen2_5_vl
+    from prunevid_kernels.benchmarks.cost.serve.models import (
+        write_llava_onevision,
+        write_qwen2_5_vl,
+    )
 
     folder = tmp_path_factory.mktemp("checkpoints")
     write_llava_onevision(folder / "llava_onevision")

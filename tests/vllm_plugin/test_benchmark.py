@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from vllm_plugin.engines import RETAIN, SERVER_OPTIONS, START_LIMIT_S, pruned_server
 
 from prunevid_kernels.benchmarks.cli import app
-from prunevid_kernels.benchmarks.serve import CPU_FIGURES
-from prunevid_kernels.benchmarks.serve_server import ServerError, running_server
+from prunevid_kernels.benchmarks.cost.serve.bench import CPU_FIGURES
+from prunevid_kernels.benchmarks.cost.serve.server import ServerError, running_server
 
 
 def test_the_benchmark_measures_a_server_with_and_without_pruning(tmp_path: Path) -> None:

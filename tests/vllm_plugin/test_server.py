@@ -9,10 +9,10 @@ import openai
 import pytest
 from vllm_plugin.engines import ARCHITECTURES, RETAIN, START_LIMIT_S, pruned_server
 
-from prunevid_kernels.benchmarks.sample_clip import SAMPLE_CLIP
-from prunevid_kernels.benchmarks.serve import ServeCheckError, check
-from prunevid_kernels.benchmarks.serve_client import Client, RequestError
-from prunevid_kernels.benchmarks.serve_server import running_server
+from prunevid_kernels.benchmarks.cost.serve.bench import ServeCheckError, check
+from prunevid_kernels.benchmarks.cost.serve.client import Client, RequestError
+from prunevid_kernels.benchmarks.cost.serve.server import running_server
+from prunevid_kernels.benchmarks.embedded.sample_clip import SAMPLE_CLIP
 
 # Of the sample clip, eight seconds long: of eight frames 36 tokens each; of two frames a second, as
 # vLLM samples for Qwen2.5-VL, 49 tokens for every two.

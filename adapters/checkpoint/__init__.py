@@ -1,0 +1,1 @@
+"""Checkpoint folders on disk, and strict loading of their weights."""

@@ -1,0 +1,1 @@
+"""How pruning is carried out inside an unmodified model."""

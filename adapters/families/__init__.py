@@ -1,0 +1,1 @@
+"""The supported model families: one folder and one row of the table each."""

@@ -1,0 +1,99 @@
+"""Sizes of a PLLaVA model, and what config.json of a published checkpoint says of them.
+
+The published file calls itself "llava" and holds options of the authors' training code. Those that
+would make another model of it have one value in every published checkpoint; any other is refused
+rather than ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
+
+from ...checkpoint.files import CheckpointError, read_json
+
+# The published config has another pad, which the published code does not use.
+BOS_ID, EOS_ID, PAD_ID = 1, 2, 0
+
+# Options of the published code that every published checkpoint has in common.
+_PUBLISHED = {
+    "pooling_method": "avg",
+    "projector_hidden_act": "gelu",
+    "register": False,
+    "tie_word_embeddings": False,
+    "use_pooling": True,
+    "vision_feature_select_strategy": "default",
+}
+
+
+class PllavaConfig(PreTrainedConfig):
+    """Sizes of a PLLaVA model; the defaults are the published 7B model's.
+
+    Attributes:
+        text_config, vision_config: of Llama and of CLIP's vision tower.
+        image_token_index: the id of ``<image>``.
+        num_frames: frames that a video is repeated to if it has fewer.
+        pooling_shape: (frames, rows, columns) of a video's tokens.
+        frame_shape: (rows, columns) of a frame's patches.
+        vision_feature_layer: the hidden state of the tower that is projected.
+    """
+
+    model_type = "pllava"
+    sub_configs = {"text_config": LlamaConfig, "vision_config": CLIPVisionConfig}
+
+    text_config: Any = None
+    vision_config: Any = None
+    image_token_index: int = 32000
+    num_frames: int = 16
+    pooling_shape: Any = (16, 12, 12)
+    frame_shape: Any = (24, 24)
+    vision_feature_layer: int = -2
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, kind in (("text_config", LlamaConfig), ("vision_config", CLIPVisionConfig)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                setattr(self, name, kind.from_dict(dict(value or {})))
+        self.pooling_shape, self.frame_shape = list(self.pooling_shape), list(self.frame_shape)
+        super().__post_init__(**kwargs)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return math.prod(self.pooling_shape[1:])
+
+    @property
+    def tokens_per_video(self) -> int:
+        return math.prod(self.pooling_shape)
+
+    @classmethod
+    def read(cls, folder: Path) -> PllavaConfig:
+        """The config of a checkpoint folder, published or saved by :class:`Pllava`.
+
+        Raises:
+            CheckpointError: no config.json, sizes that are missing or impossible, options that
+                change the model and that the published checkpoints do not use.
+        """
+        file = folder / "config.json"
+        values = read_json(file)
+        names = [
+            *("text_config", "vision_config", "image_token_index"),
+            *("num_frames", "pooling_shape", "frame_shape", "vision_feature_layer"),
+        ]
+        missing = [name for name in names if name not in values]
+        if missing:
+            raise CheckpointError(f"{file}: no {', '.join(missing)}")
+        for name, supported in _PUBLISHED.items():
+            if values.get(name, supported) != supported:
+                raise CheckpointError(
+                    f"{file}: {name} must be {supported!r}, got {values[name]!r}; no published "
+                    "PLLaVA differs"
+                )
+        try:
+            return cls(**{name: values[name] for name in names})
+        except (StrictDataclassError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{file}: {str(error).splitlines()[-1].strip()}") from error

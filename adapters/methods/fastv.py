@@ -1,0 +1,69 @@
+"""FastV (Chen et al., ECCV 2024, https://arxiv.org/abs/2403.06764): drop visual tokens inside the
+language model, by what its last token looks at in one early layer.
+
+At the input of layer K, the visual tokens are ranked by the attention of layer K - 1: its real,
+causal, rotated attention, the mean over heads, the row of the prompt's last token. The best
+``round(keep_ratio * V)`` stay, in their order and at their positions. Layers before K keep what
+they have cached, so that decoding sees every token there. Each video of a prompt is ranked on its
+own.
+
+That one row is computed from the layer's queries and keys; the layer itself stays on its fused
+attention. (:func:`prunevid_kernels.score_visual_tokens` gives the maximum over heads, and FastV
+needs their mean: one call a head would do, one softmax over [H, 1, S] is the same and shorter.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..engine.method import PruningMethod, Selections, Videos, VideoSelection
+from ..engine.prompt import MergedPrompt
+from ..engine.scoring import LayerAttention
+from .attention import attention_received, best
+from .options import require_count, require_ratio
+
+
+@dataclass(eq=False)
+class FastV(PruningMethod):
+    """FastV.
+
+    Args:
+        k: the first decoder layer that runs on the kept tokens.
+        keep_ratio: share of a video's tokens that is kept.
+    """
+
+    k: int = 2
+    keep_ratio: float = 0.3
+
+    name = "fastv"
+    keeps_early_caches = True
+    prunes = True
+
+    def __post_init__(self) -> None:
+        require_count("k", self.k, minimum=1)
+        require_ratio("keep_ratio", self.keep_ratio)
+        self.layer = self.k - 1
+
+    def select(
+        self, attention: LayerAttention, prompts: Sequence[MergedPrompt], videos: Videos
+    ) -> Selections:
+        if attention.group is not None:
+            raise ValueError("fastv averages over all heads, which a tensor-parallel model splits")
+        # Prompts are padded on the left: the last row is the last token of each.
+        received = attention_received(
+            attention.rotated_queries(slice(None), slice(-1, None)),
+            attention.keys,
+            scale=attention.scale,
+            key_mask=attention.kv_mask,
+        ).mean(dim=1)  # [B, past + L]
+        selections = []
+        for row, prompt, row_videos in zip(received, prompts, videos, strict=True):
+            row = row[len(row) - prompt.length :]
+            sizes = [len(video.tokens) for video in row_videos]
+            starts = [prompt.video_start(index) for index in range(len(sizes))]
+            scores = [row[start : start + n] for start, n in zip(starts, sizes, strict=True)]
+            selections.append(
+                [VideoSelection(s, best(s, round(self.keep_ratio * len(s)))) for s in scores]
+            )
+        return selections

@@ -1,0 +1,1 @@
+"""Asking models the questions of a benchmark, and keeping their answers."""

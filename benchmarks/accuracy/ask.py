@@ -1,0 +1,156 @@
+"""Asking a model a benchmark's questions, one line of the log for each.
+
+A video that cannot be read, or a question that makes no prompt, is noted in the log with the reason
+and left out; whatever else goes wrong is a bug and stops the run, which can be resumed. Answers to
+multiple-choice questions are read by every extractor at once, so that choosing another one later
+costs nothing. Seconds are of single passes, to see where time goes; ``prunevid bench latency``
+measures.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from prunevid_kernels.adapters import PruneCall
+from prunevid_kernels.adapters.families.video_model import ModelError, VideoModel
+from prunevid_kernels.adapters.methods.registry import METHODS, apply_method
+from prunevid_kernels.adapters.video.reader import VideoError, read_video
+from prunevid_kernels.adapters.video.sampling import Rule, frame_indices
+
+from ..cost.flops.methods import sample_flops
+from ..cost.flops.shapes import ModelShape, shape_of
+from ..datasets.registry import BENCHMARKS, Scoring
+from ..datasets.sample import LETTERS, Sample, VideoSource
+from ..support.terminal import Advance
+from .extract import EXTRACTORS, is_word
+from .plan import Plan
+from .protocol import prompt
+from .run_log import LineWriter, Record
+
+
+def answer_questions(
+    model: VideoModel,
+    plan: Plan,
+    settings: Mapping[str, Any],
+    samples: Iterable[Sample],
+    log: LineWriter,
+    advance: Advance,
+) -> None:
+    """Ask every question of ``samples`` and log what comes of it.
+
+    Args:
+        plan: the pruning method.
+        settings: of the run: ``benchmark``, which decides the prompt; how many ``frames`` to take,
+            and by which ``sampling``; options of ``generate`` under ``generation``.
+        advance: called after each question that is on disk.
+    """
+    shape = shape_of(model.model.config)
+    for sample in samples:
+        try:
+            record = _ask(model, shape, plan, settings, sample)
+        except (VideoError, ModelError) as error:
+            record = Record(sample.id, sample.task, gold=sample.gold_text, skipped=str(error))
+        log.write(record)
+        advance(record.skipped)
+
+
+def question_options(plan: Plan, question: str) -> dict[str, Any]:
+    """The method's options for one question, by its id: what draws at random draws anew for each,
+    and the same again whenever that is asked."""
+    defaults = METHODS[plan.method].defaults
+    if "seed" not in defaults:
+        return plan.options
+    seed = plan.options.get("seed", defaults["seed"])
+    return {**plan.options, "seed": zlib.crc32(f"{seed} {question}".encode())}
+
+
+def take_frames(video: VideoSource | np.ndarray, count: int, rule: Rule) -> np.ndarray:
+    """[count, H, W, 3] uint8: the frames of a question's video that a model family looks at.
+
+    Raises:
+        VideoError: the video cannot be read, or ends before the seconds that are asked about.
+    """
+    if isinstance(video, np.ndarray):
+        return video[frame_indices(len(video), count, rule)]
+    first = 0 if video.folder_fps is None else 1  # files of a folder count from 1
+    choose = partial(frame_indices, n=count, rule=rule, bound=video.bound_s, first=first)
+    try:
+        return read_video(video.path, indices=choose, folder_fps=video.folder_fps).frames
+    except VideoError:
+        raise
+    except ValueError as error:  # of the bound: everything else is checked before
+        raise VideoError(f"{video.path}: {error}") from error
+
+
+def _ask(
+    model: VideoModel,
+    shape: ModelShape,
+    plan: Plan,
+    settings: Mapping[str, Any],
+    sample: Sample,
+) -> Record:
+    benchmark = settings["benchmark"]
+    start = time.perf_counter()
+    frames = take_frames(sample.video, settings["frames"], settings["sampling"])
+    read = time.perf_counter()
+    words = prompt(model.family, benchmark, sample)
+    encoded = model.encode(
+        frames, words.question, system=words.system, answer_prefix=words.answer_prefix
+    )
+    made = time.perf_counter()
+    with apply_method(model.model, plan.method, question_options(plan, sample.id)) as handle:
+        response = model.generate(encoded, **settings["generation"])
+    done = time.perf_counter()
+    call = _one_prompt(handle.report.last)
+    predictions, correct = read_answer(BENCHMARKS[benchmark].scoring, sample, response)
+    return Record(
+        id=sample.id,
+        task=sample.task,
+        response=response,
+        gold=sample.gold_text,
+        predictions=predictions,
+        correct=correct,
+        tokens_before=call.tokens_before,
+        tokens_merged=call.tokens_merged,
+        tokens_kept=call.tokens_kept,
+        tokens_text=call.other_tokens[0],
+        cached_ratio=call.cached_ratio,
+        flops=sample_flops(call, shape).as_dict(),
+        seconds={"read": read - start, "encode": made - read, "generate": done - made},
+    )
+
+
+def _one_prompt(call: PruneCall) -> PruneCall:
+    """What a question cost once: ``generate`` repeats its prompt for each beam."""
+    return replace(
+        call,
+        videos=tuple(video for video in call.videos if video.prompt == 0),
+        other_tokens=call.other_tokens[:1],
+        image_tokens=call.image_tokens[:1],
+        cached_tokens=call.cached_tokens[:1],
+    )
+
+
+def read_answer(
+    scoring: Scoring, sample: Sample, response: str
+) -> tuple[dict[str, str | None], dict[str, bool]]:
+    """What a response means and whether that is right, by each way of reading it.
+
+    Both are empty where a judge decides, the second also where the right answer is hidden.
+    """
+    if scoring == "judge":
+        return {}, {}
+    if scoring == "word":
+        return {"word": response}, {"word": is_word(response, str(sample.gold))}
+    accepted = {name: find(response, sample.options) for name, find in EXTRACTORS.items()}
+    predictions = {n: LETTERS[found[0]] if found else None for n, found in accepted.items()}
+    if sample.gold is None:
+        return predictions, {}
+    return predictions, {name: sample.gold in found for name, found in accepted.items()}

@@ -1,0 +1,222 @@
+"""``prunevid eval`` without its command line: questions, model, runs, table.
+
+Everything that the user gave is checked before the first question is asked, the options of the last
+run of a sweep included. A run is a folder of its own below ``--out``, named for benchmark, model,
+method and options, so that runs of any day can lie side by side and be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from prunevid_kernels.adapters import NothingPrunedWarning
+from prunevid_kernels.adapters.families.video_model import VideoModel, load_video_model
+from prunevid_kernels.adapters.methods.registry import METHODS, apply_method
+
+from ..datasets.registry import BENCHMARKS
+from ..datasets.sample import LETTERS, Questions, Sample
+from ..embedded import model as embedded_model
+from ..run.run import parse_config, resolve_device
+from ..support.environment import describe
+from ..support.terminal import Progress
+from .ask import answer_questions
+from .plan import Plan, plan_runs
+from .protocol import protocol
+from .ranks import Ranks
+from .run_log import Run, append_lines, check_settings, open_run, read_run, samples_file
+
+
+class EvaluationError(ValueError):
+    """An evaluation that cannot begin; the message is one line."""
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What the user asked for.
+
+    Attributes:
+        benchmark: name in :data:`.datasets.registry.BENCHMARKS`.
+        data_root: folder of the data sets.
+        model: checkpoint folder; None: the embedded model.
+        methods, config, sweeps: see :func:`.eval_plan.plan_runs`; config items as for ``run``.
+        limit: most questions of each task; None: all.
+        frames, max_new_tokens: instead of the protocol's.
+        with_hidden: ask questions whose answers are hidden as well.
+        out: folder of the runs.
+        resume: go on with runs that are there.
+        device: a torch device, "auto": this process's GPU where there is one.
+        lora_alpha: for PLLaVA checkpoints whose LoRA is not merged.
+
+    Raises:
+        EvaluationError: a number below 1.
+    """
+
+    benchmark: str
+    data_root: Path
+    model: Path | None = None
+    methods: tuple[str, ...] = ("prunevid",)
+    config: tuple[str, ...] = ()
+    sweeps: tuple[str, ...] = ()
+    limit: int | None = None
+    frames: int | None = None
+    max_new_tokens: int | None = None
+    with_hidden: bool = False
+    out: Path = Path("prunevid-eval")
+    resume: bool = False
+    device: str = "auto"
+    lora_alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "frames", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = "--" + name.replace("_", "-")
+                raise EvaluationError(f"{option} must be an integer >= 1, got {value}")
+
+
+def load_questions(
+    benchmark: str, data_root: Path, *, limit: int | None = None, with_hidden: bool = False
+) -> Questions:
+    """The questions that a run asks: of each task at most ``limit``, those with hidden answers only
+    where they are wanted.
+
+    Raises:
+        DatasetError: the benchmark's files cannot be used.
+        EvaluationError: nothing is left.
+    """
+    loaded = BENCHMARKS[benchmark].load(data_root)
+    samples: list[Sample] = []
+    taken: Counter[str] = Counter()
+    for sample in loaded.samples:
+        is_wanted = with_hidden or sample.gold is not None
+        if is_wanted and (limit is None or taken[sample.task] < limit):
+            taken[sample.task] += 1
+            samples.append(sample)
+    if not samples:
+        raise EvaluationError(f"{benchmark}: no answer is public; --export asks all questions")
+    return Questions(samples, loaded.problems)
+
+
+def evaluate(
+    request: EvaluationRequest, questions: Questions, ranks: Ranks, progress: Progress
+) -> list[Path]:
+    """Ask this process's share of the questions in every run.
+
+    Returns:
+        The folders of the runs; other processes may still be writing to them.
+
+    Raises:
+        EvaluationError, PlanError: options that cannot be used.
+        InputError, ModelError: likewise, from the config, the device or the checkpoint.
+        RunLogError: a run folder that is in use by other settings.
+    """
+    plans = plan_runs(request.methods, parse_config(request.config), request.sweeps)
+    model = _load_model(request, ranks)
+    plans = [_with_defaults(plan, model, request.benchmark) for plan in plans]
+    for plan in plans:
+        _check(plan, model)
+    environment = describe(model.model.device)
+    rules = protocol(model.family, request.benchmark)
+    generation = dict(rules.generation)
+    if request.max_new_tokens is not None:
+        generation["max_new_tokens"] = request.max_new_tokens
+    shared_settings = {
+        "benchmark": request.benchmark,
+        "model": model.name,
+        "checkpoint": None if request.model is None else str(request.model.resolve()),
+        "random_weights": model.is_random,
+        "family": model.family,
+        "dtype": str(model.model.dtype).removeprefix("torch."),
+        "lora_alpha": request.lora_alpha,
+        "frames": request.frames or rules.frames or model.default_frames,
+        "sampling": rules.sampling,
+        "generation": generation,
+        "questions": len(questions.samples),
+        "questions_sha256": _fingerprint(questions.samples),
+    }
+    folders = []
+    for plan in plans:
+        folder = request.out / "-".join([request.benchmark, _plain(model.name), plan.name])
+        settings = {**shared_settings, "method": plan.method, "options": plan.options}
+        open_folder = partial(open_run, folder, settings, environment, resume=request.resume)
+        ranks.first(folder.name, open_folder)
+        check_settings(folder, settings)
+        share = ranks.share(questions.samples)
+        done = {record.id for record in read_run(folder).answered}
+        todo = [sample for sample in share if sample.id not in done]
+        with (
+            append_lines(samples_file(folder, ranks.rank)) as log,
+            progress(plan.name + ranks.label, len(share), len(share) - len(todo)) as advance,
+        ):
+            answer_questions(model, plan, settings, todo, log, advance)
+        folders.append(folder)
+    return folders
+
+
+def require_complete(run: Run, samples: Sequence[Sample]) -> None:
+    """Hold that a run knows something of every question.
+
+    Raises:
+        EvaluationError: it does not.
+    """
+    missing = sum(sample.id not in run.records for sample in samples)
+    if missing:
+        raise EvaluationError(
+            f"{run.folder}: {missing} of {len(samples)} questions have no line; go on with"
+            " --resume, on a folder that all processes share"
+        )
+
+
+def submission(run: Run, extractor: str) -> dict[str, int]:
+    """Question id -> index of the chosen option; -1 where none was named, or nothing asked."""
+    return {
+        record.id: LETTERS.find(record.predictions.get(extractor) or "-")
+        for record in sorted(run.records.values(), key=lambda record: record.id)
+    }
+
+
+def _load_model(request: EvaluationRequest, ranks: Ranks) -> VideoModel:
+    device = resolve_device(request.device)
+    if request.device == "auto" and device == "cuda":
+        device = f"cuda:{ranks.local_rank}"
+    if request.model is None:
+        return embedded_model.load_embedded_model(device)
+    return load_video_model(request.model, device, lora_alpha=request.lora_alpha)
+
+
+def _with_defaults(plan: Plan, model: VideoModel, benchmark: str) -> Plan:
+    """Options that the user left open, as the authors set them for this model and benchmark."""
+    defaults = dict(protocol(model.family, benchmark).options)
+    if model.name == embedded_model.NAME:
+        defaults["layer"] = embedded_model.SELECTION_LAYER
+    known = METHODS[plan.method].defaults
+    chosen = {key: value for key, value in defaults.items() if key in known}
+    return Plan(plan.method, {**chosen, **plan.options})
+
+
+def _check(plan: Plan, model: VideoModel) -> None:
+    """Apply a method and take it off: options that do not fit show before anything runs."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NothingPrunedWarning)
+            with apply_method(model.model, plan.method, plan.options):
+                pass
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"--method {plan.method}: {error}") from error
+
+
+def _fingerprint(samples: list[Sample]) -> str:
+    """Of everything that is asked, so that a run is not resumed on other questions."""
+    asked = [[s.id, s.task, s.question, s.options, s.gold] for s in samples]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+
+
+def _plain(name: str) -> str:
+    return "_".join("".join(c if c.isalnum() or c in ".-" else " " for c in name).split())

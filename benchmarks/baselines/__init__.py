@@ -1,1 +1,0 @@
-"""The methods that PruneVid is compared with, each carried out by the engine that prunes for it."""

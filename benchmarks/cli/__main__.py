@@ -1,0 +1,5 @@
+"""``python -m prunevid_kernels.benchmarks.cli``."""
+
+from .command import main
+
+main()

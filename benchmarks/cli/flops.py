@@ -1,0 +1,222 @@
+"""``prunevid flops``: what a prefill costs under each method, from token counts alone.
+
+Nothing runs and no weight is read. Where a count is not given, the share that the paper publishes
+for the model and the method stands for it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..support.terminal import fail
+
+if TYPE_CHECKING:
+    from ..cost.flops.methods import PromptCounts, SampleFlops
+    from ..cost.flops.shapes import ModelShape
+
+# Share of the visual tokens that each family's PruneVid keeps, and PruMerge, as published.
+_PRUNEVID_KEPT = {"pllava": 0.162, "st_llm": 0.151, "llava_onevision": 0.17}
+_PRUMERGE_KEPT = {"pllava": 0.557, "st_llm": 0.557, "llava_onevision": 0.552}
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """What the user gave; None stands for the published share or the model's own number."""
+
+    frames: int | None = None
+    visual: int | None = None
+    merged: int | None = None
+    kept: int | None = None
+    layer: int | None = None
+    text: int | None = None
+
+
+def flops_command(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="pllava-7b, st-llm, llava-onevision-7b, llava-onevision-0.5b, or a checkpoint "
+            "folder with a config.json."
+        ),
+    ] = "pllava-7b",
+    method: Annotated[
+        list[str] | None, typer.Option(help="May be repeated.  [default: every method]")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames.  [default: as published]")] = None,
+    visual: Annotated[
+        int | None, typer.Option(help="Visual tokens.  [default: frames times a frame's tokens]")
+    ] = None,
+    merged: Annotated[
+        int | None, typer.Option(help="Visual tokens before the decoder.  [default: published]")
+    ] = None,
+    kept: Annotated[
+        int | None, typer.Option(help="Visual tokens behind the selection.  [default: published]")
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="Last layer before the selection.  [default: 10; fastv: 1]"),
+    ] = None,
+    text: Annotated[
+        int | None, typer.Option(help="Other tokens of the prompt.  [default: 12; st-llm: 25]")
+    ] = None,
+    paper_table: Annotated[
+        bool, typer.Option("--paper-table", help="The model's ratios as the paper prints them.")
+    ] = False,
+) -> None:
+    """Multiply-accumulates of a prefill: as the paper counts, exactly, and end to end."""
+    if paper_table:
+        _print_paper_table(model)
+        return
+    from prunevid_kernels.adapters.methods.registry import METHODS
+
+    shape = _shape(model)
+    given = TokenCounts(frames, visual, merged, kept, layer, text)
+    results = {}
+    for name in method or METHODS:
+        try:
+            results[name] = method_flops(name, shape, given)
+        except ValueError as error:
+            fail(str(error))
+    _print_results(model, shape, results)
+
+
+def method_flops(
+    name: str, shape: ModelShape, given: TokenCounts
+) -> tuple[PromptCounts, SampleFlops]:
+    """What a method costs with these counts.
+
+    Raises:
+        ValueError: an unknown method; counts that are negative, or grow on the way.
+    """
+    from ..cost.flops.methods import prompt_flops
+
+    counts = prompt_counts(name, shape, given)
+    return counts, prompt_flops(counts, shape)
+
+
+def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCounts:
+    """Counts of one prompt, with what is published where nothing is given.
+
+    Raises:
+        ValueError: see :func:`method_flops`.
+    """
+    from prunevid_kernels.adapters.methods.registry import METHODS
+
+    from ..cost.flops.methods import PromptCounts
+
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; known methods: {', '.join(METHODS)}")
+    for option, value in asdict(given).items():
+        least = 1 if option in ("frames", "visual") else 0
+        if value is not None and value < least:
+            raise ValueError(f"--{option} must be an integer >= {least}, got {value}")
+    num_layers = shape.decoder.num_layers
+    frames = shape.frames if given.frames is None else given.frames
+    before = frames * shape.tokens_per_frame if given.visual is None else given.visual
+    text = (25 if shape.family == "st_llm" else 12) if given.text is None else given.text
+
+    is_merging = name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge")
+    is_selecting = name in ("prunevid", "select_only", "random_drop", "drop_all", "fastv")
+    kept_share = _PRUNEVID_KEPT[shape.family]  # 0.4 of the merged tokens
+    merged: float = before
+    if is_merging:
+        share = _PRUMERGE_KEPT[shape.family] if name == "prumerge" else kept_share / 0.4
+        merged = before * share if given.merged is None else given.merged
+    kept = merged
+    if is_selecting and name != "drop_all":
+        kept = merged * (0.3 if name == "fastv" else 0.4) if given.kept is None else given.kept
+    elif is_selecting:
+        kept = 0
+    if not before >= merged >= kept:
+        raise ValueError(
+            f"{name}: counts must not grow: {before} visual, {merged:g} merged, {kept:g} kept"
+        )
+    layer = None
+    if is_selecting:
+        layer = (1 if name == "fastv" else 10) if given.layer is None else given.layer
+        if layer >= num_layers:
+            raise ValueError(f"--layer must be less than the {num_layers} layers, got {layer}")
+    full = num_layers if layer is None else layer + 1
+    per_layer = [merged] * full + [kept] * (num_layers - full)
+    cached = kept + text
+    if name == "fastv":
+        cached = sum(per_layer) / num_layers + text
+    elif name == "look_m":
+        cached = 0.2 * (before + text)
+    return PromptCounts(name, frames, before, per_layer, layer, text, cached)
+
+
+def _shape(model: str) -> ModelShape:
+    from ..cost.flops.shapes import MODELS, read_shape
+
+    if model in MODELS:
+        return MODELS[model]
+    if not Path(model).is_dir():
+        fail(f"--model must be one of {', '.join(MODELS)}, or a checkpoint folder, got {model!r}")
+    from prunevid_kernels.adapters.checkpoint.files import CheckpointError
+
+    try:
+        return read_shape(Path(model))
+    except (CheckpointError, ValueError) as error:
+        fail(f"--model: {error}")
+
+
+def _print_results(
+    model: str, shape: ModelShape, results: dict[str, tuple[PromptCounts, SampleFlops]]
+) -> None:
+    first = next(iter(results.values()))[0]
+    print(
+        f"{model}: {first.before:g} visual and {first.other:g} other tokens, "
+        f"{shape.decoder.num_layers} layers; multiply-accumulates of the prefill (T = 10^12)\n"
+    )
+    print(f"{'':12} {'':>8} {'':>8} {'paper':>16} {'exact':>16} {'end to end':>16}")
+    print(f"{'method':12} {'first':>8} {'last':>8} " + f"{'T':>9} {'ratio':>6} " * 3)
+    for name, (counts, flops) in results.items():
+        cells = "".join(
+            f"{getattr(flops.method, form) / 1e12:9.4g} {flops.ratio(form):6.3f} "
+            for form in ("paper", "exact", "end_to_end")
+        )
+        print(f"{name:12} {counts.per_layer[0]:8.0f} {counts.per_layer[-1]:8.0f} {cells}".rstrip())
+    print("\nfirst, last: visual tokens that the first and the last layer run on.")
+    rows = {
+        name: {"visual_tokens_per_layer": list(counts.per_layer), "flops": flops.as_dict()}
+        for name, (counts, flops) in results.items()
+    }
+    print(json.dumps({"model": model, "other_tokens": first.other, "methods": rows}))
+
+
+def _print_paper_table(model: str) -> None:
+    from ..cost.flops.paper import PUBLISHED, TEXT_TOKENS, note
+    from ..cost.flops.shapes import MODELS
+
+    if model not in MODELS:
+        fail(f"--paper-table needs a published model: {', '.join(MODELS)}, got {model!r}")
+    rows = [row for row in PUBLISHED if row.model == model]
+    if rows:
+        print(f"{model}, {TEXT_TOKENS[model]} text tokens, the paper's formula\n")
+        print(f"{'method':16} {'layers':>7} {'first':>7} {'then':>7} {'paper':>7} {'ours':>7}")
+    for row in rows:
+        print(
+            f"{row.method:16} {row.full_layers:7} {row.first:7.1%} {row.then:7.1%} "
+            f"{row.published:>7} {row.ours():7.3f}{'' if row.is_reproduced() else '  differs'}"
+        )
+    print()
+    others = [name for name in ("pllava-7b", "st-llm", "llava-onevision-7b") if name != model]
+    for name in (model, *others):
+        print(note(name))
+    print(
+        json.dumps(
+            {
+                "model": model,
+                "rows": [
+                    {**asdict(row), "ours": row.ours(), "is_reproduced": row.is_reproduced()}
+                    for row in rows
+                ],
+            }
+        )
+    )

@@ -1,0 +1,46 @@
+"""``prunevid report``: runs and latency files in, the paper's table and its pictures out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..support.terminal import fail
+
+
+def report_command(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run folders of prunevid eval, folders that hold some, latency.json files or their"
+            " folders, files of on_gpu."
+        ),
+    ],
+    extractor: Annotated[
+        str, typer.Option(help="How answers are read: strict, or released as published.")
+    ] = "strict",
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("prunevid-paper"),
+) -> None:
+    """Put runs together: the paper's table with published numbers beside, intervals, plots."""
+    # Imported here and not above: matplotlib and scipy take seconds, and --help should not.
+    from ..accuracy.extract import EXTRACTORS
+    from ..accuracy.run_log import RunLogError
+    from ..report.page import markdown, write_paper_report
+    from ..report.table import ReportError, build_table
+
+    if extractor not in EXTRACTORS:
+        fail(f"--extractor must be one of {', '.join(EXTRACTORS)}, got {extractor!r}")
+    if out.exists() and not out.is_dir():
+        fail(f"--out: {out} is not a folder")
+    try:
+        table = build_table(runs, extractor)
+        files = write_paper_report(table, out)
+    except (ReportError, RunLogError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or out}: {error.strerror or error}")
+    print(markdown(table))
+    print(json.dumps({"report": str(files[0]), "files": [str(file) for file in files]}))

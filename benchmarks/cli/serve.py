@@ -1,0 +1,93 @@
+"""``prunevid bench serve``: arguments in, exit codes and streams out; serve.py does the work."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..support.terminal import fail
+
+
+def serve_command(
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint folder.  [default: a tiny one with random weights]"),
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="mp4 file.  [default: the sample clip]")
+    ] = None,
+    retain: Annotated[float, typer.Option(help="Share of the visual tokens to keep.")] = 0.2,
+    concurrency: Annotated[
+        list[int] | None,
+        typer.Option(help="Requests under way; may be repeated.  [default: 1 2 4 8 16 32]"),
+    ] = None,
+    waves: Annotated[int, typer.Option(help="Requests of a level for each one under way.")] = 4,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of every answer.")] = 16,
+    unpruned_url: Annotated[
+        str | None, typer.Option(help="Running server to measure, up to /v1; with --pruned-url.")
+    ] = None,
+    pruned_url: Annotated[
+        str | None,
+        typer.Option(help="The same model pruned, started with --trust-request-mm-kwargs."),
+    ] = None,
+    server_options: Annotated[
+        str, typer.Option(help="Further options of the servers, as on a command line.")
+    ] = "",
+    start_limit_s: Annotated[
+        float, typer.Option(help="Seconds that a server may take to come up.")
+    ] = 600.0,
+    out: Annotated[Path, typer.Option(help="Folder for table, JSON and server logs.")] = Path(
+        "serve-benchmark"
+    ),
+) -> None:
+    """Requests/s and time to the first token of a vLLM server, with and without pruning.
+
+    Needs vLLM where it starts the servers itself. Without a GPU it shows that everything works.
+    """
+    if unpruned_url is None and find_spec("vllm") is None:
+        fail("vllm is not installed: pip install 'prunevid-kernels[vllm]', or give both URLs")
+    from ..cost.serve.bench import CPU_FIGURES, ServeCheckError, ServeRequest, bench_serve
+    from ..cost.serve.client import RequestError
+    from ..cost.serve.server import ServerError
+    from ..embedded.sample_clip import SAMPLE_CLIP
+
+    with ExitStack() as stack:
+        if model is None and unpruned_url is None:
+            from ..cost.serve.models import write_llava_onevision
+
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            model = Path(folder) / "tiny-random-llava-onevision"
+            write_llava_onevision(model)
+        try:
+            request = ServeRequest(
+                model=model or Path(),
+                video=video or SAMPLE_CLIP,
+                retain=retain,
+                concurrency=tuple(concurrency or (1, 2, 4, 8, 16, 32)),
+                waves=waves,
+                max_tokens=max_tokens,
+                unpruned_url=unpruned_url,
+                pruned_url=pruned_url,
+                server_options=tuple(shlex.split(server_options)),
+                start_limit_s=start_limit_s,
+            )
+            results = bench_serve(
+                request, out=out, progress=lambda line: print(line, file=sys.stderr)
+            )
+        except (ValueError, ServerError, RequestError, ServeCheckError) as error:
+            fail(str(error))
+        except OSError as error:
+            fail(f"{error.filename or out}: {error.strerror or error}")
+    print((out / "serve.md").read_text(encoding="utf-8"))
+    if results["note"] == CPU_FIGURES:
+        print(CPU_FIGURES, file=sys.stderr)
+    keys = ("kind", "device", "environment")
+    print(json.dumps({"results": str(out / "serve.json")} | {key: results[key] for key in keys}))

@@ -1,0 +1,1 @@
+"""FLOPs of a prompt, counted from token numbers and shapes."""

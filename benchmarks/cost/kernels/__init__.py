@@ -1,0 +1,1 @@
+"""The kernels: inputs, comparisons, correctness at near-ties, tuning."""

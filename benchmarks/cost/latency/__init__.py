@@ -1,0 +1,1 @@
+"""End-to-end latency of one model, unpruned and under each method."""

@@ -1,0 +1,1 @@
+"""Throughput and waiting time of a vLLM server, with and without pruning."""

@@ -1,0 +1,1 @@
+"""The embedded model and the clips that come with the package."""

@@ -1,0 +1,282 @@
+"""A report's files: Markdown, one self-contained HTML page, two pictures, and the same as JSON.
+
+The page is one file like that of ``prunevid run``: style inline, pictures as data URIs, nothing
+fetched. Everything is made in memory before the first file is written.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from prunevid_kernels import __version__
+
+from ..cost.latency import tables as latency_tables
+from ..datasets.registry import BENCHMARKS
+from .notes import device_name
+from .plots import accuracy_plot, time_plot
+from .published import FULL_SET
+from .summary import SCALE
+from .table import Column, Line, Table
+
+HTML_NAME = "report.html"
+MARKDOWN_NAME = "report.md"
+JSON_NAME = "report.json"
+FULL_SET_LEGEND = (
+    "EgoSchema's organisers keep most answers, and score the full set from a submission"
+    " (prunevid eval egoschema --export)."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One score, ready to print; ``score`` is None where nothing was measured."""
+
+    score: str | None
+    interval: str | None
+    count: str
+    published: str | None
+
+
+@dataclass(frozen=True)
+class PairedLine:
+    """One comparison with the dense model, ready to print."""
+
+    model: str
+    label: str
+    benchmark: str
+    difference: str
+    interval: str
+    p_value: str
+    shared: str
+
+
+def write_paper_report(table: Table, folder: Path) -> list[Path]:
+    """Write the files into ``folder``, made if missing.
+
+    Returns:
+        Their paths, the page first.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    accuracy, time = accuracy_plot(table), time_plot(table.latency)
+    files = {
+        HTML_NAME: _html(table, accuracy, time).encode(),
+        MARKDOWN_NAME: markdown(table).encode(),
+        JSON_NAME: (json.dumps(asdict(table), indent=1) + "\n").encode(),
+    }
+    pictures = {"accuracy.png": accuracy, "time.png": time}
+    files |= {name: content for name, content in pictures.items() if content is not None}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in files]
+
+
+def cell(line: Line, column: Column) -> Cell:
+    """What stands where a line and a column meet."""
+    digits = 1 if SCALE[BENCHMARKS[column.benchmark].scoring] == 100 else 2
+    value = line.published_score(column)
+    published = None if value is None else f"{value:.{digits}f}"
+    entry = line.entries.get(column.benchmark)
+    if entry is None or entry.row.score is None:
+        return Cell(None, None, "0", published)
+    if column.part is not None:
+        task = entry.row.tasks.get(column.part)
+        if task is None:
+            return Cell(None, None, "0", published)
+        return Cell(f"{task.score:.{digits}f}", None, f"{task.count:,}", published)
+    interval = None
+    if entry.row.interval is not None:
+        interval = " to ".join(f"{value:.{digits}f}" for value in entry.row.interval)
+    score = f"{entry.row.score:.{digits}f}"
+    return Cell(score, interval, f"{entry.row.questions:,}", published)
+
+
+def paired_lines(table: Table) -> list[PairedLine]:
+    """Every method beside the dense run of its model."""
+    found = []
+    for line in table.lines:
+        for name, entry in line.entries.items():
+            if entry.against_dense is not None:
+                compared = entry.against_dense
+                low, high = compared.interval
+                p_value = "–" if compared.p_value is None else f"{compared.p_value:.3g}"
+                found.append(
+                    PairedLine(
+                        model=line.model,
+                        label=line.label,
+                        benchmark=BENCHMARKS[name].title,
+                        difference=f"{compared.difference:+.2f}",
+                        interval=f"{low:+.2f} to {high:+.2f}",
+                        p_value=p_value,
+                        shared=f"{entry.shared:,}",
+                    )
+                )
+    return found
+
+
+def summary(table: Table) -> str:
+    """The report in one sentence."""
+    runs = sum(len(line.entries) for line in table.lines)
+    shapes = len(table.latency)
+    parts = [f"{runs} evaluation run{'s' * (runs != 1)}"] if runs else []
+    parts += [f"{shapes} latency measurement{'s' * (shapes != 1)}"] if shapes else []
+    models = dict.fromkeys(
+        [line.model for line in table.lines] + [str(row["model"]) for row in table.latency]
+    )
+    return f"{' and '.join(parts)} of {', '.join(models)}."
+
+
+# ------------------------------------------------------------------------------------------------
+# Markdown
+# ------------------------------------------------------------------------------------------------
+
+
+def markdown(table: Table) -> str:
+    """The report as Markdown."""
+    parts = [f"# PruneVid: measured beside published\n\n{summary(table)}\n"]
+    if table.notes:
+        parts.append(
+            "\n".join(["## Before you believe a number\n", *map(_item, table.notes)]) + "\n"
+        )
+    if table.lines:
+        parts.append("## Scores\n\n" + _scores(table))
+    if paired := paired_lines(table):
+        parts.append("## Against the dense model\n\n" + _paired(paired))
+    if table.latency:
+        parts.append("## Where the time goes\n\n" + latency_tables.markdown(table.latency))
+    stamps = [f"{environment_line(item)}\n" for item in table.environments]
+    parts.append("## Made with\n\n" + "\n".join(stamps))
+    return "\n".join(parts)
+
+
+def _item(note: str) -> str:
+    return f"- {note}"
+
+
+def _scores(table: Table) -> str:
+    titles = ["Model", "Method", "Retained", "Cache", "FLOPs"]
+    titles += [column.title for column in table.columns]
+    rows = []
+    for line in table.lines:
+        paper = line.published
+        rows.append(
+            [
+                line.model,
+                line.label,
+                _beside(_percent(line.retained), _percent(paper.retained) if paper else None),
+                _percent(line.cached_ratio),
+                _beside(_ratio(line.flops_ratio), _ratio(paper.flops_ratio) if paper else None),
+                *(_in_words(cell(line, column)) for column in table.columns),
+            ]
+        )
+    legend = "Each cell: measured [95% interval] of so many answers / published, with own options."
+    if Column("egoschema", FULL_SET) in table.columns:
+        legend += f" {FULL_SET_LEGEND}"
+    return f"{_table(titles, rows)}\n{legend}\n"
+
+
+def _paired(lines: Sequence[PairedLine]) -> str:
+    titles = [
+        "Model",
+        "Method",
+        "Benchmark",
+        "Difference",
+        "95% interval",
+        "McNemar p",
+        "Questions",
+    ]
+    return _table(titles, [list(asdict(line).values()) for line in lines])
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    escaped = [[text.replace("|", "\\|") for text in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+
+
+def _in_words(item: Cell) -> str:
+    measured = "–"
+    if item.score is not None:
+        interval = f" [{item.interval}]" if item.interval else ""
+        measured = f"{item.score}{interval} of {item.count}"
+    return _beside(measured, item.published)
+
+
+def _beside(measured: str, published: str | None) -> str:
+    return measured if published is None else f"{measured} / {published}"
+
+
+# ------------------------------------------------------------------------------------------------
+# The page
+# ------------------------------------------------------------------------------------------------
+
+
+def _html(table: Table, accuracy: bytes | None, time: bytes | None) -> str:
+    # Everything that came from the user (names of models and folders, errors) is escaped.
+    environment = Environment(
+        loader=PackageLoader("prunevid_kernels.benchmarks.support"),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "ratio": _ratio,
+        "cell": cell,
+        "environment": environment_line,
+        "method_name": latency_tables.method_name,
+        "token_share": _token_share,
+    }
+    shapes = [
+        list(rows)
+        for _, rows in groupby(table.latency, key=lambda r: (r["model"], r["frames"], r["batch"]))
+    ]
+    benchmarks = {column.benchmark for column in table.columns}
+    return environment.get_template("paper_report.html.j2").render(
+        table=table,
+        summary=summary(table),
+        full_set=FULL_SET_LEGEND if Column("egoschema", FULL_SET) in table.columns else None,
+        choice=any(BENCHMARKS[name].scoring == "choice" for name in benchmarks),
+        paired=paired_lines(table),
+        shapes=shapes,
+        accuracy_uri=_data_uri(accuracy),
+        time_uri=_data_uri(time),
+        version=__version__,
+    )
+
+
+def environment_line(environment: Mapping[str, Any]) -> str:
+    """Device, versions, commit and date."""
+    packages = environment.get("packages", {})
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
+    commit = str(environment.get("commit") or "unknown")[:10]
+    changed = " with uncommitted changes" if environment.get("has_uncommitted_changes") else ""
+    date = str(environment.get("date", "unknown date"))[:10]
+    return f"{device_name(environment)}; {versions}; commit {commit}{changed}; {date}."
+
+
+def _data_uri(png: bytes | None) -> str | None:
+    if png is None:
+        return None
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}x"
+
+
+def _token_share(row: Mapping[str, Any], key: str) -> float:
+    return float(sum(row[key]) / len(row[key]) / row["visual_tokens"])

@@ -1,0 +1,162 @@
+"""Write the measured numbers into the README, from the results files and from nowhere else.
+
+    python -m prunevid_kernels.benchmarks.report.readme_tables
+
+The newest measured run of each GPU under ``benchmarks/results/`` becomes a table between two
+markers in README.md, and the report of ``prunevid report`` in ``synthetic/`` below it, on what the
+methods make of the embedded model, becomes one between two others. A test holds that the README is
+what this command would write.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from prunevid_kernels.adapters.methods.registry import METHODS
+
+from ..support.environment import ROOT
+
+BEGIN = "<!-- {name}: written by prunevid_kernels.benchmarks.report.readme_tables -->"
+END = "<!-- end of {name} -->"
+REPORT = Path("synthetic") / "report.json"
+NOTHING = "No GPU run has been committed yet, so there is no timing to show.\n"
+
+Result = dict[str, Any]
+
+
+def measured_results(folder: Path) -> list[Result]:
+    """The newest measured ``on_gpu`` run of each GPU, by the GPU's name."""
+    newest: dict[str, Result] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        if result["kind"] != "on_gpu" or not result["is_measured"]:
+            continue
+        name = result["environment"]["gpu"]["name"]
+        date = result["environment"]["date"]
+        if name not in newest or newest[name]["environment"]["date"] < date:
+            newest[name] = result
+    return [newest[name] for name in sorted(newest)]
+
+
+def tables(results: Iterable[Result]) -> str:
+    """Markdown: for each run its environment, correctness, kernel timings, and end to end."""
+    return "\n".join(_run(result) for result in results) or NOTHING
+
+
+def _run(result: Result) -> str:
+    environment, sections = result["environment"], result["sections"]
+    packages = environment["packages"]
+    commit = environment["commit"] or "unknown"
+    lines = [
+        f"**{environment['gpu']['name']}**, {environment['date'][:10]}, commit `{commit[:10]}`, "
+        f"torch {packages['torch']}, Triton {packages['triton']}. "
+        + " ".join(f"{name.replace('_', ' ')}: {s['status']}." for name, s in sections.items()),
+        "",
+        "| stage | case | variant | ms (p10 - p90) | x floor | speedup |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for row in sections.get("kernels", {}).get("rows", []):
+        if row["status"] == "ok":
+            time_ms = _quantiles(row["replay_ms"] or row["latency_ms"], digits=4)
+            ratios = " | ".join(_ratio(row[key]) for key in ("over_floor", "speedup"))
+            what = f"{row['benchmark']} | {row['case']['name']} | {row['variant']}"
+            lines.append(f"| {what} | {time_ms} | {ratios} |")
+    end_to_end = [
+        row for row in sections.get("end_to_end", {}).get("rows", []) if row["status"] == "ok"
+    ]
+    if end_to_end:
+        lines += [
+            "",
+            "| model, random weights | frames | batch | method | first token, ms (p10 - p90)"
+            " | speedup | ms/token |",
+            "|---|---:|---:|---|---:|---:|---:|",
+        ]
+    for row in end_to_end:
+        cells = [
+            f"{row['model']}, {row['dtype']}, {row['attention']}",
+            str(row["frames"]),
+            str(row["batch"]),
+            row["method"],
+            _quantiles(row["first_token_ms"], digits=2),
+            _ratio(row["speedup"]),
+            f"{row['ms_per_token']['median']:.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def accuracy_table(folder: Path) -> str:
+    """Markdown: every method's answers to generated questions, from the report of its runs."""
+    report = json.loads((folder / REPORT).read_text())
+    (environment,) = report["environments"]
+    order = list(METHODS)
+    found = sorted(report["lines"], key=lambda line: order.index(line["method"]))
+    rows = [(line, line["entries"]["synthetic"]) for line in found]
+    (questions,) = {entry["row"]["questions"] for _, entry in rows}
+    lines = [
+        f"{questions:,} questions, {environment['date'][:10]}, commit "
+        f"`{environment['commit'][:10]}`, torch {environment['packages']['torch']}.",
+        "",
+        "| method | FLOPs | tokens kept | right answers, % (95% interval) | beside `full` |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for line, entry in rows:
+        row, compared = entry["row"], entry["against_dense"]
+        options = "".join(f", {key} {value}" for key, value in line["options"].items())
+        low, high = row["interval"]
+        cells = [
+            f"{line['method']}{options}",
+            f"{row['flops_ratio']['paper']:.2f}",
+            f"{row['retained']:.1%}",
+            f"{row['score']:.1f} ({low:.1f} - {high:.1f})",
+            "-" if compared is None else _difference(compared),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(compared: dict[str, Any]) -> str:
+    low, high = compared["interval"]
+    return f"{compared['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _quantiles(value: dict[str, float], digits: int) -> str:
+    median, p10, p90 = (f"{value[key]:.{digits}f}" for key in ("median", "p10", "p90"))
+    return f"{median} ({p10} - {p90})"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def replaced(readme: str, name: str, block: str) -> str:
+    """``readme`` with ``block`` between the markers of ``name``.
+
+    Raises:
+        ValueError: the markers are missing or in the wrong order.
+    """
+    first, last = BEGIN.format(name=name), END.format(name=name)
+    begin, end = readme.find(first), readme.find(last)
+    if begin < 0 or end < begin:
+        raise ValueError(f"the README must hold the lines {first!r} and {last!r}, in this order")
+    return readme[: begin + len(first)] + "\n\n" + block + "\n" + readme[end:]
+
+
+def updated(readme: str, results: Path) -> str:
+    """``readme`` with the tables of the results folder."""
+    readme = replaced(readme, "measurements", tables(measured_results(results)))
+    return replaced(readme, "accuracy", accuracy_table(results))
+
+
+def main(root: Path = ROOT) -> int:
+    path = root / "README.md"
+    path.write_text(updated(path.read_text(), root / "benchmarks" / "results"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""Runs of ``prunevid eval`` and latency files put together: the paper's table, and what to doubt.
+
+A line is a model with one method and its options; a cell is what that scored on a benchmark, with
+its interval, how many questions that is of, and the published number of the same family and method.
+Against the dense run of the same model every method is compared question by question. What would
+mislead a reader does not stop the report but stands in its notes: runs that are not finished, that
+asked different questions, or that were made by different versions. What cannot be right is an
+error: a damaged file, or one cell measured twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ..accuracy.run_log import SETTINGS, Run, RunLogError, read_run
+from ..datasets.registry import BENCHMARKS
+from ..datasets.vcgbench import DIMENSIONS
+from .notes import distinct, latency_notes, run_notes
+from .published import FULL_SET, PublishedRow, published_row, published_rows
+from .summary import Comparison, Row, compare, method_label, paired_values, summarise
+
+DENSE = "full"
+LATENCY_FILE = "latency.json"
+CELL_KEYS = ("benchmark", "model", "method", "options")
+SETTING_KEYS = (*CELL_KEYS, "family", "questions")
+LATENCY_KEYS = {"model", "method", "frames", "batch", "status", "stages", "first_token_ms"}
+
+
+class ReportError(ValueError):
+    """Runs that make no report; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of scores: a benchmark, or a part of it.
+
+    Attributes:
+        part: a judged dimension, or EgoSchema's full set, which can be published but not measured:
+            its answers are the organisers'. None: what the benchmark scores.
+    """
+
+    benchmark: str
+    part: str | None = None
+
+    @property
+    def title(self) -> str:
+        benchmark = BENCHMARKS[self.benchmark]
+        if self.part == FULL_SET:
+            return f"EgoSchema ({FULL_SET})"
+        if benchmark.scoring != "judge":
+            return benchmark.title
+        return f"{benchmark.title}, {self.part or 'mean'}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run in the table.
+
+    Attributes:
+        row: its scores.
+        against_dense: how it differs from the dense run of its model; None without one.
+        shared: scored questions that both answered.
+    """
+
+    row: Row
+    against_dense: Comparison | None = None
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A model with one method.
+
+    Attributes:
+        entries: by benchmark; empty for a method that was published but not run.
+        retained, flops_ratio: over all questions of all benchmarks; None where nothing ran.
+        cached_ratio: what the caches hold, as a share of the unpruned; mean over questions.
+        published: the paper's row; None for a model that is not the paper's.
+    """
+
+    model: str
+    family: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    retained: float | None = None
+    flops_ratio: float | None = None
+    cached_ratio: float | None = None
+    published: PublishedRow | None = None
+
+    @property
+    def label(self) -> str:
+        return method_label(self.method, self.options)
+
+    def published_score(self, column: Column) -> float | None:
+        if self.published is None:
+            return None
+        return self.published.score(column.benchmark, column.part)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Everything that the report shows.
+
+    Attributes:
+        latency: rows of latency files, in the order given.
+        notes: what a reader has to know before believing a number, a sentence each.
+        environments: what the numbers were made with, each once.
+    """
+
+    columns: list[Column]
+    lines: list[Line]
+    latency: list[dict[str, Any]]
+    notes: list[str]
+    environments: list[dict[str, Any]]
+    extractor: str
+
+
+def build_table(paths: Sequence[Path], extractor: str) -> Table:
+    """Read everything and put it together.
+
+    Args:
+        paths: run folders, folders of run folders, latency files or their folders.
+        extractor: how answers to multiple-choice questions are read.
+
+    Raises:
+        ReportError: nothing there, something that is no result, one cell measured twice.
+        RunLogError: a damaged run folder.
+    """
+    runs: list[Run] = []
+    latency: list[dict[str, Any]] = []
+    for path in paths:
+        for found in _results(path):
+            if isinstance(found, Run):
+                runs.append(found)
+            else:
+                latency.append(found)
+    _require_distinct(runs)
+    lines = _lines(runs, extractor)
+    names = [name for name in BENCHMARKS if any(name in line.entries for line in lines)]
+    rows = [row for content in latency for row in content["rows"]]
+    environments = [content["environment"] for content in latency]
+    return Table(
+        columns=[column for name in names for column in _columns(name)],
+        lines=lines,
+        latency=rows,
+        notes=[*run_notes(runs), *_unpaired(lines), *latency_notes(rows)],
+        environments=distinct([run.environment for run in runs] + environments),
+        extractor=extractor,
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# Reading
+# ------------------------------------------------------------------------------------------------
+
+
+def _results(path: Path) -> Iterator[Run | dict[str, Any]]:
+    """The runs and latency files that a path stands for."""
+    if path.is_file():
+        yield read_latency(path)
+    elif (path / SETTINGS).is_file():
+        yield read_run(path)
+    elif (path / LATENCY_FILE).is_file():
+        yield read_latency(path / LATENCY_FILE)
+    elif path.is_dir():
+        folders = sorted(file.parent for file in path.glob(f"*/{SETTINGS}"))
+        if not folders:
+            raise ReportError(f"{path}: neither a run, nor runs, nor {LATENCY_FILE} in it")
+        yield from map(read_run, folders)
+    else:
+        raise ReportError(f"{path}: no such file or folder")
+
+
+def read_latency(path: Path) -> dict[str, Any]:
+    """``environment`` and ``rows`` of a file of ``prunevid bench latency`` or ``on_gpu``.
+
+    Raises:
+        ReportError: the file is something else, or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["kind"] == "on_gpu":
+            content = {**content, **content["sections"]["end_to_end"], "kind": "latency"}
+        if content["kind"] != "latency":
+            raise ReportError(f"{path}: holds {content['kind']!r}, not latency")
+        rows = [dict(row) for row in content["rows"]]
+        for row in rows:
+            if missing := LATENCY_KEYS - row.keys():
+                raise ReportError(f"{path}: a row without {', '.join(sorted(missing))}")
+        return {"environment": dict(content["environment"]), "rows": rows}
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ReportError(f"{path}: not a file of prunevid bench latency") from error
+
+
+def _require_distinct(runs: Sequence[Run]) -> None:
+    seen: dict[str, Path] = {}
+    for run in runs:
+        settings = run.settings
+        for key in SETTING_KEYS:
+            if key not in settings:
+                raise RunLogError(f"{run.folder}: the settings have no {key!r}")
+        cell = json.dumps([settings[key] for key in CELL_KEYS], sort_keys=True)
+        if settings["benchmark"] not in BENCHMARKS:
+            raise RunLogError(f"{run.folder}: unknown benchmark {settings['benchmark']!r}")
+        if cell in seen:
+            raise ReportError(
+                f"{seen[cell]} and {run.folder} are the same model, method and benchmark;"
+                " leave one out"
+            )
+        seen[cell] = run.folder
+
+
+# ------------------------------------------------------------------------------------------------
+# Lines
+# ------------------------------------------------------------------------------------------------
+
+
+def _columns(benchmark: str) -> list[Column]:
+    if benchmark == "egoschema":
+        return [Column(benchmark), Column(benchmark, FULL_SET)]
+    if BENCHMARKS[benchmark].scoring != "judge":
+        return [Column(benchmark)]
+    return [*(Column(benchmark, name) for name in DIMENSIONS), Column(benchmark)]
+
+
+def _lines(runs: Sequence[Run], extractor: str) -> list[Line]:
+    """Models in the order given; of each the dense line first, then what was run, then what was
+    only published."""
+    groups: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        label = method_label(run.settings["method"], run.settings["options"])
+        groups.setdefault(run.settings["model"], {}).setdefault(label, []).append(run)
+    lines = []
+    for by_label in groups.values():
+        of_model = [run for group in by_label.values() for run in group]
+        found = [_line(group, of_model, extractor) for group in by_label.values()]
+        lines += sorted(found, key=lambda line: line.method != DENSE)
+        lines += _only_published(found)
+    return lines
+
+
+def _line(group: Sequence[Run], of_model: Sequence[Run], extractor: str) -> Line:
+    settings = group[0].settings
+    records = [record for run in group for record in run.answered]
+    before = sum(record.tokens_before for record in records)
+    dense = sum(record.flops["paper"]["dense"] for record in records if record.flops)
+    method = sum(record.flops["paper"]["method"] for record in records if record.flops)
+    return Line(
+        model=settings["model"],
+        family=settings["family"],
+        method=settings["method"],
+        options=settings["options"],
+        entries={run.settings["benchmark"]: _entry(run, of_model, extractor) for run in group},
+        retained=sum(record.tokens_kept for record in records) / before if before else None,
+        flops_ratio=method / dense if dense else None,
+        cached_ratio=fmean(record.cached_ratio for record in records) if records else None,
+        published=published_row(settings),
+    )
+
+
+def _entry(run: Run, of_model: Sequence[Run], extractor: str) -> Entry:
+    row = summarise(run, extractor)
+    if run.settings["method"] == DENSE:
+        return Entry(row)
+    for other in of_model:
+        settings = other.settings
+        if settings["method"] == DENSE and settings["benchmark"] == run.settings["benchmark"]:
+            ours, theirs = paired_values(other, extractor), paired_values(run, extractor)
+            shared = sum(len(ours[task].keys() & theirs.get(task, {}).keys()) for task in ours)
+            return Entry(row, compare(other, run, extractor), shared)
+    return Entry(row)
+
+
+def _only_published(found: Sequence[Line]) -> list[Line]:
+    """Lines of the paper's other methods for the model of these lines."""
+    first, measured = found[0], {line.method for line in found}
+    if not any(line.published for line in found):
+        return []
+    return [
+        Line(first.model, family, method, published=row)
+        for (family, method), row in published_rows().items()
+        if family == first.family and method not in measured
+    ]
+
+
+def _unpaired(lines: Sequence[Line]) -> list[str]:
+    return [
+        f"{line.model}, {line.label} on {name}: no scored questions in common with a run of the"
+        " dense model, so no paired comparison."
+        for line in lines
+        for name, entry in line.entries.items()
+        if line.method != DENSE and entry.against_dense is None
+    ]

@@ -1,0 +1,1 @@
+"""One video, one question: the run, its page and its drawings."""

@@ -1,0 +1,328 @@
+"""One video, one question: pruned and unpruned, with everything needed to look at what happened.
+
+The pruned run and the dense run see the same inputs after one warm-up; the dense one goes last,
+so that whatever still warms up works against pruning and not for it. Times are single runs, meant
+to show where time goes; ``prunevid bench`` is for measuring.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from prunevid_kernels import PruneVidConfig, __version__
+from prunevid_kernels.adapters import PruneCall, prune
+from prunevid_kernels.adapters.families.video_model import VideoModel, load_video_model
+from prunevid_kernels.adapters.video.reader import Video, require_source
+
+from ..cost.flops.methods import sample_flops
+from ..cost.flops.shapes import shape_of
+from ..cost.latency.stages import StageClock
+from ..embedded import model as embedded_model
+from ..embedded.sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
+from .drawing import PrunedVideo
+
+STAGE_NAMES = {
+    "vision": "vision tower and projector",
+    "merge": "merge",
+    "prefill": "prompt through the decoder",
+    "scoring": "scoring",
+    "gather": "gather",
+    "first_token": "first word of the answer",
+}
+
+# Announces a stage of work for as long as the ``with`` block runs.
+Progress = Callable[[str], AbstractContextManager[None]]
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user asked for; None stands for the embedded default.
+
+    Attributes:
+        video: file or folder of frames.
+        question: needed with a video of one's own.
+        model: checkpoint folder.
+        lora_alpha: of a PLLaVA checkpoint whose LoRA is not merged.
+        frames: frames to sample.
+        config: ``key=value`` pairs and paths of JSON files, later ones win.
+        max_new_tokens: length of the answer.
+        device: a torch device; "auto" is CUDA where there is one.
+    """
+
+    video: Path | None = None
+    question: str | None = None
+    model: Path | None = None
+    lora_alpha: float | None = None
+    frames: int | None = None
+    config: tuple[str, ...] = ()
+    max_new_tokens: int = 16
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A request that turned out to be usable."""
+
+    video: Video
+    video_is_sample: bool
+    question: str
+    model: VideoModel
+    config: PruneVidConfig
+    max_new_tokens: int
+    read_seconds: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Visual tokens at each step, and what shares the prompt with them."""
+
+    frames: int
+    segments: int
+    visual_tokens: int
+    merged_tokens: int
+    kept_tokens: int
+    static_share: float  # of the visual tokens
+    other_tokens: int  # text, and the newline after the video
+    layer: int | None  # selection at the end of this decoder layer; None: no selection
+    num_layers: int
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Both answers, what pruning did, and what it cost.
+
+    ``seconds`` and ``dense_seconds`` map stages of the pruned and of the unpruned run to seconds.
+    """
+
+    inputs: Inputs
+    answer: str
+    dense_answer: str
+    counts: Counts
+    pruned_video: PrunedVideo
+    flops_ratio_paper: float
+    flops_ratio_exact: float
+    seconds: dict[str, float]
+    dense_seconds: dict[str, float]
+
+    def summary(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return {
+            "prunevid_kernels": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": _device_name(self.inputs.model.model.device),
+            "model": self.inputs.model.name,
+            "random_weights": self.inputs.model.is_random,
+            "video": str(self.inputs.video.source),
+            "question": self.inputs.question,
+            "answer": self.answer,
+            "dense_answer": self.dense_answer,
+            "config": asdict(self.inputs.config),
+            **asdict(self.counts),
+            "flops_ratio_paper": self.flops_ratio_paper,
+            "flops_ratio_exact": self.flops_ratio_exact,
+            "seconds": self.seconds,
+            "dense_seconds": self.dense_seconds,
+        }
+
+
+def prepare(request: RunRequest) -> Inputs:
+    """Check everything the user gave and load it, before anything is computed.
+
+    Raises:
+        InputError: no question, a bad number of frames or tokens, a bad config or device.
+        VideoError: a video that cannot be read.
+        ModelError: a checkpoint that cannot be loaded.
+    """
+    for name in ("frames", "max_new_tokens"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"{option} must be an integer >= 1, got {value}")
+    question = (request.question or "").strip()
+    if not question:
+        if request.video is not None or request.question is not None:
+            raise InputError("no question: say what to ask with --question TEXT")
+        question = embedded_model.SAMPLE_QUESTION if request.model is None else SAMPLE_QUESTION
+    values = parse_config(request.config)
+    if request.model is None:
+        values = {"layer": embedded_model.SELECTION_LAYER, **values}
+    try:
+        config = PruneVidConfig.from_mapping(values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--config: {error}") from error
+    device = resolve_device(request.device)
+
+    sample = embedded_model.SAMPLE_CLIP if request.model is None else SAMPLE_CLIP
+    source = require_source(request.video or sample)
+    if request.model is None:
+        model = embedded_model.load_embedded_model(device)
+    else:
+        model = load_video_model(request.model, device, lora_alpha=request.lora_alpha)
+    start = time.perf_counter()
+    video = model.read_video(source, request.frames)
+    read_seconds = time.perf_counter() - start
+    num_layers = model.model.config.text_config.num_hidden_layers
+    if config.select and config.layer >= num_layers:
+        raise InputError(
+            f"--config: layer {config.layer} does not exist, the decoder has layers 0 to"
+            f" {num_layers - 1}; choose one with --config layer=N"
+        )
+    return Inputs(
+        video=video,
+        video_is_sample=request.video is None,
+        question=question,
+        model=model,
+        config=config,
+        max_new_tokens=request.max_new_tokens,
+        read_seconds=read_seconds,
+    )
+
+
+def parse_config(items: tuple[str, ...]) -> dict[str, Any]:
+    """Config values from ``key=value`` pairs and JSON files; a later one replaces an earlier one.
+
+    Raises:
+        InputError: an item that is neither, an unreadable file, a file without a JSON object.
+    """
+    values: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if item.endswith(".json"):
+            values.update(_read_config_file(Path(item)))
+        elif equals and key:
+            try:
+                values[key.strip()] = json.loads(text)
+            except ValueError:
+                values[key.strip()] = text.strip()  # a bare word, such as score=rope
+        else:
+            raise InputError(f"--config must be key=value or a .json file, got {item!r}")
+    return values
+
+
+def run(inputs: Inputs, progress: Progress) -> RunResult:
+    """Answer the question pruned and unpruned.
+
+    Raises:
+        ModelError: the question or the chat template cannot make a prompt.
+    """
+    model = inputs.model
+    start = time.perf_counter()
+    encoded = model.encode(inputs.video.frames, inputs.question)
+    encode_seconds = time.perf_counter() - start
+    with progress("Warming up"), prune(model.model, inputs.config):
+        model.generate(encoded, max_new_tokens=1)
+    with progress("Answering, pruned"):
+        answer, seconds, call = _answer(model, encoded, inputs.max_new_tokens, inputs.config)
+    assert call is not None
+    record = call.videos[0]
+    with progress("Answering, unpruned (for comparison)"):
+        dense_answer, dense_seconds, _ = _answer(model, encoded, inputs.max_new_tokens, None)
+    shared = {"read frames": inputs.read_seconds, "resize frames": encode_seconds}
+
+    counts = Counts(
+        frames=record.layout.num_frames,
+        segments=record.layout.num_segments,
+        visual_tokens=record.tokens_before,
+        merged_tokens=record.tokens_merged,
+        kept_tokens=record.tokens_kept,
+        static_share=float(record.layout.static_mask().float().mean()),
+        other_tokens=call.other_tokens[0],
+        layer=call.layer,
+        num_layers=call.num_layers,
+    )
+    kept = np.zeros(counts.merged_tokens, dtype=bool)
+    kept[record.kept.cpu().numpy()] = True
+    flops = sample_flops(call, shape_of(model.model.config))
+    shown, chosen = model.shown_frames(inputs.video.frames)
+    times_s = inputs.video.timestamps_s
+    return RunResult(
+        inputs=inputs,
+        answer=answer,
+        dense_answer=dense_answer,
+        counts=counts,
+        pruned_video=PrunedVideo(
+            frames=shown,
+            indices=inputs.video.indices[chosen],
+            times_s=None if times_s is None else times_s[chosen],
+            grid=model.grid,
+            layout=record.layout,
+            kept=kept,
+            scores=None if record.scores is None else record.scores.float().cpu().numpy(),
+        ),
+        flops_ratio_paper=flops.ratio("paper"),
+        flops_ratio_exact=flops.ratio("exact"),
+        seconds=shared | seconds,
+        dense_seconds=shared | dense_seconds,
+    )
+
+
+def _read_config_file(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config: {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"--config: {path}: not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"--config: {path}: must hold a JSON object, got {type(values).__name__}")
+    return values
+
+
+def resolve_device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"--device: {name!r} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
+    return name
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+# ---- timing
+
+
+def _answer(
+    model: VideoModel,
+    encoded: dict[str, Tensor],
+    max_new_tokens: int,
+    config: PruneVidConfig | None,
+) -> tuple[str, dict[str, float], PruneCall | None]:
+    """The answer, the seconds of its stages and what was pruned; without a config, unpruned."""
+    clock = StageClock(model.model, model.model.device)
+    handle = nullcontext() if config is None else prune(model.model, config)
+    # The clock's hooks first, so that the decoder's times include what pruning does around it.
+    with clock.hooked(), handle as pruned:
+        clock.start()
+        answer = model.generate(encoded, max_new_tokens=max_new_tokens)
+        call = pruned.report.last if pruned else None
+        times = clock.stop(call)
+    stages = {
+        STAGE_NAMES[name]: ms / 1000
+        for name, ms in times.stages.items()
+        if call is not None or name not in ("merge", "scoring", "gather")
+    }
+    return answer, {**stages, "rest of the answer": times.decode_ms / 1000}, call

@@ -1,0 +1,1 @@
+"""What every command shares: environment stamp, terminal, options."""

@@ -1,0 +1,92 @@
+"""One checkpoint folder, one small clip and one finished run for all tests of the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from prunevid_kernels.benchmarks.cli import app
+from prunevid_kernels.benchmarks.embedded.tiny_model import save_tiny_model
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of the command left: exit code, streams, report folder."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    folder: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return json.loads(self.stdout.splitlines()[-1])
+
+    @property
+    def html(self) -> str:
+        return (self.folder / "report.html").read_text(encoding="utf-8")
+
+    @property
+    def error(self) -> str:
+        """The one line that bad input ends in."""
+        assert self.exit_code == 2, self.stderr
+        assert self.stdout == ""
+        (line,) = self.stderr.splitlines()
+        assert line.startswith("prunevid: error: ")
+        return line
+
+
+@pytest.fixture
+def prunevid(tmp_path: Path):
+    """Calls ``prunevid run`` in this process, with its report under ``tmp_path``."""
+
+    def call(*arguments: str | Path) -> Outcome:
+        folder = tmp_path / "out"
+        given = ["run", "--out", str(folder), *map(str, arguments)]
+        result = CliRunner().invoke(app, given)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Outcome(result.exit_code, result.stdout, result.stderr, folder)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """``prunevid run`` with nothing given, as a person types it, in a process of its own."""
+    folder = tmp_path_factory.mktemp("default") / "report"
+    command = [sys.executable, "-m", "prunevid_kernels.benchmarks.cli", "run", "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, timeout=300)
+    return Outcome(done.returncode, done.stdout, done.stderr, folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model as a checkpoint folder; tests that damage it work on a copy."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    save_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight frames, 96 x 64 pixels, a hard cut in the middle and a square that moves."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for index in range(8):
+            frame = np.full((64, 96, 3), (60, 140, 80) if index < 4 else (70, 60, 160), np.uint8)
+            frame[20:44, 10 * index : 10 * index + 24] = (230, 60, 40)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path

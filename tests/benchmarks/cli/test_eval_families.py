@@ -1,0 +1,121 @@
+"""``prunevid eval`` with PLLaVA and ST-LLM folders: every method, and how each family is asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import datas_tree as tree
+import pytest
+import tiny_folders
+import tiny_pllava
+from typer.testing import CliRunner
+
+from prunevid_kernels.adapters.methods.registry import METHODS
+from prunevid_kernels.benchmarks.accuracy.run_log import read_run
+from prunevid_kernels.benchmarks.cli import app
+from prunevid_kernels.benchmarks.report.published import published_rows
+
+pytestmark = pytest.mark.one_version
+
+
+@pytest.fixture(scope="module")
+def datas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tree.all_benchmarks(tmp_path_factory.mktemp("DATAS"))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    published = root / "published"
+    shutil.copytree(tiny_pllava.PUBLISHED, published)
+    tiny_folders.write_pllava_tokenizer(published, image_id=150, vocab_size=160)
+    return {
+        "pllava": tiny_folders.write_pllava(root / "a"),
+        "pllava-lora": published,
+        "st_llm": tiny_folders.write_st_llm(root / "b"),
+        "st_llm-residual": tiny_folders.write_st_llm(root / "c", residual_size=4),
+    }
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, datas: Path, folders: dict[str, Path]):
+    """The outcome of ``prunevid eval DATASET`` with one of the folders and short answers."""
+
+    def evaluate(dataset: str, folder: str, *arguments: str) -> Any:
+        given = ["eval", dataset, "--model", str(folders[folder]), "--data-root", str(datas)]
+        given += ["--out", str(tmp_path / "runs"), "--max-new-tokens", "2", *arguments]
+        return CliRunner().invoke(app, given)
+
+    return evaluate
+
+
+def record_of(outcome: Any) -> dict[str, Any]:
+    assert outcome.exit_code == 0, outcome.stderr
+    return json.loads(outcome.stdout.splitlines()[-1])
+
+
+def settings_of(record: dict[str, Any]) -> dict[str, Any]:
+    return read_run(Path(record["runs"][0])).settings
+
+
+@pytest.mark.parametrize("family", ["pllava", "st_llm"])
+def test_every_method_has_its_row(evaluate, family) -> None:
+    arguments = ("--method", ",".join(METHODS), "--limit", "1", "--config", "layer=1")
+    record = record_of(evaluate("egoschema", family, *arguments))
+    rows = {row["method"]: row for row in record["rows"]}
+    assert list(rows) == list(METHODS)
+    for name, row in rows.items():
+        published = published_rows().get((family, name))
+        assert row["published"] == (published and published.egoschema_subset)
+        assert (row["family"], row["questions"], row["skipped"]) == (family, 1, 0)
+        assert (row["retained"] == 1) == (name in ("full", "look_m")), name
+        assert (row["flops_ratio"]["paper"] == 1) == (name in ("full", "look_m")), name
+        assert (row["cached_ratio"] == 1) == (name == "full"), name
+    assert rows["random_drop"]["retained"] == rows["prunevid"]["retained"]
+    assert settings_of(record)["sampling"] == family
+    assert settings_of(record)["frames"] == 16
+
+
+def test_st_llm_takes_the_frames_of_pllava_on_mvbench(evaluate) -> None:
+    """Bounds and folders of frames included: every task has its question answered."""
+    record = record_of(evaluate("mvbench", "st_llm", "--frames", "4", "--config", "layer=1"))
+    (row,) = record["rows"]
+    assert (row["questions"], row["skipped"], len(row["tasks"])) == (20, 0, 20)
+    assert settings_of(record)["sampling"] == "pllava"
+
+
+def test_st_llm_answers_open_questions_with_beams_over_64_frames(evaluate) -> None:
+    arguments = ("--limit", "1", "--config", "layer=1")
+    record = record_of(evaluate("vcgbench", "st_llm-residual", *arguments))
+    settings = settings_of(record)
+    assert (settings["sampling"], settings["frames"]) == ("st_llm", 64)
+    assert settings["generation"] == {
+        "max_new_tokens": 2,
+        "num_beams": 5,
+        "repetition_penalty": 1.5,
+    }
+    answered = read_run(Path(record["runs"][0])).answered
+    # The prompt counts once, not for each beam.
+    assert [item.tokens_before for item in answered] == [4 * 32] * 3
+    assert all(0 < item.cached_ratio < 1 for item in answered)
+
+
+@pytest.mark.parametrize(("dataset", "layer"), [("egoschema", 10), ("vcgbench", 5)])
+def test_pllava_selects_where_its_authors_do(evaluate, dataset, layer) -> None:
+    """The tiny model is not deep enough for either, and says so."""
+    outcome = evaluate(dataset, "pllava")
+    assert outcome.exit_code == 2
+    message = f"layer must be less than the model's 5 decoder layers, got {layer}"
+    assert message in outcome.stderr
+
+
+def test_lora_alpha_belongs_to_the_run(evaluate) -> None:
+    given = ("egoschema", "pllava-lora", "--config", "layer=1")
+    assert "lora_alpha" in evaluate(*given).stderr
+    record = record_of(evaluate(*given, "--lora-alpha", "14"))
+    assert settings_of(record)["lora_alpha"] == 14
+    other = evaluate(*given, "--lora-alpha", "4", "--resume")
+    assert "was started with lora_alpha = 14.0, not 4.0" in other.stderr

@@ -1,0 +1,59 @@
+"""``prunevid flops``: tables for people, a last line of JSON, errors of one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from paths import PARITY
+from typer.testing import CliRunner
+
+from prunevid_kernels.benchmarks.cli import app
+
+pytestmark = pytest.mark.one_version
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, ["flops", *arguments])
+
+
+def test_paper_table():
+    result = run("--model", "pllava-7b", "--paper-table")
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout.splitlines()[-1])["rows"]
+    assert len(rows) == 8 and all(row["is_reproduced"] for row in rows)
+    assert all(f"{row['ours']:.2f}" == row["published"] for row in rows)
+    assert "llava-onevision-7b: 3 of 3 do not follow" in result.stdout
+    assert "st-llm: all 2 follow, with 25 text tokens; this needs 22 to 28" in result.stdout
+
+
+def test_methods_with_given_counts():
+    result = run("--method", "prunevid", "--method", "full", "--merged", "900", "--kept", "300")
+    assert result.exit_code == 0
+    methods = json.loads(result.stdout.splitlines()[-1])["methods"]
+    assert list(methods) == ["prunevid", "full"]
+    assert methods["prunevid"]["visual_tokens_per_layer"] == [900] * 11 + [300] * 21
+    assert methods["full"]["flops"]["exact"]["method"] == methods["full"]["flops"]["exact"]["dense"]
+
+
+@pytest.mark.parametrize("folder", ["stllm_tiny_qa_ckpt", "pllava_tiny_ckpt"])
+def test_checkpoint_folder(folder):
+    result = run("--model", str(PARITY / folder), "--method", "fastv", "--layer", "1")
+    assert result.exit_code == 0, result.stderr
+    assert "fastv" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nope"], "--model must be one of pllava-7b"),
+        (["--model", "nope", "--paper-table"], "--paper-table needs a published model"),
+        (["--model", str(PARITY)], "config.json"),
+        (["--method", "vtc"], "unknown method 'vtc'; known methods: full"),
+        (["--text", "-1"], "--text must be an integer >= 0"),
+    ],
+)
+def test_errors(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1

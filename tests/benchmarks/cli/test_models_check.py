@@ -1,0 +1,89 @@
+"""``prunevid models check``: which model, what is missing, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from paths import PARITY
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from prunevid_kernels.benchmarks.cli import app
+
+
+def check(folder: Path) -> tuple[int, str, dict]:
+    result = CliRunner().invoke(app, ["models", "check", str(folder)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, checkpoint: Path) -> Path:
+    """A LLaVA-OneVision folder without one tensor, with one too many and one of another shape."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(checkpoint, folder)
+    tensors = load_file(folder / "model.safetensors")
+    lost, changed = sorted(key for key in tensors if key.endswith("up_proj.weight"))[:2]
+    del tensors[lost]
+    tensors[changed] = tensors[changed][:-1].contiguous()
+    tensors["junk"] = tensors[changed][0].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_published_pllava() -> None:
+    code, text, summary = check(PARITY / "pllava_tiny_ckpt")
+    assert code == 0 and summary["loadable"] and summary["family"] == "pllava"
+    assert summary["needs_lora_alpha"]
+    assert "model      PLLaVA\nweights    130 tensors in 2 files, float32\nLoRA " in text
+    assert "114 tensors of the model found" in text
+
+
+def test_llava_onevision(checkpoint: Path) -> None:
+    code, text, summary = check(checkpoint)
+    assert code == 0 and summary["loadable"] and summary["family"] == "llava_onevision"
+    assert "model      LLaVA-OneVision\n" in text and "\nloadable\n" in text
+
+
+def test_damaged_llava_onevision(damaged: Path) -> None:
+    code, text, summary = check(damaged)
+    assert code == 1 and not summary["loadable"]
+    assert [summary[k] for k in ("missing", "unexpected", "mismatched")] == [1, 1, 1]
+    assert "unexpected (1):\n  junk\n" in text and "\nNOT loadable\n" in text
+
+
+def test_damaged_pllava(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(PARITY / "pllava_tiny_ckpt", folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    code, text, summary = check(folder)
+    assert code == 1 and summary["family"] == "pllava" and not summary["loadable"]
+    assert "1 of the 2 files in model.safetensors.index.json are not there" in summary["error"]
+    assert summary["error"] in text
+
+
+def test_sizes_that_make_no_model(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(PARITY / "pllava_tiny_ckpt", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["num_attention_heads"] = 5
+    (folder / "config.json").write_text(json.dumps(config))
+    code, _, summary = check(folder)
+    assert code == 1 and "config.json: ValueError: The hidden size (32)" in summary["error"]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [(None, "no such model folder"), ('{"model_type": "qwen2"}', "must hold LLaVA-OneVision")],
+)
+def test_folders_of_something_else(tmp_path: Path, config: str | None, expected: str) -> None:
+    folder = tmp_path / "m"
+    if config is not None:
+        folder.mkdir()
+        (folder / "config.json").write_text(config)
+    code, _, summary = check(folder)
+    assert code == 1 and summary["family"] is None and expected in summary["error"]

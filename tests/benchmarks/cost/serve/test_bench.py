@@ -1,0 +1,242 @@
+"""``prunevid bench serve`` against a stand-in server on the loopback interface, which counts tokens
+as a vLLM server with the plugin would, or wrongly. The real one: scripts/test_vllm.sh."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from prunevid_kernels import budget_tokens
+from prunevid_kernels.benchmarks.cli import app
+from prunevid_kernels.benchmarks.cost.serve.bench import ServeRequest, pruned_architecture, table
+from prunevid_kernels.benchmarks.cost.serve.client import (
+    Client,
+    Load,
+    Reply,
+    RequestError,
+    percentile,
+)
+from prunevid_kernels.benchmarks.cost.serve.server import ServerError, running_server
+
+VISUAL, TEXT = 288, 30
+
+
+@contextmanager
+def stand_in(
+    share: float, *, wrong_by: int = 0, missing_tokens: int = 0, status: int = 200
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that keeps ``share``; yields its URL and the requests that it gets."""
+    requests: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Nothing on stderr."""
+
+        def do_GET(self) -> None:
+            self._send("application/json", json.dumps({"object": "list", "data": [{"id": "m"}]}))
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            requests.append(body)
+            own = body.get("mm_processor_kwargs", {}).get("prunevid_retain", share)
+            prompt = TEXT + budget_tokens(1, VISUAL, own) + (wrong_by if own == share else 0)
+            said = body["max_tokens"] - missing_tokens
+            usage = {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt}
+            deltas = [{"role": "assistant", "content": ""}, *[{"content": "a"}] * said]
+            chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+            chunks.append({"choices": [], "usage": usage})
+            self._send(
+                "text/event-stream",
+                "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n",
+            )
+
+        def _send(self, kind: str, text: str) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", requests
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def bench(out: Path, unpruned: str, pruned: str, *options: str) -> Any:
+    urls = ["--unpruned-url", unpruned, "--pruned-url", pruned]
+    arguments = ["bench", "serve", *urls, "--out", str(out), "--concurrency", "2", *options]
+    return CliRunner().invoke(app, arguments)
+
+
+def test_measures_two_servers(tmp_path: Path) -> None:
+    with stand_in(1.0) as (unpruned, _), stand_in(0.2) as (pruned, requests):
+        result = bench(tmp_path, unpruned, pruned, "--waves", "3")
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "serve.json").read_text())
+    assert written["prompt_tokens"] == {
+        "unpruned": TEXT + VISUAL,
+        "pruned": TEXT + 57,
+        "visual": VISUAL,
+        "merged": 57,
+    }
+    assert [load["requests"] for load in written["pruned"]] == [6]
+    assert written["device"] is written["engine"] is written["server_options"] is None
+    assert "does not know on what" in result.stdout
+    with Image.open(tmp_path / "serve.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > 400
+    assert json.loads(result.stdout.splitlines()[-1])["kind"] == "serve"
+    names = {request["messages"][0]["content"][0]["uuid"] for request in requests}
+    assert len(names) == len(requests) == 3 + 2 + 6  # check, warm-up, measured
+
+
+@pytest.mark.parametrize("wrong_by", [1, -1, VISUAL], ids="{:+d}".format)
+def test_reports_nothing_when_the_budget_is_missed(tmp_path: Path, wrong_by: int) -> None:
+    with stand_in(1.0) as (unpruned, _), stand_in(0.2, wrong_by=wrong_by) as (pruned, _):
+        result = bench(tmp_path, unpruned, pruned)
+    assert result.exit_code == 2
+    assert "retain 0.2 must leave 57 of 288 visual tokens" in result.stderr
+    assert not (tmp_path / "serve.json").exists()
+
+
+def test_an_answer_of_another_length_is_an_error(tmp_path: Path) -> None:
+    with stand_in(1.0, missing_tokens=1) as (url, _):
+        result = bench(tmp_path, url, url)
+    assert result.exit_code == 2
+    assert "an answer must have 16 tokens, got 15" in result.stderr
+
+
+def test_a_server_that_refuses_is_an_error(tmp_path: Path) -> None:
+    video = tmp_path / "clip.mp4"
+    video.write_bytes(b"not read by the stand-in")
+    with stand_in(1.0, status=500) as (url, _):
+        client = Client(url, video, max_tokens=2, request_limit_s=10)
+        with pytest.raises(RequestError, match="a request failed: InternalServerError"):
+            client.ask()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(["--concurrency", "65"], "between 1 and 64, got 65", id="concurrency"),
+        pytest.param(["--waves", "0"], "waves must be between 1 and 256", id="waves"),
+        pytest.param(["--retain", "1"], r"retain must be in (0, 1), got 1.0", id="retain"),
+        pytest.param(["--max-tokens", "0"], "max_tokens must be at least 1", id="max-tokens"),
+        pytest.param(["--video", "no.mp4"], "video must be a file, got no.mp4", id="video"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path: Path, options: list[str], message: str) -> None:
+    result = bench(tmp_path, "http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_one_url_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be given together"):
+        ServeRequest(tmp_path, Path(__file__), 0.2, (1,), unpruned_url="http://127.0.0.1:9/v1")
+
+
+def test_the_plugins_architecture_for_a_checkpoint(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    with pytest.raises(ValueError, match="checkpoint folder with a config.json"):
+        pruned_architecture(tmp_path)
+    config.write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    with pytest.raises(ValueError, match="must be one of Llava.*, Qwen.*, got LlamaForCausalLM"):
+        pruned_architecture(tmp_path)
+    config.write_text(json.dumps({"architectures": ["Qwen2_5_VLForConditionalGeneration"]}))
+    assert pruned_architecture(tmp_path) == "PruneVidQwen2_5_VLForConditionalGeneration"
+
+
+def write_engine(folder: Path, code: str) -> dict[str, str]:
+    """A stand-in for the module that is run as a server; returns the environment to find it in."""
+    package = folder / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    for parent in (package, *list(package.parents)[:2]):
+        (parent / "__init__.py").touch()
+    (package / "api_server.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
+
+
+def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
+    environment = write_engine(tmp_path, "raise ValueError('no such model')")
+    started = running_server(
+        tmp_path, [], log=tmp_path / "log", start_limit_s=60, environment=environment
+    )
+    with pytest.raises(ServerError, match="ended with code 1: ValueError: no such model"):
+        with started:
+            pytest.fail("it started")
+
+
+def test_a_server_and_its_workers_end_with_a_terminated_owner(tmp_path: Path) -> None:
+    worker = '[sys.executable, "-c", "import time; time.sleep(600)"]'
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        # Server and worker hold a connection; it closes when both are gone.
+        environment = write_engine(
+            tmp_path,
+            "import socket, subprocess, sys, time\n"
+            f"held = socket.create_connection({listener.getsockname()})\n"
+            f"subprocess.Popen({worker}, pass_fds=[held.fileno()])\n"
+            "held.sendall(b'up')\n"
+            "time.sleep(600)\n",
+        )
+        owner = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "from pathlib import Path\n"
+                "from prunevid_kernels.benchmarks.cost.serve.server import running_server\n"
+                "with running_server(Path(), [], log=Path('log'), start_limit_s=60): pass",
+            ],
+            cwd=tmp_path,
+            env=os.environ | environment,
+        )
+        try:
+            held, _ = listener.accept()
+            held.settimeout(60)
+            assert held.recv(2) == b"up"
+        finally:
+            owner.terminate()
+        assert held.recv(1) == b""
+        assert owner.wait(60) != 0
+
+
+def test_a_table_has_a_row_for_each_level() -> None:
+    replies = [Reply("a", 10, 2, seconds, 1.0) for seconds in (0.4, 0.1, 0.2, 0.3)]
+    load = Load.of(2, replies, wall_s=2.0)
+    assert (load.requests_per_s, load.first_token_p50_ms, load.first_token_p99_ms) == (2, 200, 400)
+    results = {
+        "model": "m",
+        "video": "v",
+        "max_tokens": 2,
+        "note": "CPU figures",
+        "prompt_tokens": {"unpruned": 40, "pruned": 20, "visual": 30, "merged": 10},
+        "unpruned": [vars(load)],
+        "pruned": [vars(load)],
+    }
+    assert "| 2 | 4 | 2.00 | 2.00 | 200 | 200 | 400 | 400 |" in table(results)
+
+
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(0, 1), (1, 1), (50, 3), (61, 4), (99, 5), (100, 5)]
+)
+def test_percentiles_are_values_that_were_seen(percent: float, expected: int) -> None:
+    assert percentile([5, 3, 1, 4, 2], percent) == expected

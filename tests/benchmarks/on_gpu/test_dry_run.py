@@ -1,0 +1,295 @@
+"""The GPU entry takes its whole way without a GPU, claims no measurement, and survives a cut."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from prunevid_kernels.benchmarks.on_gpu import command as on_gpu
+from prunevid_kernels.benchmarks.on_gpu import golden as gpu_golden
+from prunevid_kernels.benchmarks.on_gpu import sanitizer as gpu_sanitizer
+from prunevid_kernels.benchmarks.on_gpu.checks import Check, Outcome
+from prunevid_kernels.benchmarks.support.environment import ROOT
+
+if torch.cuda.is_available():
+    pytest.skip("a dry run is for machines without a GPU", allow_module_level=True)
+
+
+CPU = torch.device("cpu")
+COMMIT = "0123456789abcdef"
+
+
+def command(*options: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("TRITON_INTERPRET", None)  # the command has to switch it on itself
+    return subprocess.run(
+        [sys.executable, "-m", "prunevid_kernels.benchmarks.on_gpu", *options],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory):
+    """(stdout lines, results file's content) of one dry run."""
+    out = tmp_path_factory.mktemp("results")
+    result = command("--dry-run", "--out", str(out), "--commit", COMMIT)
+    assert result.returncode == 0, result.stderr
+    (path,) = out.iterdir()
+    assert path.name.startswith("dry-run-") and path.name.endswith(f"-cpu-{COMMIT[:10]}.json")
+    return result.stdout.splitlines(), json.loads(path.read_text())
+
+
+def test_every_section_runs_and_passes(dry_run):
+    sections = dry_run[1]["sections"]
+    assert {name: section["status"] for name, section in sections.items()} == {
+        "correctness": "passed",
+        "kernels": "passed",
+        "end_to_end": "passed",
+        "sanitizer": "skipped",
+    }
+    groups = Counter(row["group"] for row in sections["correctness"]["rows"])
+    assert set(groups) == {
+        "merge", "budget", "score", "compact", "launches", "batch", "repeat", "shape", "error",
+        "golden",
+    }  # fmt: skip
+    assert all(row["decisions"] > 0 for row in sections["correctness"]["rows"])
+    kernels = {(row["benchmark"], row["variant"]) for row in sections["kernels"]["rows"]}
+    assert {(stage, "prunevid_kernels") for stage in ("merge", "score", "compact")} <= kernels
+
+
+def test_launches_of_the_stages_are_those_of_the_design(dry_run):
+    launches = {
+        (row["benchmark"], row["variant"]): row["launches"]
+        for row in dry_run[1]["sections"]["kernels"]["rows"]
+        if row["variant"].startswith("prunevid_kernels")
+    }
+    assert launches == {
+        ("merge", "prunevid_kernels"): {"triton": 8, "torch": 0, "host_copies": 1},
+        ("merge", "prunevid_kernels, budget"): {"triton": 8, "torch": 0, "host_copies": 0},
+        ("score", "prunevid_kernels"): {"triton": 2, "torch": 0, "host_copies": 0},
+        ("compact", "prunevid_kernels"): {"triton": 1, "torch": 0, "host_copies": 0},
+    }
+
+
+def test_a_dry_run_claims_no_measurement(dry_run):
+    lines, results = dry_run
+    assert not results["is_measured"] and results["is_dry_run"]
+    assert results["environment"]["gpu"] is None and results["ceilings"] is None
+    assert results["environment"]["triton_interpreter"]
+    assert lines[-2] == "dry run: nothing was timed, and this says nothing about a GPU"
+    for section in results["sections"].values():
+        for row in section["rows"]:
+            named = [key for key in row if key.endswith(("_ms", "_us", "_per_s", "_per_token"))]
+            assert not [key for key in named if row[key] is not None]
+
+
+def test_the_last_line_is_the_summary(dry_run):
+    summary = json.loads(dry_run[0][-1])
+    assert summary["sections"]["correctness"] == "passed"
+    assert summary["environment"]["commit"] == COMMIT
+    assert not summary["is_measured"]
+
+
+def test_schema_is_the_documented_one(dry_run):
+    """Every key of every row stands in results/README.md."""
+    text = (ROOT / "benchmarks" / "results" / "README.md").read_text()
+    results = dry_run[1]
+    assert f"Schema, version {results['schema_version']}" in text
+    keys = set(results) | {
+        key
+        for name, section in results["sections"].items()
+        for row in section["rows"]
+        for key in (*row, name)
+    }
+    assert not [key for key in sorted(keys) if f"`{key}`" not in text]
+
+
+def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
+    result = command("--out", str(tmp_path))
+    assert result.returncode == 2
+    expected = "on_gpu: error: torch sees no GPU; --dry-run works without one"
+    assert result.stderr.splitlines() == [expected]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
+def test_time_has_to_be_positive(minutes, capsys):
+    with pytest.raises(SystemExit) as end:
+        on_gpu.main(["--minutes", minutes, "--dry-run"])
+    assert end.value.code == 2
+    assert "--minutes must be more than 0" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------
+# Cuts and failures
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def report(tmp_path):
+    return on_gpu.Report(tmp_path / "results.json", {"sections": {}})
+
+
+def saved(report):
+    return json.loads(report.path.read_text())["sections"]
+
+
+def test_rows_are_saved_as_they_come(report):
+    def rows():
+        yield {"status": "passed", "name": "first"}
+        assert saved(report)["s"]["rows"] == [{"status": "passed", "name": "first"}]
+        assert saved(report)["s"]["status"] == "running"
+        yield {"status": "passed", "name": "second"}
+
+    report.section("s", rows())
+    assert saved(report)["s"]["status"] == "passed"
+    assert len(saved(report)["s"]["rows"]) == 2
+
+
+def test_a_killed_run_leaves_what_it_had(report):
+    def rows():
+        yield {"status": "passed", "name": "first"}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report.section("s", rows())
+    assert saved(report)["s"]["status"] == "running"
+    assert len(saved(report)["s"]["rows"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        pytest.param(RuntimeError("out of registers"), "failed", "out of registers", id="failure"),
+        pytest.param(ImportError("no transformers"), "skipped", "no transformers", id="missing"),
+    ],
+)
+def test_a_section_that_breaks_keeps_its_rows_and_its_reason(report, error, status, reason):
+    def rows():
+        yield {"status": "passed", "name": "first"}
+        raise error
+
+    report.section("s", rows())
+    assert saved(report)["s"]["status"] == status
+    assert reason in saved(report)["s"]["reason"]
+    assert len(saved(report)["s"]["rows"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        pytest.param(["passed", "ok", "not timed"], "passed", id="good"),
+        pytest.param(["passed", "failed"], "failed", id="failed"),
+        pytest.param(["ok", "incorrect"], "failed", id="incorrect"),
+        pytest.param(["ok", "incorrect replay"], "failed", id="incorrect-replay"),
+        pytest.param(["passed", "cut"], "cut", id="cut"),
+        pytest.param([], "cut", id="no-row"),
+        pytest.param(["skipped"], "skipped", id="skipped"),
+    ],
+)
+def test_status_of_a_section(statuses, expected):
+    assert on_gpu._status([{"status": status} for status in statuses]) == expected
+
+
+def test_what_others_cannot_do_is_no_failure():
+    rows = [{"status": "ok", "variant": on_gpu.OURS}]
+    rows.append({"status": "failed", "variant": "vectorised, torch.compile"})
+    assert on_gpu._status(rows) == "passed"
+    rows.append({"status": "failed", "variant": f"{on_gpu.OURS}, budget"})
+    assert on_gpu._status(rows) == "failed"
+
+
+def test_without_the_golden_cases_the_other_checks_run(monkeypatch, tmp_path):
+    def absent():
+        raise FileNotFoundError("not here")
+
+    monkeypatch.setattr(gpu_golden, "require_data", absent)
+    rows = on_gpu.correctness_rows(CPU, True, on_gpu.Clock(1e-9))
+    assert next(rows) == {"status": "skipped", "group": "golden", "reason": "not here"}
+    assert next(rows)["status"] == "cut"
+
+
+def test_checks_that_find_no_time_are_counted():
+    clock = on_gpu.Clock(1e-9)
+    (row,) = on_gpu.correctness_rows(CPU, True, clock)
+    assert row["status"] == "cut" and "checks were not run" in row["reason"]
+    assert not list(on_gpu.kernel_rows(CPU, True, clock, {}))
+
+
+def test_each_section_has_a_later_end_than_the_one_before():
+    shares = list(on_gpu.SHARES.values())
+    assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+def test_a_check_that_raises_has_failed():
+    def fault():
+        raise RuntimeError("an illegal memory access\nwas encountered")
+
+    record = Check("merge", "a", "bf16", fault).record()
+    assert record["status"] == "failed"
+    assert record["reason"] == "RuntimeError: an illegal memory access was encountered"
+    assert Check("merge", "a", "bf16", lambda: Outcome(decisions=3)).record()["decisions"] == 3
+
+
+def test_missing_golden_data_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="come with a checkout"):
+        gpu_golden.require_data(tmp_path)
+
+
+def test_every_golden_case_is_a_check_in_every_dtype():
+    index = json.loads((gpu_golden.FOLDER / "index.json").read_text())
+    expected = len(index["dpc_units"]) + 2 * len(index["stage2"])
+    expected += sum(len(case["runs"]) for case in index["stage1"])
+    for dtype in ("fp32", "bf16", "fp16"):
+        checks = list(gpu_golden.golden_checks(CPU, dtype, is_tiny=False))
+        assert len(checks) == len({check.name for check in checks}) == expected
+
+
+def test_a_wrong_kernel_fails_the_golden_checks(monkeypatch):
+    def wrong(features, config, *, impl):
+        merged = gpu_golden_merge(features, config, impl="reference")
+        merged.tokens[0] += 0.1
+        return merged
+
+    gpu_golden_merge = gpu_golden.merge_video
+    monkeypatch.setattr(gpu_golden, "merge_video", wrong)
+    checks = [
+        check
+        for check in gpu_golden.golden_checks(CPU, "fp32", is_tiny=True)
+        if check.name.startswith("merge")
+    ]
+    assert checks and all(check.record()["status"] == "failed" for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        pytest.param(f"echo {gpu_sanitizer.DONE}; echo ERROR SUMMARY: 0 errors", "passed", id="ok"),
+        pytest.param("echo ERROR SUMMARY: 3 errors; exit 86", "failed", id="errors"),
+        pytest.param("echo ERROR SUMMARY: 0 errors", "failed", id="kernels-did-not-run"),
+        pytest.param(f"echo {gpu_sanitizer.DONE}", "failed", id="no-summary"),
+        pytest.param("sleep 5", "cut", id="too-slow"),
+    ],
+)
+def test_sanitizer_is_believed_only_when_it_saw_every_kernel(
+    tmp_path: Path, monkeypatch, script, status
+):
+    program = tmp_path / "compute-sanitizer"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert gpu_sanitizer.run_sanitizer("memcheck", 1.0)["status"] == status
+
+
+def test_sanitizer_target_launches_every_kernel(capsys):
+    gpu_sanitizer.exercise_kernels(CPU)
+    assert capsys.readouterr().out.strip() == gpu_sanitizer.DONE

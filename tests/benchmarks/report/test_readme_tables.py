@@ -1,0 +1,111 @@
+"""The README's numbers are what the results files say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prunevid_kernels.benchmarks.report import readme_tables
+from prunevid_kernels.benchmarks.support.environment import ROOT
+
+
+def quantiles(median: float) -> dict[str, float]:
+    return {"median": median, "p10": 0.9 * median, "p90": 1.2 * median}
+
+
+def result(gpu: str, date: str, replay_ms: float, *, is_measured: bool = True) -> dict:
+    row = {"benchmark": "merge", "case": {"name": "a case"}, "variant": "ours", "status": "ok"}
+    row |= {"replay_ms": quantiles(replay_ms), "latency_ms": quantiles(2 * replay_ms)}
+    row |= {"over_floor": 4.0, "speedup": None}
+    failed = row | {"status": "incorrect", "variant": "wrong", "replay_ms": None}
+    called = row | {"variant": "eager", "replay_ms": None, "speedup": 1.0}
+    latency = {"status": "ok", "model": "7B", "dtype": "bf16", "attention": "sdpa", "batch": 4}
+    latency |= {"frames": 32, "method": "prunevid", "first_token_ms": quantiles(100.0)}
+    latency |= {"speedup": 4.0, "ms_per_token": quantiles(5.0)}
+    return {
+        "kind": "on_gpu",
+        "is_measured": is_measured,
+        "environment": {
+            "gpu": {"name": gpu} if is_measured else None,
+            "date": date,
+            "commit": "0123456789abcdef",
+            "packages": {"torch": "2.0", "triton": "3.0"},
+        },
+        "sections": {
+            "correctness": {"status": "passed", "rows": []},
+            "kernels": {"status": "failed", "rows": [row, failed, called]},
+            "end_to_end": {"status": "passed", "rows": [latency, {"status": "failed"}]},
+        },
+    }
+
+
+def line(method: str, score: float, difference: float | None, **options: int) -> dict:
+    row = {"questions": 1200, "score": score, "interval": [score - 1, score + 1.5]}
+    row |= {"flops_ratio": {"paper": 0.25}, "retained": 0.084}
+    compared = None
+    if difference is not None:
+        compared = {"difference": difference, "interval": [difference - 2, difference + 2]}
+    entries = {"synthetic": {"row": row, "against_dense": compared}}
+    return {"method": method, "options": options, "entries": entries}
+
+
+REPORT = {
+    "lines": [line("full", 95.0, None), line("prunevid", 93.0, -1.0, layer=1)],
+    "environments": [
+        {"date": "2026-05-06T07:08:09", "commit": "fedcba9876543210", "packages": {"torch": "2.0"}}
+    ],
+}
+
+
+def results_folder(root: Path) -> Path:
+    folder = root / "benchmarks" / "results"
+    (folder / "synthetic").mkdir(parents=True)
+    (folder / readme_tables.REPORT).write_text(json.dumps(REPORT))
+    return folder
+
+
+def markers(name: str) -> str:
+    first, last = readme_tables.BEGIN.format(name=name), readme_tables.END.format(name=name)
+    return f"{first}\nold\n{last}\n"
+
+
+def test_the_readme_is_up_to_date() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert readme_tables.updated(readme, ROOT / "benchmarks" / "results") == readme
+
+
+def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
+    folder = results_folder(tmp_path)
+    runs = {
+        "old": result("GPU A", "2026-01-02T10:00:00", 9.0),
+        "new": result("GPU A", "2026-03-04T10:00:00", 0.05),
+        "other": result("GPU B", "2026-02-03T10:00:00", 0.07),
+        "dry-run": result("", "2026-09-09T10:00:00", 1.0, is_measured=False),
+    }
+    for name, content in runs.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{markers('measurements')}{markers('accuracy')}after\n")
+    assert readme_tables.main(tmp_path) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
+    assert text.index("GPU A") < text.index("GPU B")
+    assert "| merge | a case | ours | 0.0500 (0.0450 - 0.0600) | 4.00 | - |" in text
+    assert "| merge | a case | eager | 0.1000 (0.0900 - 0.1200) | 4.00 | 1.00 |" in text
+    assert "| merge | a case | ours | 0.0700" in text
+    assert "9.0000" not in text and "wrong" not in text
+    assert "kernels: failed." in text
+    latency = "| 7B, bf16, sdpa | 32 | 4 | prunevid | 100.00 (90.00 - 120.00) | 4.00 | 5.00 |"
+    assert latency in text
+
+
+def test_shows_what_every_method_answers(tmp_path: Path) -> None:
+    table = readme_tables.accuracy_table(results_folder(tmp_path))
+    assert "1,200 questions, 2026-05-06, commit `fedcba9876`, torch 2.0." in table
+    assert "| full | 0.25 | 8.4% | 95.0 (94.0 - 96.5) | - |" in table
+    assert "| prunevid, layer 1 | 0.25 | 8.4% | 93.0 (92.0 - 94.5) | -1.0 (-3.0 to +1.0) |" in table
+
+
+def test_refuses_a_readme_without_the_markers() -> None:
+    with pytest.raises(ValueError, match="must hold the lines"):
+        readme_tables.replaced("no markers", "accuracy", "block")

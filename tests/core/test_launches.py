@@ -1,0 +1,124 @@
+"""How many launches and host copies the public functions take, and that the counter can count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from prunevid_kernels import (
+    PruneVidConfig,
+    compact,
+    merge_videos,
+    score_visual_tokens,
+    select_tokens,
+)
+from prunevid_kernels.benchmarks.cost.kernels.cases import video_features
+from prunevid_kernels.benchmarks.cost.launches import LaunchCounts, count_launches
+
+CPU = torch.device("cpu")
+
+
+def count(work, *inputs):
+    return count_launches(work, CPU, inputs)
+
+
+@pytest.mark.parametrize(
+    ("frames", "tokens"),
+    [
+        pytest.param([1], 5, id="one-frame"),
+        pytest.param([8], 20, id="one-video"),
+        pytest.param([13], 33, id="longer-video"),
+        pytest.param([3, 9, 1, 6], 20, id="ragged-batch"),
+    ],
+)
+def test_merge_takes_eight_launches_and_one_host_copy_whatever_the_batch(frames, tokens):
+    features = video_features(sum(frames), tokens, 24, seed=0)
+    counts = count(lambda: merge_videos(features, frames, PruneVidConfig(), impl="triton"))
+    assert counts == LaunchCounts(triton=8, torch=0, host_copies=1)
+
+
+@pytest.mark.parametrize("frames", [[8], [3, 9, 1, 6]], ids=["one-video", "ragged-batch"])
+def test_merge_to_a_budget_takes_no_host_copy(frames):
+    features = video_features(sum(frames), 20, 24, seed=0)
+    config = PruneVidConfig(budget=0.4)
+    counts = count(lambda: merge_videos(features, frames, config, impl="triton"), features)
+    # A batch's anchors and counts are each put together from the videos' by one more launch.
+    assert counts == LaunchCounts(triton=8, torch=0, host_copies=0)
+
+
+def test_strided_features_cost_one_copy_on_the_device():
+    features = video_features(8, 20, 24, seed=0)
+    strided = features.transpose(0, 1).contiguous().transpose(0, 1)
+    counts = count(lambda: merge_videos(strided, [8], PruneVidConfig(), impl="triton"), strided)
+    assert counts == LaunchCounts(triton=8, torch=1, host_copies=1)
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+@pytest.mark.parametrize("keys", [37, 700])
+def test_scoring_takes_two_launches_and_no_host_copy(keys, key_heads):
+    query, key = torch.randn(2, 4, 5, 16), torch.randn(2, key_heads, keys, 16)
+    counts = count(
+        lambda: score_visual_tokens(query, key, slice(3, 30), causal_offset=31, impl="triton"),
+        query,
+        key,
+    )
+    assert counts == LaunchCounts(triton=2)
+
+
+def test_compaction_of_all_layers_is_one_launch():
+    tensors = [torch.randn(1, heads, 40, 16) for heads in (1, 2) for _ in range(11)]
+    index = torch.arange(0, 40, 3)
+    counts = count(lambda: compact(tensors, index, dim=2, impl="triton"), *tensors, index)
+    assert counts == LaunchCounts(triton=1)
+
+
+@pytest.mark.parametrize("selection", ["grouped", "global"])
+def test_selection_never_waits_for_the_device(selection):
+    config = PruneVidConfig(selection=selection)
+    video = merge_videos(video_features(8, 20, 24, seed=0), [8], config)[0]
+    scores = torch.rand(video.layout.num_merged)
+    counts = count(lambda: select_tokens(scores, video.layout, config), scores)
+    assert counts.triton == counts.host_copies == 0
+    assert 0 < counts.torch < 10
+
+
+# What the counter itself has to tell apart. ``x`` plays a tensor in device memory.
+X = torch.ones(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        pytest.param(lambda: X + 1, LaunchCounts(torch=1), id="operator"),
+        pytest.param(lambda: (X + 1) * 2, LaunchCounts(torch=2), id="result-of-operator"),
+        pytest.param(lambda: X[1:].T.reshape(-1), LaunchCounts(torch=1), id="views-and-copy"),
+        pytest.param(lambda: torch.empty_like(X), LaunchCounts(), id="allocation"),
+        pytest.param(lambda: X[0, 0].item(), LaunchCounts(host_copies=1), id="item"),
+        pytest.param(
+            lambda: X.nonzero(), LaunchCounts(torch=1, host_copies=1), id="size-to-the-host"
+        ),
+        pytest.param(
+            lambda: torch.empty_like(X, device="cpu").copy_(X),
+            LaunchCounts(host_copies=1),
+            id="copy-to-the-host",
+        ),
+        pytest.param(
+            lambda: torch.empty_like(X, device="cpu").copy_(X).add_(1).sum(),
+            LaunchCounts(host_copies=1),
+            id="work-on-the-host-behind-it",
+        ),
+        pytest.param(lambda: torch.arange(9).cumsum(0), LaunchCounts(), id="work-on-the-host"),
+    ],
+)
+def test_counter(work, expected):
+    assert count(work, X) == expected
+
+
+def test_counter_leaves_triton_as_it_was():
+    from triton.runtime.interpreter import GridExecutor
+    from triton.runtime.jit import JITFunction
+
+    before = JITFunction.run, GridExecutor.__call__
+    with pytest.raises(ZeroDivisionError):
+        count(lambda: 1 / 0)
+    assert (JITFunction.run, GridExecutor.__call__) == before

@@ -1,0 +1,124 @@
+"""The Python examples of the documents run as they are printed, and compute what is said of them.
+
+An example runs where the line above it is ``<!-- runs -->``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from paths import ROOT
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from prunevid_kernels import PruneVidConfig
+from prunevid_kernels.adapters import PromptVisuals, VideoSpan, prune
+
+EXAMPLE = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```", re.M | re.S)
+
+
+def examples() -> list[Any]:
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [
+        pytest.param(match[1], id=f"{path.name}-{number}")
+        for path in documents
+        for number, match in enumerate(EXAMPLE.finditer(path.read_text(encoding="utf-8")))
+    ]
+
+
+def run(example: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "example"}
+    exec(compile(example, "example", "exec"), names)
+    return names
+
+
+def importing(number: int) -> str:
+    return EXAMPLE.findall((ROOT / "docs" / "importing.md").read_text(encoding="utf-8"))[number]
+
+
+@pytest.mark.parametrize("example", examples())
+def test_example_runs(example):
+    run(example)
+
+
+def test_the_import_examples_do_without_the_adapters():
+    for number in range(2):
+        assert "transformers" not in importing(number)
+        assert "prunevid_kernels.adapters" not in importing(number)
+
+
+# How the example scores, and how the text below it says to.
+NOPE_SCORING = r"scores = (score_visual_tokens\(query.*\))"
+ROPE_SCORING = r"`(score_visual_tokens\(rotate.*\))`"
+# Their names in the example's decoder -> in Llama's.
+NAMES = {
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "output": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+
+
+def llama_name(name: str) -> str:
+    if name == "head.weight":
+        return "lm_head.weight"
+    if not name.startswith("layers."):
+        return "model." + name.replace("embedding", "embed_tokens")
+    _, number, part, rest = name.split(".")
+    return f"model.layers.{number}.{NAMES[part]}.{rest}"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(PruneVidConfig(layer=1), id="threshold"),
+        pytest.param(PruneVidConfig(layer=0, budget=70), id="budget"),
+        pytest.param(PruneVidConfig(layer=3, selection="global"), id="last-layer"),
+        pytest.param(PruneVidConfig(layer=1, score="rope"), id="rope"),
+    ],
+)
+def test_the_decoder_loop_says_what_a_pruned_llama_says(config):
+    example = importing(1)
+    if config.score == "rope":
+        page = (ROOT / "docs" / "importing.md").read_text(encoding="utf-8")
+        nope, rope = (re.findall(how, page)[-1] for how in (NOPE_SCORING, ROPE_SCORING))
+        example = example.replace(nope, rope)
+    names = run(example)
+    decoder, features = names["decoder"], 2 * names["features"]
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            if weight.ndim == 2:
+                weight.normal_(std=0.25, generator=torch.Generator().manual_seed(weight.numel()))
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=names["WIDTH"],
+            intermediate_size=2 * names["WIDTH"],
+            num_hidden_layers=len(decoder.layers),
+            num_attention_heads=names["HEADS"],
+            num_key_value_heads=names["KEY_HEADS"],
+            vocab_size=names["VOCABULARY"],
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=False,
+            eos_token_id=None,
+        )
+    ).eval()
+    weights = {llama_name(name): value for name, value in decoder.state_dict().items()}
+    llama.load_state_dict(weights)
+
+    found = decoder.generate(names["before"], features, names["behind"], 12, config)
+
+    embed = llama.get_input_embeddings()
+    embeds = torch.cat((embed(names["before"]), features.flatten(0, 1), embed(names["behind"])))
+    span = PromptVisuals(videos=(VideoSpan(len(names["before"]), *features.shape[:2]),))
+    with prune(llama, config) as handle, handle.videos([span]):
+        expected = llama.generate(inputs_embeds=embeds[None], max_new_tokens=12, do_sample=False)
+    assert found == expected[0].tolist()
+    assert len(set(found)) > 3
+    assert handle.report.last.tokens_kept < handle.report.last.tokens_merged
