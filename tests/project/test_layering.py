@@ -1,31 +1,73 @@
-"""The arrows: who may import whom.
+"""The structure: who may import whom, how large a folder may be, and where a family may be named.
 
-Every module of the three folders is parsed, so an import inside a function counts as well. An
-import of our own has to match a rule below; what no rule allows is refused. Of other projects the
-core may use torch alone and its kernels torch and triton; adapters and benchmarks are free there.
+Every module of the three folders is parsed (``scripts/structure.py``), so an import inside a
+function counts as well. An import of our own has to match a rule below; what no rule allows is
+refused. Of other projects the core may use torch alone and its kernels torch and triton; adapters
+and benchmarks are free there.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from paths import ROOT
+import structure
+from structure import (
+    ADAPTERS,
+    BENCHMARKS,
+    CORE,
+    FOLDERS,
+    KERNELS,
+    ROOT,
+    Import,
+    counted_modules,
+    folder_of,
+    imports_of,
+    modules,
+    target_of,
+)
 
-FOLDERS = {
-    "prunevid_kernels": "prunevid_kernels",
-    "adapters": "prunevid_kernels.adapters",
-    "benchmarks": "prunevid_kernels.benchmarks",
+MOST_MODULES = 12
+
+# The folders of adapters/ and benchmarks/ from the top down: a folder imports those below it. A row
+# with several folders: they do not import each other. A folder that is not named belongs to the
+# nearest one above it that is; a family's folder is below the families' own modules and imports
+# those and what is below, never another family.
+ORDER = [
+    {"benchmarks/cli"},
+    {"benchmarks/on_gpu"},
+    {"benchmarks/train_tiny"},
+    {"benchmarks/run"},
+    {"benchmarks/report"},
+    {"benchmarks/accuracy"},
+    {"benchmarks/cost/serve", "benchmarks/cost/latency"},
+    {"benchmarks/cost/kernels"},
+    {"benchmarks/cost/flops"},
+    {"benchmarks/cost"},
+    {"benchmarks"},  # compile_check
+    {"benchmarks/embedded"},
+    {"benchmarks/datasets"},
+    {"benchmarks/support"},
+    {"adapters/vllm", "adapters/lmms_eval"},
+    {"adapters"},  # the door
+    {"adapters/families"},
+    {"adapters/checkpoint", "adapters/video"},
+    {"adapters/methods"},
+    {"adapters/engine"},
+]
+
+# The family table may import the families' folders; see adapters/families/__init__.py.
+FAMILY_TABLE = f"{ADAPTERS}.families"
+# Where a family's name may stand besides its own folder and the table, and why.
+NAMES_ALLOWED = {
+    "adapters/vllm": "an engine wants a class for each architecture",
+    "adapters/lmms_eval": "an engine wants a class for each architecture",
+    "benchmarks/embedded": "the embedded model is one of a family",
+    "benchmarks/train_tiny": "the embedded model is one of a family",
 }
-CORE = "prunevid_kernels"
-KERNELS = f"{CORE}.kernels"
-ADAPTERS = f"{CORE}.adapters"
-BENCHMARKS = f"{CORE}.benchmarks"
 
 # Core module -> the core modules it may import. "kernels (lazy)": inside functions only.
 CORE_ARROWS = {
@@ -39,40 +81,7 @@ CORE_ARROWS = {
     "": {"config", "layout", "ops", "pipeline"},  # prunevid_kernels/__init__.py
 }
 # Benchmarks that compile or time single kernels; everything else goes through the public names.
-MAY_IMPORT_KERNELS = {f"{BENCHMARKS}.compile_check", f"{BENCHMARKS}.tune"}
-
-
-@dataclass(frozen=True)
-class Import:
-    """One imported module, and the name taken from it (None for a plain ``import``)."""
-
-    module: str
-    name: str | None
-    lazy: bool
-    line: int
-
-
-def imports_of(source: str, module: str, *, is_package: bool) -> Iterator[Import]:
-    """Every import statement of a module, relative ones made absolute."""
-    package = module if is_package else module.rpartition(".")[0]
-
-    def walk(node: ast.AST, lazy: bool) -> Iterator[Import]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Import):
-                for alias in child.names:
-                    yield Import(alias.name, None, lazy, child.lineno)
-            elif isinstance(child, ast.ImportFrom):
-                origin = child.module or ""
-                if child.level:
-                    parents = package.split(".")
-                    base = parents[: len(parents) - child.level + 1]
-                    origin = ".".join([*base, origin]).rstrip(".")
-                for alias in child.names:
-                    yield Import(origin, alias.name, lazy, child.lineno)
-            inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            yield from walk(child, lazy or inside)
-
-    yield from walk(ast.parse(source), False)
+MAY_IMPORT_KERNELS = {f"{BENCHMARKS}.compile_check", f"{BENCHMARKS}.cost.kernels.tune"}
 
 
 def violations(source: str, module: str, *, is_package: bool = False) -> list[str]:
@@ -90,7 +99,7 @@ def _why_refused(module: str, item: Import) -> str | None:
     if top in ("adapters", "benchmarks"):
         return f"{top} is a folder, the package is {FOLDERS[top]}"
     if top == CORE:
-        return _why_refused_inside(module, _submodule(item), item)
+        return _why_refused_inside(module, target_of(item, modules()), item)
     if not _is_in(module, ADAPTERS) and not _is_in(module, BENCHMARKS):
         allowed = {"torch", "triton"} if _is_in(module, KERNELS) else {"torch"}
         if top not in allowed and top not in sys.stdlib_module_names:
@@ -103,7 +112,7 @@ def _why_refused_inside(module: str, target: str, item: Import) -> str | None:
     for package in (ADAPTERS, BENCHMARKS):
         if _is_in(module, package):
             if _is_in(target, package):
-                return None
+                return _why_against_order(module, target)
             if package == BENCHMARKS and _is_in(target, ADAPTERS):
                 return None
             if module in MAY_IMPORT_KERNELS and _is_in(target, KERNELS):
@@ -123,25 +132,37 @@ def _why_refused_inside(module: str, target: str, item: Import) -> str | None:
     return None if imported in allowed else f"{importer or CORE} -> {imported or CORE}"
 
 
-def _submodule(item: Import) -> str:
-    """``from prunevid_kernels import ops`` imports the module prunevid_kernels.ops."""
-    if item.name is not None and f"{item.module}.{item.name}" in modules():
-        return f"{item.module}.{item.name}"
-    return item.module
+def _why_against_order(module: str, target: str) -> str | None:
+    """``module`` and ``target`` are both in adapters/, or both in benchmarks/."""
+    importer, imported = _folder(module), _folder(target)
+    if importer == imported or _rank(importer) < _rank(imported):
+        return None
+    if _rank(importer) == _rank(imported):
+        if importer.startswith(f"{imported}/"):  # a family and what all families share
+            return None
+        if module == FAMILY_TABLE and imported.startswith(f"{importer}/"):
+            return None
+    return f"{importer} is not above {imported}"
+
+
+def _folder(module: str) -> str:
+    """The folder of a module that may be planted, from the root of the repository."""
+    if module in modules():
+        return folder_of(modules()[module])
+    parts = module.removeprefix(f"{CORE}.").split(".")
+    return "/".join(parts[:-1])
+
+
+def _rank(folder: str) -> int:
+    """The row of :data:`ORDER` that a folder, or the nearest named one above it, stands in."""
+    while not any(folder in row for row in ORDER):
+        assert "/" in folder, f"{folder} has no place in ORDER"
+        folder = folder.rpartition("/")[0]
+    return next(index for index, row in enumerate(ORDER) if folder in row)
 
 
 def _is_in(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
-
-
-def modules() -> dict[str, Path]:
-    """Every module of the three folders by its installed name."""
-    found = {}
-    for folder, package in FOLDERS.items():
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            parts = path.relative_to(ROOT / folder).with_suffix("").parts
-            found[".".join([package, *parts]).removesuffix(".__init__")] = path
-    return found
 
 
 def public_names() -> list[str]:
@@ -179,25 +200,39 @@ def test_imports_follow_the_arrows(module):
         pytest.param(f"{KERNELS}.segments", "from ..config import X", id="kernel-to-config"),
         pytest.param(f"{KERNELS}.segments", "import transformers", id="kernel-to-transformers"),
         pytest.param(
-            f"{ADAPTERS}.engine", "import prunevid_kernels.kernels", id="adapter-to-kernels"
+            f"{ADAPTERS}.engine.engine", "import prunevid_kernels.kernels", id="adapter-to-kernels"
         ),
         pytest.param(
-            f"{ADAPTERS}.engine",
+            f"{ADAPTERS}.engine.engine",
             "from prunevid_kernels.ops import dpc_knn",
             id="adapter-to-submodule",
         ),
         pytest.param(
-            f"{ADAPTERS}.engine", "from prunevid_kernels import reference", id="adapter-to-private"
+            f"{ADAPTERS}.engine.engine",
+            "from prunevid_kernels import reference",
+            id="adapter-to-private",
         ),
-        pytest.param(f"{ADAPTERS}.engine", "from adapters import prune", id="folder-name"),
+        pytest.param(f"{ADAPTERS}.engine.engine", "from adapters import prune", id="folder-name"),
         pytest.param(
-            f"{ADAPTERS}.engine", "from ..benchmarks import cli", id="adapter-to-benchmark"
+            f"{ADAPTERS}.engine.engine", "from ...benchmarks import cli", id="adapter-to-benchmark"
         ),
         pytest.param(
-            f"{BENCHMARKS}.latency",
+            f"{BENCHMARKS}.cost.latency.rows",
             "from prunevid_kernels.kernels.compact import compact",
             id="benchmark-to-kernels",
         ),
+        pytest.param(f"{ADAPTERS}.engine.cache", "from ..methods import fastv", id="upwards"),
+        pytest.param(f"{ADAPTERS}.methods.fastv", "from .. import prune", id="to-the-door"),
+        pytest.param(
+            f"{ADAPTERS}.families.pllava.model",
+            "from ..st_llm.model import StLlm",
+            id="family-to-family",
+        ),
+        pytest.param(f"{ADAPTERS}.video.reader", "from ..checkpoint import files", id="beside"),
+        pytest.param(
+            f"{BENCHMARKS}.datasets.sample", "from ..accuracy.ask import x", id="data-to-accuracy"
+        ),
+        pytest.param(f"{BENCHMARKS}.cost.harness", "from .kernels import near_ties", id="upstairs"),
     ],
 )
 def test_a_planted_violation_is_found(module, source):
@@ -214,12 +249,12 @@ def test_a_planted_violation_is_found(module, source):
         ),
         pytest.param(f"{KERNELS}.segments", "from ._device import x", id="kernel-to-sibling"),
         pytest.param(
-            f"{ADAPTERS}.engine",
-            "from prunevid_kernels import PruneVidConfig, __version__\nfrom .video import x",
+            f"{ADAPTERS}.engine.engine",
+            "from prunevid_kernels import PruneVidConfig, __version__\nfrom .cache import x",
             id="adapter-to-public-names",
         ),
         pytest.param(
-            f"{BENCHMARKS}.cli", "from ..adapters import prune", id="benchmark-to-adapter"
+            f"{BENCHMARKS}.cli.command", "from ...adapters import prune", id="benchmark-to-adapter"
         ),
         pytest.param(
             f"{BENCHMARKS}.compile_check",
@@ -230,6 +265,79 @@ def test_a_planted_violation_is_found(module, source):
 )
 def test_an_allowed_import_is_not_reported(module, source):
     assert not violations(source, module)
+
+
+def too_full(folders: dict[str, int]) -> list[str]:
+    """The folders with more modules than one can take in."""
+    return [folder for folder, count in folders.items() if count > MOST_MODULES]
+
+
+def family_names() -> dict[str, re.Pattern[str]]:
+    """A family's folder -> its name in any spelling: ``st_llm``, ``ST-LLM``, ``StLlmConfig``."""
+    folders = [path.parent.name for path in (ROOT / "adapters" / "families").glob("*/__init__.py")]
+    return {
+        name: re.compile(rf"(?<![a-z]){name.replace('_', '[ _-]?')}", re.IGNORECASE)
+        for name in folders
+    }
+
+
+def named_families(folder: str, module: str, source: str) -> list[str]:
+    """The families that a module names although neither it nor its folder is the place for it."""
+    if module == FAMILY_TABLE or any(folder.startswith(place) for place in NAMES_ALLOWED):
+        return []
+    return [
+        name
+        for name, pattern in family_names().items()
+        if not folder.startswith(f"adapters/families/{name}") and pattern.search(source)
+    ]
+
+
+def test_no_folder_is_too_full():
+    folders = {folder_of(path) for path in modules().values()}
+    assert not too_full({folder: len(counted_modules(ROOT / folder)) for folder in folders})
+
+
+def test_a_planted_full_folder_is_found(tmp_path):
+    for index in range(MOST_MODULES):
+        (tmp_path / f"module_{index}.py").touch()
+    (tmp_path / "__init__.py").touch()
+    assert not too_full({"planted": len(counted_modules(tmp_path))})
+    (tmp_path / "one_more.py").touch()
+    assert too_full({"planted": len(counted_modules(tmp_path))}) == ["planted"]
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_family_is_named_in_its_folder_and_in_the_table(module):
+    path = modules()[module]
+    assert not named_families(folder_of(path), module, path.read_text())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param('if family == "st_llm":', id="key"),
+        pytest.param("# as ST-LLM does", id="comment"),
+        pytest.param("from .pllava import Pllava", id="import"),
+        pytest.param("x = LlavaOnevisionConfig()", id="class"),
+        pytest.param('MODEL = "llava-onevision-7b"', id="size"),
+    ],
+)
+def test_a_planted_family_name_is_found(source):
+    assert len(named_families("benchmarks/cost", f"{BENCHMARKS}.cost.harness", source)) == 1
+    assert len(named_families("adapters/families/other", "x", source)) == 1
+
+
+def test_a_family_may_be_named_at_home():
+    assert not named_families("adapters/families/st_llm", "x", "StLlm")
+    assert not named_families("adapters/families", FAMILY_TABLE, "st_llm, pllava")
+    assert not named_families("benchmarks/cost", "x", "most llms")
+
+
+def test_the_page_shows_the_structure_of_today():
+    page = ROOT / "CONTRIBUTING.md"
+    assert structure.updated(page.read_text()) == page.read_text(), (
+        "run python scripts/structure.py --write"
+    )
 
 
 def test_importing_the_core_loads_torch_alone():
