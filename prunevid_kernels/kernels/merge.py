@@ -134,7 +134,6 @@ def _decide(
         table,
         channels,
         p.num_neighbors,
-        min_cluster_tokens,
     )
     return _Decisions(x, length, first_row, table, host_table, clusters)
 
