@@ -10,9 +10,9 @@ For n points with distances d (Euclidean over sqrt(C)), K clusters, k neighbours
 
 Each step needs the one before for all points of a set, so each is a launch of its own, but for the
 last two, which are short. Densities and scores are made row by row: a program is a warp that holds
-whole rows of the distance matrix in registers, so that a set of any size is spread over the chip and
-a minimum over a row crosses no warp. The last step is one program a set; segments and groups have
-their own, which go on with the labels that it leaves in registers.
+whole rows of the distance matrix in registers, so that a set of any size is spread over the chip,
+and a minimum over a row crosses no warp. The last step is one program a set; segments and groups
+have their own, which go on with the labels that it leaves in registers.
 
 No kernel reads what it stores: the Gram matrix is left as it is, squared distances have a place of
 their own, and what comes after is read by the next launch. Comparing squares is comparing
@@ -47,96 +47,6 @@ def _root(square_bits, sqrt_channels):
 
 
 @triton.jit
-def density_rows(
-    i,
-    # Read: the parts of the set's Gram matrix, and of its norms.
-    gram_ptr,
-    norm_ptr,
-    # Written: squared distances [n, pitch]; densities and largest squared distances [n].
-    square_ptr,
-    density_ptr,
-    farthest_ptr,
-    n,
-    pitch,
-    num_splits,
-    gram_split_stride,
-    norm_split_stride,
-    sqrt_channels,
-    num_neighbors,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Squared distances and densities of the points ``i`` [BLOCK_M] of a set. BLOCK_N >= n."""
-    j = tl.arange(0, BLOCK_N)
-    inside = (i < n)[:, None] & (j < n)[None, :]
-    # Rows are read and written to the next multiple of 16 columns: whole vectors.
-    stored = (i < n)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
-    tile = i[:, None] * pitch + j[None, :]
-    norm_i = tl.zeros([BLOCK_M], dtype=tl.float32)
-    norm_j = tl.zeros([BLOCK_N], dtype=tl.float32)
-    product = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
-    for split in tl.range(0, num_splits, loop_unroll_factor=2):  # two parts under way
-        part_norm_ptr = norm_ptr + split * tl.cast(norm_split_stride, tl.int64)
-        part_gram_ptr = gram_ptr + split * tl.cast(gram_split_stride, tl.int64)
-        norm_i += tl.load(part_norm_ptr + i, mask=i < n, other=0.0)
-        norm_j += tl.load(part_norm_ptr + j, mask=j < n, other=0.0)
-        product += tl.load(part_gram_ptr + tile, mask=stored, other=0.0)
-    square = norm_i[:, None] + norm_j[None, :] - 2.0 * product
-    square = tl.where(square == square, tl.maximum(square, 0.0), float("inf"))  # inf - inf
-    square = tl.where(i[:, None] == j[None, :], 0.0, square)
-    tl.store(square_ptr + tile, square, mask=stored)
-
-    bits = square.to(tl.int32, bitcast=True)  # [BLOCK_M, BLOCK_N]
-    farthest = tl.max(tl.where(inside, bits, 0), axis=1)
-    tl.store(farthest_ptr + i, farthest, mask=i < n)
-
-    # The k smallest, all equal ones at a time.
-    remaining = tl.where(inside, bits, _INFINITY)
-    counted = tl.minimum(num_neighbors, n)
-    missing = tl.zeros([BLOCK_M], dtype=tl.int32) + counted
-    total = tl.zeros([BLOCK_M], dtype=tl.float32)
-    for _ in range(counted):
-        nearest = tl.min(remaining, axis=1)  # [BLOCK_M]
-        is_nearest = remaining == nearest[:, None]
-        taken = tl.minimum(tl.sum(is_nearest.to(tl.int32), axis=1), missing)
-        distance = _root(nearest, sqrt_channels)
-        total += tl.where(taken > 0, taken.to(tl.float32) * (distance * distance), 0.0)
-        missing -= taken
-        remaining = tl.where(is_nearest, _INFINITY, remaining)
-    tl.store(density_ptr + i, tl.exp(-total / counted), mask=i < n)
-
-
-@triton.jit
-def score_rows(
-    i,
-    square_ptr,
-    density_ptr,
-    farthest_ptr,
-    score_ptr,
-    n,
-    pitch,
-    sqrt_channels,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Scores of the points ``i`` [BLOCK_M] of a set, after the densities of all its points."""
-    j = tl.arange(0, BLOCK_N)
-    density_i = tl.load(density_ptr + i, mask=i < n, other=0.0)
-    density_j = tl.load(density_ptr + j, mask=j < n, other=-1.0)
-    stored = (i < n)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
-    square = tl.load(square_ptr + i[:, None] * pitch + j[None, :], mask=stored, other=0.0)
-    is_denser = (density_j[None, :] > density_i[:, None]) | (
-        (density_j[None, :] == density_i[:, None]) & (j[None, :] < i[:, None])
-    )  # [BLOCK_M, BLOCK_N], none of them outside
-    bits = tl.where(is_denser, square.to(tl.int32, bitcast=True), _ABOVE_INFINITY)
-    parent = tl.min(bits, axis=1)  # [BLOCK_M]
-    farthest = tl.max(tl.load(farthest_ptr + j, mask=j < n, other=0), axis=0)
-    parent = tl.where(parent == _ABOVE_INFINITY, farthest, parent)
-    score = tl.where(density_i == 0.0, 0.0, density_i * _root(parent, sqrt_channels))  # no 0 * inf
-    tl.store(score_ptr + i, score, mask=i < n)
-
-
-@triton.jit
 def ranks(score_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """How many points of a set score higher than each: [BLOCK_N], very many outside."""
     j = tl.arange(0, BLOCK_N)
@@ -153,9 +63,7 @@ def ranks(score_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
-def labels(
-    square_ptr, rank, n, pitch, num_clusters, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
-):
+def labels(square_ptr, rank, n, pitch, num_clusters, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """The cluster [BLOCK_N] of each point of a set, from the ranks [BLOCK_N].
 
     The rows of the centres are read in the order of their ranks, so the first of equally near ones
@@ -226,23 +134,47 @@ def _densities_kernel(
             if points >= num_frames:
                 length = tl.load(segment_length_ptr + points - num_frames)
                 num_splits = tl.cdiv(C, channels_per_part(C, length, SPLIT_C))
-        density_rows(
-            block * BLOCK_M + tl.arange(0, BLOCK_M),
-            gram_ptr + first * pitch,
-            norm_ptr + first,
-            square_ptr + first * pitch,
-            density_ptr + first,
-            farthest_ptr + first,
-            n,
-            pitch,
-            num_splits,
-            gram_split_stride,
-            norm_split_stride,
-            sqrt_channels,
-            num_neighbors,
-            BLOCK_M,
-            BLOCK_N,
-        )
+        gram_ptr += first * pitch
+        norm_ptr += first
+        square_ptr += first * pitch
+        i = block * BLOCK_M + tl.arange(0, BLOCK_M)
+        j = tl.arange(0, BLOCK_N)
+        inside = (i < n)[:, None] & (j < n)[None, :]
+        # Rows are read and written to the next multiple of 16 columns: whole vectors.
+        stored = (i < n)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
+        tile = i[:, None] * pitch + j[None, :]
+        norm_i = tl.zeros([BLOCK_M], dtype=tl.float32)
+        norm_j = tl.zeros([BLOCK_N], dtype=tl.float32)
+        product = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+        for split in tl.range(0, num_splits, loop_unroll_factor=2):  # two parts under way
+            part_norm_ptr = norm_ptr + split * tl.cast(norm_split_stride, tl.int64)
+            part_gram_ptr = gram_ptr + split * tl.cast(gram_split_stride, tl.int64)
+            norm_i += tl.load(part_norm_ptr + i, mask=i < n, other=0.0)
+            norm_j += tl.load(part_norm_ptr + j, mask=j < n, other=0.0)
+            product += tl.load(part_gram_ptr + tile, mask=stored, other=0.0)
+        square = norm_i[:, None] + norm_j[None, :] - 2.0 * product
+        square = tl.where(square == square, tl.where(square > 0.0, square, 0.0), float("inf"))
+        square = tl.where(i[:, None] == j[None, :], 0.0, square)  # not inf - inf either
+        tl.store(square_ptr + tile, square, mask=stored)
+
+        bits = square.to(tl.int32, bitcast=True)  # [BLOCK_M, BLOCK_N]
+        farthest = tl.max(tl.where(inside, bits, 0), axis=1)
+        tl.store(farthest_ptr + first + i, farthest, mask=i < n)
+
+        # The k smallest, all equal ones at a time.
+        remaining = tl.where(inside, bits, _INFINITY)
+        counted = tl.minimum(num_neighbors, n)
+        missing = tl.zeros([BLOCK_M], dtype=tl.int32) + counted
+        total = tl.zeros([BLOCK_M], dtype=tl.float32)
+        for _ in range(counted):
+            nearest = tl.min(remaining, axis=1)  # [BLOCK_M]
+            is_nearest = remaining == nearest[:, None]
+            taken = tl.minimum(tl.sum(is_nearest.to(tl.int32), axis=1), missing)
+            distance = _root(nearest, sqrt_channels)
+            total += tl.where(taken > 0, taken.to(tl.float32) * (distance * distance), 0.0)
+            missing -= taken
+            remaining = tl.where(is_nearest, _INFINITY, remaining)
+        tl.store(density_ptr + first + i, tl.exp(-total / counted), mask=i < n)
 
 
 @triton.jit(
@@ -270,18 +202,24 @@ def _scores_kernel(
     first = tl.load(first_row_ptr + points).to(tl.int64)
     n = (tl.load(end_row_ptr + points) - first).to(tl.int32)
     if block * BLOCK_M < n:
-        score_rows(
-            block * BLOCK_M + tl.arange(0, BLOCK_M),
-            square_ptr + first * pitch,
-            density_ptr + first,
-            farthest_ptr + first,
-            score_ptr + first,
-            n,
-            pitch,
-            sqrt_channels,
-            BLOCK_M,
-            BLOCK_N,
-        )
+        square_ptr += first * pitch
+        density_ptr += first
+        i = block * BLOCK_M + tl.arange(0, BLOCK_M)
+        j = tl.arange(0, BLOCK_N)
+        density_i = tl.load(density_ptr + i, mask=i < n, other=0.0)
+        density_j = tl.load(density_ptr + j, mask=j < n, other=-1.0)
+        stored = (i < n)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
+        square = tl.load(square_ptr + i[:, None] * pitch + j[None, :], mask=stored, other=0.0)
+        is_denser = (density_j[None, :] > density_i[:, None]) | (
+            (density_j[None, :] == density_i[:, None]) & (j[None, :] < i[:, None])
+        )  # [BLOCK_M, BLOCK_N], none of them outside
+        bits = tl.where(is_denser, square.to(tl.int32, bitcast=True), _ABOVE_INFINITY)
+        parent = tl.min(bits, axis=1)  # [BLOCK_M]
+        farthest = tl.max(tl.load(farthest_ptr + first + j, mask=j < n, other=0), axis=0)
+        parent = tl.where(parent == _ABOVE_INFINITY, farthest, parent)
+        score = density_i * _root(parent, sqrt_channels)
+        score = tl.where(density_i == 0.0, 0.0, score)  # never 0 * inf
+        tl.store(score_ptr + first + i, score, mask=i < n)
 
 
 @triton.jit(
