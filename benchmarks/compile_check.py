@@ -146,7 +146,6 @@ def launch_merge(
         table,
         channels,
         7,
-        min_cluster_tokens,
     )
     group_mean(x, first_row, num_merged, length, clusters, frames * tokens // 2)
     dpc_knn(x, tokens // 2, 7, None)

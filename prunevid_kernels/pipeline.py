@@ -51,7 +51,7 @@ def merge_videos(
     """:func:`merge_video` for several videos of different length at once.
 
     Each video's result is the same, bit for bit, as if it were alone. On a GPU the whole batch
-    takes as many kernel launches (eight) as one video, and one copy to the host; with
+    takes as many kernel launches (twelve) as one video, and one copy to the host; with
     ``config.budget`` none, so that it can be captured in a CUDA graph.
 
     Args:

@@ -1,4 +1,4 @@
-"""Density-peak clustering with a k-nearest-neighbour density, one program a set of points.
+"""Density-peak clustering with a k-nearest-neighbour density, of many sets of points at once.
 
 For n points with distances d (Euclidean over sqrt(C)), K clusters, k neighbours:
 
@@ -8,15 +8,23 @@ For n points with distances d (Euclidean over sqrt(C)), K clusters, k neighbours
     rank[i]    = number of points that score higher; rank[i] < K: the centre of cluster rank[i]
     label[i]   = rank of the nearest centre
 
-Every step needs the step before it for all points, so a program keeps a whole set and passes over
-the rows of its distance matrix, which lie in the L2 cache, with a barrier between the passes. Ranks
-are counted, not sorted. Ties go to the lower index throughout.
+Each step needs the one before for all points of a set, so each is a launch of its own, but for the
+last two, which are short. Densities and scores are made row by row: a program is a warp that holds
+whole rows of the distance matrix in registers, so that a set of any size is spread over the chip,
+and a minimum over a row crosses no warp. The last step is one program a set; segments and groups
+have their own, which go on with the labels that it leaves in registers.
+
+No kernel reads what it stores: the Gram matrix is left as it is, squared distances have a place of
+their own, and what comes after is read by the next launch. Comparing squares is comparing
+distances, so roots are taken of what was found, not of all there is. Ranks are counted, not sorted.
+Ties go to the lower index throughout.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -24,228 +32,332 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for
-from prunevid_kernels.kernels.gram import gram
+from prunevid_kernels.kernels.gram import channels_per_part, gram, padded_pitch
+
+# The bits of non-negative floats are ordered as the floats are, and minima of integers are one
+# instruction a warp where those of floats are ten.
+_INFINITY = tl.constexpr(0x7F800000)
+_ABOVE_INFINITY = tl.constexpr(0x7FFFFFFF)
 
 
 @triton.jit
-def _distances_and_density(
-    gram_ptr,
-    norm_ptr,
-    density_ptr,
-    n,
-    pitch,
-    num_splits,
-    gram_split_stride,
-    norm_split_stride,
-    sqrt_channels,
-    num_neighbors,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Turn the Gram matrix into distances in place, store the densities, return the largest
-    distance."""
-    j = tl.arange(0, BLOCK_N)
-    norm_j = tl.zeros([BLOCK_N], dtype=tl.float32)
-    for split in range(num_splits):
-        norm_j += tl.load(norm_ptr + split * norm_split_stride + j, mask=j < n, other=0.0)
-    largest = tl.zeros([BLOCK_M], dtype=tl.float32)
-    for first in range(0, n, BLOCK_M):
-        i = first + tl.arange(0, BLOCK_M)
-        inside = (i < n)[:, None] & (j < n)[None, :]
-        tile_ptrs = gram_ptr + i[:, None] * pitch + j[None, :]
-        norm_i = tl.zeros([BLOCK_M], dtype=tl.float32)
-        product = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
-        for split in range(num_splits):
-            norm_i += tl.load(norm_ptr + split * norm_split_stride + i, mask=i < n, other=0.0)
-            product += tl.load(tile_ptrs + split * gram_split_stride, mask=inside, other=0.0)
-        square = norm_i[:, None] + norm_j[None, :] - 2.0 * product
-        square = tl.where(square == square, tl.maximum(square, 0.0), float("inf"))  # inf - inf
-        square = tl.where(i[:, None] == j[None, :], 0.0, square)
-        distance = tl.sqrt_rn(square) / sqrt_channels
-        tl.store(tile_ptrs, distance, mask=inside)
-        largest = tl.maximum(largest, tl.max(tl.where(inside, distance, 0.0), axis=1))
-
-        remaining = tl.where(inside, distance, float("inf"))
-        total = tl.zeros([BLOCK_M], dtype=tl.float32)
-        for _ in range(tl.minimum(num_neighbors, n)):
-            nearest, where = tl.min(remaining, axis=1, return_indices=True)
-            total += nearest * nearest
-            remaining = tl.where(j[None, :] == where[:, None], float("inf"), remaining)
-        density = tl.exp(-total / tl.minimum(num_neighbors, n))
-        tl.store(density_ptr + i, density, mask=i < n)
-    return tl.max(largest, axis=0)
+def _root(square_bits, sqrt_channels):
+    """The scaled distance of a squared distance that is given as its bits."""
+    return tl.sqrt_rn(square_bits.to(tl.float32, bitcast=True)) / sqrt_channels
 
 
 @triton.jit
-def _scores(
-    distance_ptr,
-    density_ptr,
-    score_ptr,
-    n,
-    pitch,
-    largest,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    j = tl.arange(0, BLOCK_N)
-    density_j = tl.load(density_ptr + j, mask=j < n, other=-1.0)
-    for first in range(0, n, BLOCK_M):
-        i = first + tl.arange(0, BLOCK_M)
-        density = tl.load(density_ptr + i, mask=i < n, other=0.0)
-        inside = (i < n)[:, None] & (j < n)[None, :]
-        distance = tl.load(
-            distance_ptr + i[:, None] * pitch + j[None, :], mask=inside, other=float("inf")
-        )
-        is_denser = (density_j[None, :] > density[:, None]) | (
-            (density_j[None, :] == density[:, None]) & (j[None, :] < i[:, None])
-        )
-        parent = tl.min(tl.where(is_denser, distance, float("inf")), axis=1)
-        has_denser = tl.max(is_denser.to(tl.int32), axis=1) > 0
-        parent = tl.where(has_denser, parent, largest)
-        score = tl.where(density == 0.0, 0.0, density * parent)  # never 0 * inf
-        tl.store(score_ptr + i, score, mask=i < n)
-
-
-@triton.jit
-def _ranks(score_ptr, rank_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def ranks(score_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """How many points of a set score higher than each: [BLOCK_N], very many outside."""
     j = tl.arange(0, BLOCK_N)
     score_j = tl.load(score_ptr + j, mask=j < n, other=-1.0)
+    better = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.int32)
     for first in range(0, n, BLOCK_M):
         i = first + tl.arange(0, BLOCK_M)
-        score = tl.load(score_ptr + i, mask=i < n, other=0.0)
-        is_better = (score_j[None, :] > score[:, None]) | (
-            (score_j[None, :] == score[:, None]) & (j[None, :] < i[:, None])
+        score_i = tl.load(score_ptr + i, mask=i < n, other=-1.0)
+        is_better = (score_i[:, None] > score_j[None, :]) | (
+            (score_i[:, None] == score_j[None, :]) & (i[:, None] < j[None, :])
         )
-        tl.store(rank_ptr + i, tl.sum(is_better.to(tl.int32), axis=1), mask=i < n)
+        better += is_better.to(tl.int32)
+    return tl.where(j < n, tl.sum(better, axis=0), 2147483647)
 
 
 @triton.jit
-def _labels(
-    distance_ptr,
-    rank_ptr,
-    label_ptr,
-    n,
-    pitch,
-    num_clusters,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
+def labels(square_ptr, rank, n, pitch, num_clusters, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The cluster [BLOCK_N] of each point of a set, from the ranks [BLOCK_N].
+
+    The rows of the centres are read in the order of their ranks, so the first of equally near ones
+    is the one of the lowest rank.
+    """
     j = tl.arange(0, BLOCK_N)
-    rank_j = tl.load(rank_ptr + j, mask=j < n, other=2147483647)
-    is_center = rank_j < num_clusters
-    for first in range(0, n, BLOCK_M):
-        i = first + tl.arange(0, BLOCK_M)
-        rank = tl.load(rank_ptr + i, mask=i < n, other=0)
-        distance = tl.load(
-            distance_ptr + i[:, None] * pitch + j[None, :],
-            mask=(i < n)[:, None] & is_center[None, :],
-            other=float("inf"),
+    shortest = tl.full([BLOCK_M, BLOCK_N], float("inf"), dtype=tl.float32)
+    nearest = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.int32)
+    for first in range(0, num_clusters, BLOCK_M):
+        r = first + tl.arange(0, BLOCK_M)
+        center = tl.max(tl.where(rank[None, :] == r[:, None], j[None, :], 0), axis=1)  # [BLOCK_M]
+        stored = (r < num_clusters)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
+        square = tl.load(
+            square_ptr + center[:, None] * pitch + j[None, :], mask=stored, other=float("inf")
         )
-        nearest = tl.min(distance, axis=1)
-        is_nearest = is_center[None, :] & (distance == nearest[:, None])
-        label = tl.min(tl.where(is_nearest, rank_j[None, :], num_clusters - 1), axis=1)
-        tl.store(label_ptr + i, tl.where(rank < num_clusters, rank, label), mask=i < n)
+        is_nearer = square < shortest
+        shortest = tl.where(is_nearer, square, shortest)
+        nearest = tl.where(is_nearer, r[:, None], nearest)
+    distance = tl.min(shortest, axis=0)  # [BLOCK_N]
+    is_nearest = shortest == distance[None, :]
+    label = tl.min(tl.where(is_nearest, nearest, 2147483647), axis=0)
+    return tl.where(rank < num_clusters, rank, label)
 
 
-@triton.jit
-def cluster_points(
-    gram_ptr,
-    norm_ptr,
-    density_ptr,
-    score_ptr,
-    rank_ptr,
-    label_ptr,
-    n,
-    pitch,
-    num_splits,
-    gram_split_stride,
-    norm_split_stride,
-    sqrt_channels,
-    num_neighbors,
-    num_clusters,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """Cluster the n points of one Gram matrix; density, score, rank and label [n] are stored for
-    all to read after the closing barrier. BLOCK_N >= n."""
-    largest = _distances_and_density(
-        gram_ptr,
-        norm_ptr,
-        density_ptr,
-        n,
-        pitch,
-        num_splits,
-        gram_split_stride,
-        norm_split_stride,
-        sqrt_channels,
-        num_neighbors,
-        BLOCK_M,
-        BLOCK_N,
-    )
-    tl.debug_barrier()
-    _scores(gram_ptr, density_ptr, score_ptr, n, pitch, largest, BLOCK_M, BLOCK_N)
-    tl.debug_barrier()
-    _ranks(score_ptr, rank_ptr, n, BLOCK_M, BLOCK_N)
-    tl.debug_barrier()
-    _labels(gram_ptr, rank_ptr, label_ptr, n, pitch, num_clusters, BLOCK_M, BLOCK_N)
-    tl.debug_barrier()
-
-
-@triton.jit
-def _dpc_knn_kernel(
+@triton.jit(
+    do_not_specialize=[
+        "max_points",
+        "num_splits",
+        "norm_split_stride",
+        "num_neighbors",
+        "num_frames",
+        "C",
+    ],
+    do_not_specialize_on_alignment=["first_row_ptr", "end_row_ptr", "density_ptr"],
+)
+def _densities_kernel(
+    # Read: Gram matrices, and where each set's rows are.
     gram_ptr,
     norm_ptr,
     first_row_ptr,
     end_row_ptr,
+    segment_length_ptr,
+    # Written.
+    square_ptr,
     density_ptr,
-    score_ptr,
-    rank_ptr,
-    label_ptr,
+    farthest_ptr,
+    max_points,
     pitch,
     num_splits,
     gram_split_stride,
     norm_split_stride,
     sqrt_channels,
     num_neighbors,
+    num_frames,
+    C,
+    SPLIT_C: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Program (set, block of its rows), blocks fastest. With SPLIT_C the sets are the groups of
+    ``num_frames`` frames, and the static ones have as many parts as their segment has room for."""
+    blocks = tl.cdiv(max_points, BLOCK_M)
+    points, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    first = tl.load(first_row_ptr + points).to(tl.int64)
+    n = (tl.load(end_row_ptr + points) - first).to(tl.int32)
+    if block * BLOCK_M < n:
+        if SPLIT_C > 0:
+            if points >= num_frames:
+                length = tl.load(segment_length_ptr + points - num_frames)
+                num_splits = tl.cdiv(C, channels_per_part(C, length, SPLIT_C))
+        gram_ptr += first * pitch
+        norm_ptr += first
+        square_ptr += first * pitch
+        i = block * BLOCK_M + tl.arange(0, BLOCK_M)
+        j = tl.arange(0, BLOCK_N)
+        inside = (i < n)[:, None] & (j < n)[None, :]
+        # Rows are read and written to the next multiple of 16 columns: whole vectors.
+        stored = (i < n)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
+        tile = i[:, None] * pitch + j[None, :]
+        norm_i = tl.zeros([BLOCK_M], dtype=tl.float32)
+        norm_j = tl.zeros([BLOCK_N], dtype=tl.float32)
+        product = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
+        for split in tl.range(0, num_splits, loop_unroll_factor=2):  # two parts under way
+            part_norm_ptr = norm_ptr + split * tl.cast(norm_split_stride, tl.int64)
+            part_gram_ptr = gram_ptr + split * tl.cast(gram_split_stride, tl.int64)
+            norm_i += tl.load(part_norm_ptr + i, mask=i < n, other=0.0)
+            norm_j += tl.load(part_norm_ptr + j, mask=j < n, other=0.0)
+            product += tl.load(part_gram_ptr + tile, mask=stored, other=0.0)
+        square = norm_i[:, None] + norm_j[None, :] - 2.0 * product
+        square = tl.where(square == square, tl.where(square > 0.0, square, 0.0), float("inf"))
+        square = tl.where(i[:, None] == j[None, :], 0.0, square)  # not inf - inf either
+        tl.store(square_ptr + tile, square, mask=stored)
+
+        bits = square.to(tl.int32, bitcast=True)  # [BLOCK_M, BLOCK_N]
+        farthest = tl.max(tl.where(inside, bits, 0), axis=1)
+        tl.store(farthest_ptr + first + i, farthest, mask=i < n)
+
+        # The k smallest, all equal ones at a time.
+        remaining = tl.where(inside, bits, _INFINITY)
+        counted = tl.minimum(num_neighbors, n)
+        missing = tl.zeros([BLOCK_M], dtype=tl.int32) + counted
+        total = tl.zeros([BLOCK_M], dtype=tl.float32)
+        for _ in range(counted):
+            nearest = tl.min(remaining, axis=1)  # [BLOCK_M]
+            is_nearest = remaining == nearest[:, None]
+            taken = tl.minimum(tl.sum(is_nearest.to(tl.int32), axis=1), missing)
+            distance = _root(nearest, sqrt_channels)
+            total += tl.where(taken > 0, taken.to(tl.float32) * (distance * distance), 0.0)
+            missing -= taken
+            remaining = tl.where(is_nearest, _INFINITY, remaining)
+        tl.store(density_ptr + first + i, tl.exp(-total / counted), mask=i < n)
+
+
+@triton.jit(
+    do_not_specialize=["max_points"],
+    do_not_specialize_on_alignment=["first_row_ptr", "end_row_ptr", "density_ptr", "score_ptr"],
+)
+def _scores_kernel(
+    # Read: of the points, and where each set's rows are.
+    square_ptr,
+    density_ptr,
+    farthest_ptr,
+    first_row_ptr,
+    end_row_ptr,
+    # Written.
+    score_ptr,
+    max_points,
+    pitch,
+    sqrt_channels,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Program (set, block of its rows), blocks fastest."""
+    blocks = tl.cdiv(max_points, BLOCK_M)
+    points, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    first = tl.load(first_row_ptr + points).to(tl.int64)
+    n = (tl.load(end_row_ptr + points) - first).to(tl.int32)
+    if block * BLOCK_M < n:
+        square_ptr += first * pitch
+        density_ptr += first
+        i = block * BLOCK_M + tl.arange(0, BLOCK_M)
+        j = tl.arange(0, BLOCK_N)
+        density_i = tl.load(density_ptr + i, mask=i < n, other=0.0)
+        density_j = tl.load(density_ptr + j, mask=j < n, other=-1.0)
+        stored = (i < n)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
+        square = tl.load(square_ptr + i[:, None] * pitch + j[None, :], mask=stored, other=0.0)
+        is_denser = (density_j[None, :] > density_i[:, None]) | (
+            (density_j[None, :] == density_i[:, None]) & (j[None, :] < i[:, None])
+        )  # [BLOCK_M, BLOCK_N], none of them outside
+        bits = tl.where(is_denser, square.to(tl.int32, bitcast=True), _ABOVE_INFINITY)
+        parent = tl.min(bits, axis=1)  # [BLOCK_M]
+        farthest = tl.max(tl.load(farthest_ptr + first + j, mask=j < n, other=0), axis=0)
+        parent = tl.where(parent == _ABOVE_INFINITY, farthest, parent)
+        score = density_i * _root(parent, sqrt_channels)
+        score = tl.where(density_i == 0.0, 0.0, score)  # never 0 * inf
+        tl.store(score_ptr + first + i, score, mask=i < n)
+
+
+@triton.jit(
+    do_not_specialize=["N", "num_clusters"],
+    do_not_specialize_on_alignment=["first_row_ptr", "end_row_ptr", "score_ptr"],
+)
+def _dpc_knn_kernel(
+    # Read.
+    square_ptr,
+    score_ptr,
+    first_row_ptr,
+    end_row_ptr,
+    # Written.
+    label_ptr,
+    center_ptr,
+    pitch,
+    N,
     num_clusters,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    first = tl.load(first_row_ptr + tl.program_id(0)).to(tl.int64)
-    n = (tl.load(end_row_ptr + tl.program_id(0)) - first).to(tl.int32)
-    cluster_points(
-        gram_ptr + first * pitch,
-        norm_ptr + first,
-        density_ptr + first,
-        score_ptr + first,
-        rank_ptr + first,
-        label_ptr + first,
-        n,
-        pitch,
-        num_splits,
-        gram_split_stride,
-        norm_split_stride,
-        sqrt_channels,
-        num_neighbors,
-        num_clusters,
-        BLOCK_M,
-        BLOCK_N,
-    )
+    """Program (set): labels [N], -1 beyond the set's points, and centres [num_clusters]."""
+    points = tl.program_id(0).to(tl.int64)
+    first = tl.load(first_row_ptr + points).to(tl.int64)
+    n = (tl.load(end_row_ptr + points) - first).to(tl.int32)
+    rank = ranks(score_ptr + first, n, BLOCK_M, BLOCK_N)
+    label = labels(square_ptr + first * pitch, rank, n, pitch, num_clusters, BLOCK_M, BLOCK_N)
+    j = tl.arange(0, BLOCK_N)
+    tl.store(label_ptr + points * N + j, tl.where(j < n, label, -1).to(tl.int64), mask=j < N)
+    is_center = rank < num_clusters
+    tl.store(center_ptr + points * num_clusters + rank, j.to(tl.int64), mask=is_center)
 
 
 MAX_POINTS = 4096
-"""The most points of a set: a row of its distance matrix has to fit one program's registers."""
+"""The most points of a set: a row of its distance matrix has to fit a program's registers."""
 
 
-def row_blocks(device: torch.device, pitch: int) -> dict[str, int]:
-    """Config of a kernel that calls :func:`cluster_points` on sets of up to ``pitch`` points."""
-    if pitch > MAX_POINTS:
-        raise ValueError(f"at most {MAX_POINTS} points can be clustered at once, got {pitch}")
-    config = config_for("dpc_knn", device).copy()
-    block_n = max(16, triton.next_power_of_2(pitch))
-    config["BLOCK_M"] = max(1, min(block_n, config.pop("TILE") // block_n))
+def blocks_for(kernel: str, device: torch.device, n: int) -> dict[str, Any]:
+    """Config of a kernel that holds whole rows of up to ``n`` points: BLOCK_M rows, BLOCK_N
+    columns, and more warps where one row is more than a tile.
+
+    Raises:
+        ValueError: more than ``MAX_POINTS``.
+    """
+    if n > MAX_POINTS:
+        raise ValueError(f"at most {MAX_POINTS} points can be clustered at once, got {n}")
+    config = config_for(kernel, device).copy()
+    tile = config.pop("TILE")
+    # Few widths, so that few variants are compiled.
+    block_n = max(config.pop("MIN_BLOCK_N"), 1 << (n - 1).bit_length())
     config["BLOCK_N"] = block_n
+    config["BLOCK_M"] = max(1, min(block_n, tile // block_n))
+    if "num_warps" in config:
+        config["num_warps"] *= max(1, block_n // tile)
     return config
+
+
+class Points(NamedTuple):
+    """Sets of points by their Gram matrices, in R rows.
+
+    Attributes:
+        gram: [R, pitch] float32, the first of ``num_splits`` parts that add up, ``gram_stride``
+            floats apart; norm: [R], the parts ``norm_stride`` floats apart.
+        first_row, end_row: [B] int32, each set's first row and the row after its last.
+        max_points: points of the largest set.
+        segment_length: [F] int32 where the sets are groups of F frames, see
+            :func:`~prunevid_kernels.kernels.gram.group_gram`; None otherwise.
+    """
+
+    gram: Tensor
+    norm: Tensor
+    num_splits: int
+    gram_stride: int
+    norm_stride: int
+    first_row: Tensor
+    end_row: Tensor
+    max_points: int
+    channels: int
+    segment_length: Tensor | None = None
+
+
+def points_of(x: Tensor, first_row: Tensor, end_row: Tensor, max_points: int) -> Points:
+    """The sets of points that x [R, C] holds, in one launch."""
+    # Too many are refused before any work is done.
+    blocks_for("cluster_rows", x.device, max_points)
+    matrices, norms = gram(x, first_row, end_row, padded_pitch(max_points))
+    splits, strides = matrices.shape[0], (matrices.stride(0), norms.stride(0))
+    channels = x.shape[1]
+    return Points(matrices[0], norms[0], splits, *strides, first_row, end_row, max_points, channels)
+
+
+def score_points(points: Points, num_neighbors: int, density: Tensor, score: Tensor) -> Tensor:
+    """Densities and scores in two launches; ``density`` and ``score`` [R] are written.
+
+    Returns:
+        squared distances [R, pitch] float32.
+    """
+    rows, pitch = len(density), points.gram.shape[-1]
+    device = density.device
+    square = torch.empty((rows, pitch), dtype=torch.float32, device=device)
+    farthest = torch.empty(rows, dtype=torch.int32, device=device)
+    sets = points.first_row, points.end_row
+    sqrt_channels = math.sqrt(points.channels)
+    segment_length = points.segment_length
+    blocks = blocks_for("cluster_rows", device, points.max_points)
+    grid = (len(points.first_row) * -(-points.max_points // blocks["BLOCK_M"]),)
+    _densities_kernel[grid](
+        points.gram,
+        points.norm,
+        *sets,
+        points.first_row if segment_length is None else segment_length,
+        square,
+        density,
+        farthest,
+        points.max_points,
+        pitch,
+        points.num_splits,
+        points.gram_stride,
+        points.norm_stride,
+        sqrt_channels,
+        num_neighbors,
+        0 if segment_length is None else len(segment_length),
+        points.channels,
+        SPLIT_C=0 if segment_length is None else config_for("group_gram", device)["SPLIT_C"],
+        **blocks,
+    )
+    _scores_kernel[grid](
+        square,
+        density,
+        farthest,
+        *sets,
+        score,
+        points.max_points,
+        pitch,
+        sqrt_channels,
+        **blocks,
+    )
+    return square
 
 
 def dpc_knn(
@@ -253,33 +365,27 @@ def dpc_knn(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cluster each row of x [B, N, C] on its own; see :func:`prunevid_kernels.dpc_knn`."""
     batch, n, channels = x.shape
-    blocks = row_blocks(x.device, n)  # refuses too many points before any work is done
+    device = x.device
+    blocks = blocks_for("group_clusters", device, n)
     sizes = [n] * batch if lengths is None else lengths
     first_rows = [row * n for row in range(batch)]
     end_rows = [first + size for first, size in zip(first_rows, sizes, strict=True)]
-    first_row, end_row = torch.tensor([first_rows, end_rows], dtype=torch.int32).to(x.device)
-    matrices, norms = gram(x.reshape(batch * n, channels).contiguous(), first_row, end_row, n)
-    density = torch.zeros((batch, n), dtype=torch.float32, device=x.device)
-    score = torch.zeros_like(density)
-    rank = torch.full((batch, n), n, dtype=torch.int32, device=x.device)
-    label = torch.full_like(rank, -1)
+    first_row, end_row = torch.tensor([first_rows, end_rows], dtype=torch.int32).to(device)
+    density, score = torch.zeros((2, batch, n), dtype=torch.float32, device=device)
+    points = points_of(x.reshape(batch * n, channels).contiguous(), first_row, end_row, n)
+    square = score_points(points, num_neighbors, density.flatten(), score.flatten())
+    label = torch.empty((batch, n), dtype=torch.int64, device=device)
+    center = torch.empty((batch, num_clusters), dtype=torch.int64, device=device)
     _dpc_knn_kernel[(batch,)](
-        matrices,
-        norms,
+        square,
+        score,
         first_row,
         end_row,
-        density,
-        score,
-        rank,
         label,
+        center,
+        square.shape[1],
         n,
-        matrices.shape[0],
-        matrices.stride(0),
-        norms.stride(0),
-        math.sqrt(channels),
-        num_neighbors,
         num_clusters,
         **blocks,
     )
-    centers = torch.sort(rank, dim=1, stable=True).indices[:, :num_clusters]
-    return label.long(), centers, density, score
+    return label, center, density, score

@@ -48,8 +48,8 @@ def gram_tile(
 @triton.jit
 def store_gram_tile(tile, gram_ptr, norm_ptr, i, j, n, pitch):
     """Store a tile at rows i and columns j of a Gram matrix of n points, and the norms on its
-    diagonal."""
-    inside = (i < n)[:, None] & (j < n)[None, :]
+    diagonal. Columns up to the next multiple of 16 are stored too, for readers of whole vectors."""
+    inside = (i < n)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
     tl.store(gram_ptr + i[:, None] * pitch + j[None, :], tile, mask=inside)
     on_diagonal = i[:, None] == j[None, :]
     norm = tl.sum(tl.where(on_diagonal, tile, 0.0), axis=1)
@@ -67,18 +67,21 @@ def _gram_kernel(
     num_rows,
     C,
     pitch,
+    num_splits,
     channels_per_split,
     INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (tile, set of points, split): rows ``first_row[set]`` to ``end_row[set]`` of x."""
-    points, split = tl.program_id(1), tl.program_id(2)
+    """Program (set of points, split, tile), tiles fastest: rows ``first_row[set]`` to
+    ``end_row[set]`` of x."""
+    tiles = tl.cdiv(pitch, BLOCK)
+    tile_index, part = tl.program_id(0) % (tiles * tiles), tl.program_id(0) // (tiles * tiles)
+    points, split = part // num_splits, part % num_splits
     first = tl.load(first_row_ptr + points).to(tl.int64)
     n = (tl.load(end_row_ptr + points) - first).to(tl.int32)
-    tiles = tl.cdiv(pitch, BLOCK)
-    i = tl.program_id(0) // tiles * BLOCK + tl.arange(0, BLOCK)
-    j = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
+    i = tile_index // tiles * BLOCK + tl.arange(0, BLOCK)
+    j = tile_index % tiles * BLOCK + tl.arange(0, BLOCK)
     first_c = split * channels_per_split
     tile = gram_tile(
         x_ptr + (first + i) * C,
@@ -95,6 +98,11 @@ def _gram_kernel(
     store_gram_tile(tile, gram_ptr + row * pitch, norm_ptr + row, i, j, n, pitch)
 
 
+def padded_pitch(n: int) -> int:
+    """Floats from a row of a matrix with n columns to the next: whole 64-byte vectors."""
+    return -(-n // 16) * 16
+
+
 def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Tensor, Tensor]:
     """Gram matrices of the sets of points that x [R, C] holds.
 
@@ -103,12 +111,12 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
 
     Args:
         first_row, end_row: [B] int32, each set's first row and the row behind its last.
-        pitch: the most points of a set.
+        pitch: the most points of a set, by :func:`padded_pitch`.
 
     Returns:
         gram [splits, R, pitch] and norms [splits, R], float32.
     """
-    assert x.is_contiguous()
+    assert x.is_contiguous() and pitch % 16 == 0
     rows, channels = x.shape
     config = config_for("gram", x.device).copy()
     per_split = config.pop("SPLIT_C")
@@ -116,7 +124,8 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
     matrices = torch.empty((splits, rows, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)
     tiles = triton.cdiv(pitch, config["BLOCK"])
-    _gram_kernel[(tiles * tiles, len(first_row), splits)](
+    # One dimension: the others of a grid end at 65,535.
+    _gram_kernel[(len(first_row) * splits * tiles * tiles,)](
         x,
         first_row,
         end_row,
@@ -125,6 +134,7 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
         rows,
         channels,
         pitch,
+        splits,
         per_split,
         INTERPRETED=is_interpreted(),
         **config,
@@ -196,6 +206,7 @@ def _group_gram_kernel(
     num_frames,
     N,
     C,
+    pitch,
     min_cluster_tokens,
     HAS_BUDGET: tl.constexpr,
     INTERPRETED: tl.constexpr,
@@ -260,7 +271,7 @@ def _group_gram_kernel(
                 BLOCK,
                 BLOCK_C,
             )
-        store_gram_tile(tile, gram_ptr + row * N, norm_ptr + row, i, j, n, N)
+        store_gram_tile(tile, gram_ptr + row * pitch, norm_ptr + row, i, j, n, pitch)
 
 
 def group_gram(
@@ -286,13 +297,14 @@ def group_gram(
             groups with room for all their tokens are.
 
     Returns:
-        gram [F, N, N] and norms [F, N] float32.
+        gram [F, N, pitch] and norms [F, N] float32.
     """
     frames, n, channels = x.shape
     config = config_for("group_gram", x.device).copy()
     if x.dtype == torch.float32:
         config["BLOCK_C"] = config["FLOAT32_BLOCK_C"]
-    matrices = torch.empty((frames, n, n), dtype=torch.float32, device=x.device)
+    pitch = padded_pitch(n)
+    matrices = torch.empty((frames, n, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((frames, n), dtype=torch.float32, device=x.device)
     tiles = triton.cdiv(n, config["BLOCK"])
     _group_gram_kernel[(2 * frames * tiles * tiles,)](
@@ -308,6 +320,7 @@ def group_gram(
         frames,
         n,
         channels,
+        pitch,
         min_cluster_tokens or 0,
         HAS_BUDGET=min_cluster_tokens is None,
         INTERPRETED=is_interpreted(),

@@ -1,14 +1,14 @@
-"""Cluster every group of every video in one launch, and write down who is merged with whom.
+"""Cluster every group of every video, and write down who is merged with whom, in three launches.
 
-A program owns a group: the dynamic tokens of a frame, or the static tokens of a segment. Groups
-small enough are passed through: each token is its own cluster. Beside the labels the program leaves
-each cluster's members next to each other, so that the averaging afterwards reads members and
+Densities and scores are made as for any sets of points (:mod:`~prunevid_kernels.kernels.dpc_knn`).
+Then a program owns a group, and holds its tokens in registers from their scores to their places.
+Groups small enough are passed through: each token is its own cluster. Beside the labels the program
+leaves each cluster's members next to each other, so that the averaging afterwards reads members and
 nothing else.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -16,10 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import config_for
-from prunevid_kernels.kernels.dpc_knn import cluster_points, row_blocks
-from prunevid_kernels.kernels.gram import channels_per_part
-from prunevid_kernels.kernels.groups import GroupTable
+from prunevid_kernels.kernels.dpc_knn import Points, blocks_for, labels, ranks, score_points
+from prunevid_kernels.kernels.groups import GroupTable, video_of
 
 
 class GroupClusters(NamedTuple):
@@ -49,50 +47,17 @@ class GroupClusters(NamedTuple):
 
 
 @triton.jit
-def _add_parts(gram_ptr, norm_ptr, num_parts, n, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Add the parts of a Gram matrix of n points and of its norms to the first part, in order."""
-    j = tl.arange(0, BLOCK_N)
-    matrix = tl.cast(N, tl.int64) * N
-    for part in range(1, num_parts):
-        norm = tl.load(norm_ptr + j, mask=j < n, other=0.0)
-        norm += tl.load(norm_ptr + part * N + j, mask=j < n, other=0.0)
-        tl.store(norm_ptr + j, norm, mask=j < n)
-        for first in range(0, n, BLOCK_M):
-            i = first + tl.arange(0, BLOCK_M)
-            inside = (i < n)[:, None] & (j < n)[None, :]
-            ptrs = gram_ptr + i[:, None] * N + j[None, :]
-            total = tl.load(ptrs, mask=inside, other=0.0)
-            total += tl.load(ptrs + part * matrix, mask=inside, other=0.0)
-            tl.store(ptrs, total, mask=inside)
-
-
-@triton.jit
-def _store_members(
-    label_ptr, position_ptr, member_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
-):
-    """Sort the positions by (label, position): a token's place is the count of those before."""
-    j = tl.arange(0, BLOCK_N)
-    label_j = tl.load(label_ptr + j, mask=j < n, other=2147483647)
-    for first in range(0, n, BLOCK_M):
-        i = first + tl.arange(0, BLOCK_M)
-        label = tl.load(label_ptr + i, mask=i < n, other=0)
-        position = tl.load(position_ptr + i, mask=i < n, other=0)
-        is_before = (label_j[None, :] < label[:, None]) | (
-            (label_j[None, :] == label[:, None]) & (j[None, :] < i[:, None])
-        )
-        place = tl.sum(is_before.to(tl.int32), axis=1)
-        tl.store(member_ptr + place, position, mask=i < n)
-
-
-@triton.jit
-def _store_rows(
-    label_ptr,
-    position_ptr,
+def _store_clusters(
+    # Of the group's tokens, in registers.
+    label,
+    position,
+    # Written: a record for each merged token, and the members.
     row_group_ptr,
     row_begin_ptr,
     row_size_ptr,
     anchor_ptr,
     count_ptr,
+    member_ptr,
     group,
     before,
     first_token,
@@ -102,26 +67,34 @@ def _store_rows(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """The record of each cluster. A static token stands for ``length`` source tokens."""
+    """The record of each cluster, and the positions sorted by (label, position). A static token
+    stands for ``length`` source tokens."""
     j = tl.arange(0, BLOCK_N)
-    label_j = tl.load(label_ptr + j, mask=j < n, other=2147483647)
-    position_j = tl.load(position_ptr + j, mask=j < n, other=2147483647)
+    place = tl.zeros([BLOCK_N], dtype=tl.int32)
+    placed = 0
     for first in range(0, num_clusters, BLOCK_M):
         r = first + tl.arange(0, BLOCK_M)
-        is_member = label_j[None, :] == r[:, None]
-        size = tl.sum(is_member.to(tl.int32), axis=1)
-        begin = before + tl.sum((label_j[None, :] < r[:, None]).to(tl.int32), axis=1)
-        anchor = tl.min(tl.where(is_member, position_j[None, :], 2147483647), axis=1)
-        tl.store(row_group_ptr + r, tl.zeros([BLOCK_M], tl.int32) + group, mask=r < num_clusters)
-        tl.store(row_begin_ptr + r, begin, mask=r < num_clusters)
-        tl.store(row_size_ptr + r, size, mask=r < num_clusters)
-        tl.store(anchor_ptr + r, first_token + anchor.to(tl.int64), mask=r < num_clusters)
-        tl.store(count_ptr + r, size.to(tl.int64) * length, mask=r < num_clusters)
+        exists = r < num_clusters
+        is_member = (label[None, :] == r[:, None]) & (j < n)[None, :] & exists[:, None]
+        counted = tl.cumsum(is_member.to(tl.int32), axis=1)  # [BLOCK_M, BLOCK_N]
+        size = tl.sum(is_member.to(tl.int32), axis=1)  # [BLOCK_M]
+        begin = placed + tl.cumsum(size, axis=0) - size
+        placed += tl.sum(size, axis=0)
+        place += tl.sum(tl.where(is_member, begin[:, None] + counted - 1, 0), axis=0)
+        anchor = tl.min(tl.where(is_member, position[None, :], 2147483647), axis=1)
+        tl.store(row_group_ptr + r, tl.zeros([BLOCK_M], tl.int32) + group, mask=exists)
+        tl.store(row_begin_ptr + r, before + begin, mask=exists)
+        tl.store(row_size_ptr + r, size, mask=exists)
+        tl.store(anchor_ptr + r, first_token + anchor.to(tl.int64), mask=exists)
+        tl.store(count_ptr + r, size.to(tl.int64) * length, mask=exists)
+    tl.store(member_ptr + place, position, mask=(j < n) & (num_clusters > 0))
 
 
 @triton.jit
 def _store_frame_runs(
-    position_ptr,
+    # Of the group's tokens, in registers.
+    position,
+    # Written: where each source token goes, and a record for each merged token.
     source_to_merged_ptr,
     row_group_ptr,
     row_begin_ptr,
@@ -145,7 +118,6 @@ def _store_frame_runs(
     the merged tokens are in the order of the positions.
     """
     i = tl.arange(0, BLOCK_N)
-    position = tl.load(position_ptr + i, mask=i < n, other=0)
     runs = num_clusters // n + (i < num_clusters % n).to(tl.int32)
     first_row = i * (num_clusters // n) + tl.minimum(i, num_clusters % n)
     for step in range(length):
@@ -165,14 +137,32 @@ def _store_frame_runs(
         tl.store(count_ptr + row, (end - step).to(tl.int64), mask=begins)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["num_frames", "num_videos", "N"],
+    do_not_specialize_on_alignment=[
+        "first_point_ptr",
+        "end_point_ptr",
+        "first_row_ptr",
+        "segment_length_ptr",
+        "static_count_ptr",
+        "static_offset_ptr",
+        "static_size_ptr",
+        "frame_offset_ptr",
+        "frame_size_ptr",
+        "anchor_ptr",
+        "count_ptr",
+        "row_group_ptr",
+        "row_begin_ptr",
+        "row_size_ptr",
+    ],
+)
 def _group_clusters_kernel(
-    gram_ptr,
-    norm_ptr,
-    density_ptr,
+    # Read: of the groups' points.
+    square_ptr,
     score_ptr,
-    rank_ptr,
-    label_ptr,
+    first_point_ptr,
+    end_point_ptr,
+    # Read: videos, segments and groups.
     first_frame_ptr,
     first_row_ptr,
     segment_start_ptr,
@@ -183,6 +173,7 @@ def _group_clusters_kernel(
     static_size_ptr,
     frame_offset_ptr,
     frame_size_ptr,
+    # Written.
     source_to_merged_ptr,
     anchor_ptr,
     count_ptr,
@@ -193,87 +184,46 @@ def _group_clusters_kernel(
     num_frames,
     num_videos,
     N,
-    C,
-    sqrt_channels,
-    num_neighbors,
-    min_cluster_tokens,
-    HAS_BUDGET: tl.constexpr,
-    SPLIT_C: tl.constexpr,
-    BLOCK_B: tl.constexpr,
+    pitch,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    """Program (group): the dynamic tokens of frame ``group``, or, from ``num_frames`` on, the
+    static ones of the segment that starts at frame ``group - num_frames``, if one does."""
     group = tl.program_id(0)
     is_static = group >= num_frames
     frame = tl.where(is_static, group - num_frames, group)
     start = tl.load(segment_start_ptr + frame)
     if (start == frame) | (group < num_frames):
         num_static = tl.load(static_count_ptr + start)
-        if is_static:
-            n = num_static
-            offset = tl.load(static_offset_ptr + frame)
-            num_clusters = tl.load(static_size_ptr + frame)
-            before = 0
-            length = tl.load(segment_length_ptr + frame)
-            num_parts = tl.cdiv(C, channels_per_part(C, length, SPLIT_C))
-        else:
-            n = N - num_static
-            offset = tl.load(frame_offset_ptr + frame)
-            num_clusters = tl.load(frame_size_ptr + frame)
-            before = num_static
-            length = 1
-            num_parts = 1
-        position_ptr += start.to(tl.int64) * N + before
-        scratch = frame.to(tl.int64) * N + before
-        label_ptr += scratch
+        n = tl.where(is_static, num_static, N - num_static)
+        before = tl.where(is_static, 0, num_static)
+        # Static groups' offset and size, or dynamic ones'.
+        offset = tl.load(tl.where(is_static, static_offset_ptr + frame, frame_offset_ptr + frame))
+        num_clusters = tl.load(tl.where(is_static, static_size_ptr + frame, frame_size_ptr + frame))
+        length = tl.where(is_static, tl.load(segment_length_ptr + start), 1)
+        row = frame.to(tl.int64) * N + before
         j = tl.arange(0, BLOCK_N)
-        largest_passed = min_cluster_tokens
-        if HAS_BUDGET:
-            largest_passed = num_clusters
-        if (n > largest_passed) & (num_clusters > 0):
-            if num_parts > 1:
-                _add_parts(
-                    gram_ptr + scratch * N, norm_ptr + scratch, num_parts, n, N, BLOCK_M, BLOCK_N
-                )
-                tl.debug_barrier()
-            cluster_points(
-                gram_ptr + scratch * N,
-                norm_ptr + scratch,
-                density_ptr + scratch,
-                score_ptr + scratch,
-                rank_ptr + scratch,
-                label_ptr,
-                n,
-                N,
-                1,
-                0,
-                0,
-                sqrt_channels,
-                num_neighbors,
-                num_clusters,
-                BLOCK_M,
-                BLOCK_N,
-            )
-        else:
-            # Without room for any token, source_to_merged becomes -1.
-            label = tl.where(num_clusters > 0, j, -1 - offset)
-            tl.store(label_ptr + j, label, mask=j < n)
-            tl.debug_barrier()
+        # Without room for any token, source_to_merged becomes -1.
+        label = tl.where(num_clusters > 0, j, -1 - offset)
+        if tl.load(end_point_ptr + group) > tl.load(first_point_ptr + group):
+            rank = ranks(score_ptr + row, n, BLOCK_M, BLOCK_N)
+            label = labels(square_ptr + row * pitch, rank, n, pitch, num_clusters, BLOCK_M, BLOCK_N)
 
-        videos = tl.arange(0, BLOCK_B)
-        first = tl.load(first_frame_ptr + videos, mask=videos < num_videos, other=2147483647)
-        video = tl.sum((first <= frame).to(tl.int32), axis=0) - 1
+        position_ptr += start.to(tl.int64) * N + before
+        position = tl.load(position_ptr + j, mask=j < n, other=0)
+        video = video_of(frame, first_frame_ptr, num_videos)
         first_frame = tl.load(first_frame_ptr + video)
-        row = tl.load(first_row_ptr + video).to(tl.int64) + offset
+        merged_row = tl.load(first_row_ptr + video).to(tl.int64) + offset
         if num_clusters > n:
             _store_frame_runs(
-                position_ptr,
+                position,
                 source_to_merged_ptr,
-                row_group_ptr + row,
-                row_begin_ptr + row,
-                row_size_ptr + row,
-                anchor_ptr + row,
-                count_ptr + row,
+                row_group_ptr + merged_row,
+                row_begin_ptr + merged_row,
+                row_size_ptr + merged_row,
+                anchor_ptr + merged_row,
+                count_ptr + merged_row,
                 2 * num_frames + frame,
                 frame,
                 first_frame,
@@ -285,15 +235,15 @@ def _group_clusters_kernel(
                 BLOCK_N,
             )
         else:
-            _store_members(label_ptr, position_ptr, member_ptr + scratch, n, BLOCK_M, BLOCK_N)
-            _store_rows(
-                label_ptr,
-                position_ptr,
-                row_group_ptr + row,
-                row_begin_ptr + row,
-                row_size_ptr + row,
-                anchor_ptr + row,
-                count_ptr + row,
+            _store_clusters(
+                label,
+                position,
+                row_group_ptr + merged_row,
+                row_begin_ptr + merged_row,
+                row_size_ptr + merged_row,
+                anchor_ptr + merged_row,
+                count_ptr + merged_row,
+                member_ptr + row,
                 group,
                 before,
                 (frame - first_frame).to(tl.int64) * N,
@@ -303,8 +253,6 @@ def _group_clusters_kernel(
                 BLOCK_M,
                 BLOCK_N,
             )
-            label = tl.load(label_ptr + j, mask=j < n, other=0)
-            position = tl.load(position_ptr + j, mask=j < n, other=0)
             merged = (offset + label).to(tl.int64)
             for step in range(length):
                 source = (frame + step).to(tl.int64) * N + position
@@ -323,32 +271,42 @@ def group_clusters(
     table: GroupTable,
     channels: int,
     num_neighbors: int,
-    min_cluster_tokens: int | None,
 ) -> GroupClusters:
     """Cluster the groups of ``table`` by their Gram matrices, as
-    :func:`~prunevid_kernels.kernels.gram.group_gram` left them; they become distances.
+    :func:`~prunevid_kernels.kernels.gram.group_gram` left them.
 
     Args:
         first_row: [B] int32, on the device: the row of each video's first merged token; they are
             known before the videos' numbers of merged tokens are.
         num_rows: R, rows enough for all videos.
-        min_cluster_tokens: as for :func:`~prunevid_kernels.kernels.gram.group_gram`.
     """
     frames, n = norms.shape
     device = norms.device
-    floats = torch.empty((2, frames, n), dtype=torch.float32, device=device)
-    integers = torch.empty((3, frames, n), dtype=torch.int32, device=device)
+    density, score = torch.empty((2, frames * n), dtype=torch.float32, device=device)
+    # A part of a static group's matrix in the rows of each frame of its segment.
+    strides = matrices.stride(0), norms.stride(0)
+    points = Points(
+        matrices.flatten(0, 1),
+        norms.flatten(),
+        1,
+        *strides,
+        table.first_point,
+        table.end_point,
+        n,
+        channels,
+        segment_length,
+    )
+    square = score_points(points, num_neighbors, density, score)
+    member = torch.empty((frames, n), dtype=torch.int32, device=device)
     rows = torch.empty((3, num_rows), dtype=torch.int32, device=device)
     source_to_merged = torch.empty((frames, n), dtype=torch.int64, device=device)
     anchor = torch.empty(num_rows, dtype=torch.int64, device=device)
     count = torch.empty(num_rows, dtype=torch.int64, device=device)
     _group_clusters_kernel[(2 * frames,)](
-        matrices,
-        norms,
-        floats[0],
-        floats[1],
-        integers[0],
-        integers[1],
+        square,
+        score,
+        table.first_point,
+        table.end_point,
         first_frame,
         first_row,
         segment_start,
@@ -365,17 +323,11 @@ def group_clusters(
         rows[0],
         rows[1],
         rows[2],
-        integers[2],
+        member,
         frames,
         len(first_frame) - 1,
         n,
-        channels,
-        math.sqrt(channels),
-        num_neighbors,
-        min_cluster_tokens or 0,
-        HAS_BUDGET=min_cluster_tokens is None,
-        SPLIT_C=config_for("group_gram", device)["SPLIT_C"],
-        BLOCK_B=triton.next_power_of_2(len(first_frame) - 1),
-        **row_blocks(device, n),
+        square.shape[1],
+        **blocks_for("group_clusters", device, n),
     )
-    return GroupClusters(source_to_merged, anchor, count, rows[0], rows[1], rows[2], integers[2])
+    return GroupClusters(source_to_merged, anchor, count, rows[0], rows[1], rows[2], member)

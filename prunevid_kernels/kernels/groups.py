@@ -26,6 +26,10 @@ class GroupTable(NamedTuple):
         static_offset, static_size: [F], at the segments' first frames: where a static group's
             merged tokens start in its video's output, and how many there are; size 0 elsewhere.
         frame_offset, frame_size: [F] the same for the frames' dynamic groups.
+        first_point, end_point: [2 F] the rows of F N, one for each token of each frame, that hold
+            the points of the groups that are clustered: the frames' dynamic ones, in their last
+            rows; then the segments' static ones, in the first rows of their first frames. Nothing
+            where a group is passed through.
         host: [F + F + F + B + B] what the host has to know: segment starts, static sizes, frame
             sizes, each video's number of merged tokens, and its first bad frame (its frame count if
             there is none).
@@ -36,7 +40,20 @@ class GroupTable(NamedTuple):
     static_size: Tensor
     frame_offset: Tensor
     frame_size: Tensor
+    first_point: Tensor
+    end_point: Tensor
     host: Tensor
+
+
+@triton.jit
+def video_of(frame, first_frame_ptr, num_videos):
+    """The video that a frame belongs to."""
+    video = -1
+    for first in range(0, num_videos, 32):
+        index = first + tl.arange(0, 32)
+        first_frame = tl.load(first_frame_ptr + index, mask=index < num_videos, other=2147483647)
+        video += tl.sum((first_frame <= frame).to(tl.int32), axis=0)
+    return video
 
 
 @triton.jit
@@ -93,8 +110,17 @@ def _spend_budget(budget, static_count, static_size, static_capacity, frame_coun
     return static_given + static_above + static_equal, frame_given + frame_above + frame_equal
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["num_frames", "num_videos", "N", "num_bad_blocks", "min_cluster_tokens"],
+    do_not_specialize_on_alignment=[
+        "segment_length_ptr",
+        "static_count_ptr",
+        "frame_offset_ptr",
+        "end_point_ptr",
+    ],
+)
 def _group_table_kernel(
+    # Read: videos, segments and tokens.
     first_frame_ptr,
     segment_start_ptr,
     segment_length_ptr,
@@ -102,9 +128,12 @@ def _group_table_kernel(
     is_static_ptr,
     is_bad_ptr,
     budget_ptr,
+    # Written.
     position_ptr,
     static_offset_ptr,
     frame_offset_ptr,
+    first_point_ptr,
+    end_point_ptr,
     host_ptr,
     num_frames,
     num_videos,
@@ -115,7 +144,6 @@ def _group_table_kernel(
     HAS_BUDGET: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
-    BLOCK_B: tl.constexpr,
 ):
     """Program (frame): the positions of the segment that starts there, and, at the first frame of a
     video, the sizes and offsets of all its groups."""
@@ -133,10 +161,8 @@ def _group_table_kernel(
         )
         tl.store(position_ptr + row + slot, n, mask=n < N)
 
-    video_index = tl.arange(0, BLOCK_B)
-    first = tl.load(first_frame_ptr + video_index, mask=video_index < num_videos, other=-1)
-    video = tl.max(tl.where(first == frame, video_index, -1), axis=0)
-    if video >= 0:
+    video = video_of(frame, first_frame_ptr, num_videos)
+    if tl.load(first_frame_ptr + video) == frame:
         length = tl.load(first_frame_ptr + video + 1) - frame
         t = tl.arange(0, BLOCK_T)
         inside = t < length
@@ -164,6 +190,19 @@ def _group_table_kernel(
         static_offset = static_end - static_size + frame_end - frame_size
         tl.store(static_offset_ptr + frame + t, static_offset, mask=inside)
 
+        static_passed, frame_passed = min_cluster_tokens, min_cluster_tokens
+        if HAS_BUDGET:
+            static_passed, frame_passed = static_size, frame_size
+        static_clustered = starts & (static_size > 0) & (num_static > static_passed)
+        frame_clustered = (frame_size > 0) & (N - num_static > frame_passed)
+        point = (frame + t) * N
+        static_end_point = point + tl.where(static_clustered, num_static, 0)
+        tl.store(first_point_ptr + num_frames + frame + t, point, mask=inside)
+        tl.store(end_point_ptr + num_frames + frame + t, static_end_point, mask=inside)
+        frame_point = point + tl.where(frame_clustered, num_static, N)
+        tl.store(first_point_ptr + frame + t, frame_point, mask=inside)
+        tl.store(end_point_ptr + frame + t, point + N, mask=inside)
+
         tl.store(host_ptr + frame + t, start, mask=inside)
         tl.store(host_ptr + num_frames + frame + t, static_size, mask=inside)
         tl.store(host_ptr + 2 * num_frames + frame + t, frame_size, mask=inside)
@@ -176,6 +215,11 @@ def _group_table_kernel(
             )
         first_bad = tl.min(tl.where(is_bad > 0, t, length), axis=0)
         tl.store(host_ptr + 3 * num_frames + num_videos + video, first_bad)
+
+
+def _block(n: int) -> int:
+    """A power of two from ``n`` on, at least 256, so that few variants are compiled."""
+    return max(256, 1 << (n - 1).bit_length())
 
 
 def group_table(
@@ -199,6 +243,7 @@ def group_table(
     videos = len(first_frame) - 1
     position = torch.empty((frames, n), dtype=torch.int32, device=is_static.device)
     offsets = torch.empty((2, frames), dtype=torch.int32, device=is_static.device)
+    points = torch.empty((2, 2 * frames), dtype=torch.int32, device=is_static.device)
     host = torch.empty(3 * frames + 2 * videos, dtype=torch.int32, device=is_static.device)
     _group_table_kernel[(frames,)](
         first_frame,
@@ -211,6 +256,8 @@ def group_table(
         position,
         offsets[0],
         offsets[1],
+        points[0],
+        points[1],
         host,
         frames,
         videos,
@@ -219,9 +266,8 @@ def group_table(
         double_bits(cluster_ratio),
         min_cluster_tokens,
         HAS_BUDGET=budget is not None,
-        BLOCK_N=triton.next_power_of_2(n),
-        BLOCK_T=triton.next_power_of_2(max_frames),
-        BLOCK_B=triton.next_power_of_2(videos),
+        BLOCK_N=_block(n),
+        BLOCK_T=_block(max_frames),
         num_warps=4,
     )
     return GroupTable(
@@ -230,5 +276,7 @@ def group_table(
         static_size=host[frames : 2 * frames],
         frame_offset=offsets[1],
         frame_size=host[2 * frames : 3 * frames],
+        first_point=points[0],
+        end_point=points[1],
         host=host,
     )

@@ -1,7 +1,9 @@
-"""The merge of a batch of videos, put together: eight launches and one copy to the host.
+"""The merge of a batch of videos, put together: twelve launches and one copy to the host.
 
-    features [F, N, C] -> frame_mean -> segments (Gram, clusters) -> static_split -> group_table
-                       -> group_gram -> group_clusters -> group_mean -> merged tokens [L, C]
+    features [F, N, C] -> frame_mean -> segments (Gram, densities, scores, segments)
+                       -> static_split -> group_table -> group_gram
+                       -> group_clusters (densities, scores, clusters) -> group_mean
+                       -> merged tokens [L, C]
 
 All videos of the batch lie one after the other in F frames; a table of their first frames replaces
 padding. The length of the output depends on the data, so the host has to be told. It learns it from
@@ -86,7 +88,7 @@ def device_integers(values: tuple[int, ...], device: torch.device) -> Tensor:
 def _decide(
     features: Tensor, frames: Sequence[int], budgets: Sequence[int] | None, p: MergeParameters
 ) -> _Decisions:
-    """Seven of the eight launches. Without budgets, the table's copy to the host is under way
+    """All launches but the last. Without budgets, the table's copy to the host is under way
     then."""
     n, channels = features.shape[1:]
     if max(*frames, n) > MAX_POINTS:
@@ -134,13 +136,12 @@ def _decide(
         table,
         channels,
         p.num_neighbors,
-        min_cluster_tokens,
     )
     return _Decisions(x, length, first_row, table, host_table, clusters)
 
 
 def _average(decisions: _Decisions, num_videos: int, total_merged: int) -> Tensor:
-    """The eighth launch: merged tokens [total_merged, C]."""
+    """The last launch: merged tokens [total_merged, C]."""
     x, segment_length, first_row, table, _, clusters = decisions
     first = 3 * x.shape[0]
     num_merged = table.host[first : first + num_videos]

@@ -2,14 +2,19 @@
 
 A label keeps its longest runs of frames, unless they are single frames; the other frames are open.
 From left to right each stretch of open frames takes the label of the longer of its two neighbouring
-runs. That is one scan with (label, run length) as its state, because what stands to the right of a
-stretch is always a kept run, whose length is known beforehand. The scan is the only part that is
-not parallel: T steps of one program.
+runs. What stands to its right is a kept run, whose length L is known beforehand; the length of the
+run to its left depends on the choices so far. Still, what a stretch and the kept run after it do to
+the length of the run that they end is a function of one of two kinds,
+
+    x -> x + a                     both neighbours have the same label: they become one run
+    x -> u if x < L else v         the stretch goes to its right neighbour, or to its left one
+
+and functions of these kinds composed are of these kinds again. So the lengths are found by a
+parallel scan over functions, and no step waits for another frame's. One program a video holds its
+frames in registers from their scores to their segments.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import triton
@@ -17,135 +22,123 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import double_bits, scaled_count
-from prunevid_kernels.kernels.dpc_knn import cluster_points, row_blocks
-from prunevid_kernels.kernels.gram import gram
+from prunevid_kernels.kernels.dpc_knn import blocks_for, labels, points_of, ranks, score_points
 
 
 @triton.jit
-def _run_lengths(label_ptr, run_start_ptr, run_length_ptr, n, BLOCK_N: tl.constexpr):
-    """Start [n] and length [n] of the maximal run of equal labels around each frame."""
+def _larger(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def _smaller(a, b):
+    return tl.minimum(a, b)
+
+
+@triton.jit
+def _composed(limit_f, below_f, above_f, limit_g, below_g, above_g):
+    """g after f: x -> ``below`` if x < ``limit`` else ``above``; limit -1: x -> x + ``below``."""
+    f_adds, g_adds = limit_f < 0, limit_g < 0
+    below = tl.where(f_adds | (below_f < limit_g), below_g, above_g)
+    above = tl.where((f_adds == 0) & (above_f < limit_g), below_g, above_g)
+    return (
+        tl.where(g_adds | (f_adds == 0), limit_f, tl.maximum(limit_g - below_f, 0)),
+        tl.where(g_adds, below_f + below_g, below),
+        tl.where(g_adds, above_f + below_g, above),
+    )
+
+
+@triton.jit
+def _before(values, first, BLOCK_N: tl.constexpr):
+    """[BLOCK_N] each frame's value at the frame before, ``first`` at the first frame."""
     j = tl.arange(0, BLOCK_N)
-    label = tl.load(label_ptr + j, mask=j < n, other=-1)
-    previous = tl.load(label_ptr + j - 1, mask=(j > 0) & (j < n), other=-1)
-    starts = (j < n) & (label != previous)
-    run = tl.cumsum(starts.to(tl.int32), axis=0)
-    tl.store(run_start_ptr + run - 1, j, mask=starts)  # by run, not by frame, until the barrier
-    tl.debug_barrier()
-    last_run = tl.max(tl.where(j < n, run, 0), axis=0)
-    start = tl.load(run_start_ptr + run - 1, mask=j < n, other=0)
-    end = tl.load(run_start_ptr + run, mask=(j < n) & (run < last_run), other=0)
-    end = tl.where(run < last_run, end, n)
-    tl.debug_barrier()
-    tl.store(run_start_ptr + j, start, mask=j < n)
-    tl.store(run_length_ptr + j, end - start, mask=j < n)
-    tl.debug_barrier()
+    return tl.where(j > 0, tl.gather(values, tl.maximum(j - 1, 0), axis=0), first)
 
 
 @triton.jit
-def _kept_and_next(
-    label_ptr, run_length_ptr, next_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
-):
-    """For each frame the first kept frame from it on, itself included; n where there is none."""
+def _runs(label, n, BLOCK_N: tl.constexpr):
+    """[BLOCK_N] first frame, and the frame after the last, of the run of equal labels around each
+    frame."""
     j = tl.arange(0, BLOCK_N)
-    label_j = tl.load(label_ptr + j, mask=j < n, other=-1)
-    length_j = tl.load(run_length_ptr + j, mask=j < n, other=0)
-    for first in range(0, n, BLOCK_M):
-        i = first + tl.arange(0, BLOCK_M)
-        label = tl.load(label_ptr + i, mask=i < n, other=-2)
-        length = tl.load(run_length_ptr + i, mask=i < n, other=0)
-        same = label[:, None] == label_j[None, :]
-        longest = tl.max(tl.where(same, length_j[None, :], 0), axis=1)
-        is_kept = (length > 1) & (length == longest)
-        tl.store(next_ptr + i, tl.where(is_kept, i, n), mask=i < n)
-    tl.debug_barrier()
-    kept_j = tl.load(next_ptr + j, mask=j < n, other=n)
-    tl.debug_barrier()
-    for first in range(0, n, BLOCK_M):
-        i = first + tl.arange(0, BLOCK_M)
-        is_after = j[None, :] >= i[:, None]
-        following = tl.min(tl.where(is_after, kept_j[None, :], n), axis=1)
-        tl.store(next_ptr + i, following, mask=i < n)
-    tl.debug_barrier()
+    after = tl.gather(label, tl.minimum(j + 1, BLOCK_N - 1), axis=0)
+    starts = label != _before(label, -1, BLOCK_N)
+    ends = (j == n - 1) | ((j < n) & (label != after))
+    start = tl.associative_scan(tl.where(starts, j, 0), 0, _larger)
+    end = tl.associative_scan(tl.where(ends, j + 1, BLOCK_N), 0, _smaller, reverse=True)
+    return start, end
 
 
 @triton.jit
-def _refine(label_ptr, run_length_ptr, next_ptr, segment_start_ptr, first_frame, n):
-    """The scan: stores the first frame of each frame's segment."""
-    label = 0  # of the run that ends at the frame before, and its length
-    length = 0
-    segment_start = first_frame
-    was_open = False
-    for t in range(n):
-        following = tl.load(next_ptr + t)
-        is_open = following > t
-        has_next = following < n
-        next_label = tl.load(label_ptr + following, mask=has_next, other=0)
-        next_length = tl.load(run_length_ptr + following, mask=has_next, other=0)
-        takes_next = (is_open == 0) | ((was_open == 0) & (next_length > length))
-        chosen = tl.where(takes_next, next_label, label)
-        continues = (length > 0) & (chosen == label)
-        segment_start = tl.where(continues, segment_start, first_frame + t)
-        length = tl.where(continues, length + 1, 1)
-        label = chosen
-        was_open = is_open
-        tl.store(segment_start_ptr + t, segment_start)
-    tl.debug_barrier()
+def _longest(label, run_length, num_labels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """[BLOCK_N] length of the longest run of each frame's label."""
+    longest = tl.zeros([BLOCK_N], dtype=tl.int32)
+    for first in range(0, num_labels, BLOCK_M):
+        r = first + tl.arange(0, BLOCK_M)
+        has_label = label[None, :] == r[:, None]  # [BLOCK_M, BLOCK_N]
+        of_label = tl.max(tl.where(has_label, run_length[None, :], 0), axis=1)  # [BLOCK_M]
+        longest += tl.sum(tl.where(has_label, of_label[:, None], 0), axis=0)
+    return longest
 
 
 @triton.jit
+def _refined(label, n, num_labels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The frames' labels [BLOCK_N], -1 beyond the n-th, after each open stretch has taken one."""
+    j = tl.arange(0, BLOCK_N)
+    run_start, run_end = _runs(label, n, BLOCK_N)
+    run_length = run_end - run_start
+    longest = _longest(label, run_length, num_labels, BLOCK_M, BLOCK_N)
+    is_kept = (j < n) & (run_length > 1) & (run_length == longest)
+    # The first kept frame from each frame on, n where there is none; and the frame after the last
+    # kept one up to each frame, 0 where there is none.
+    right = tl.associative_scan(tl.where(is_kept, j, n), 0, _smaller, reverse=True)
+    left_end = tl.associative_scan(tl.where(is_kept, j + 1, 0), 0, _larger)
+
+    # What the open stretch before a kept run and that run do to the length of the run they end.
+    ends_stretch = is_kept & (run_start == j)
+    stretch_start = _before(left_end, 0, BLOCK_N)
+    left_label = tl.gather(label, tl.maximum(stretch_start - 1, 0), axis=0)
+    joins = (stretch_start > 0) & (left_label == label)
+    limit = tl.where(ends_stretch & (joins == 0), run_length, -1)
+    below = tl.where(ends_stretch, j - stretch_start + run_length, 0)
+    above = tl.where(ends_stretch, run_length, 0)
+    limit, below, above = tl.associative_scan((limit, below, above), 0, _composed)
+    left_length = tl.where((limit < 0) | (limit > 0), below, above)  # from a length of 0
+
+    at_right = tl.minimum(right, BLOCK_N - 1)
+    takes_right = (right < n) & (tl.gather(run_length, at_right, axis=0) > left_length)
+    taken_from = tl.where(is_kept, j, tl.where(takes_right, at_right, left_end - 1))
+    refined = tl.gather(label, tl.maximum(taken_from, 0), axis=0)
+    refined = tl.where(taken_from < 0, 0, refined)  # no run is kept
+    return tl.where(j < n, refined, -1)
+
+
+@triton.jit(do_not_specialize_on_alignment=["score_ptr", "segment_length_ptr", "static_count_ptr"])
 def _segments_kernel(
-    gram_ptr,
-    norm_ptr,
-    first_frame_ptr,
-    density_ptr,
+    # Read: of the clustering of frames.
+    square_ptr,
     score_ptr,
-    scratch_ptr,
+    first_frame_ptr,
+    # Written.
     segment_start_ptr,
     segment_length_ptr,
     static_count_ptr,
-    num_frames,
     pitch,
-    num_splits,
-    gram_split_stride,
-    norm_split_stride,
-    sqrt_channels,
-    num_neighbors,
     ratio_bits,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    """Program (video)."""
     first_frame = tl.load(first_frame_ptr + tl.program_id(0))
     n = tl.load(first_frame_ptr + tl.program_id(0) + 1) - first_frame
     first = first_frame.to(tl.int64)
-    rank_ptr = scratch_ptr + first
-    label_ptr = rank_ptr + num_frames
-    run_start_ptr, run_length_ptr = label_ptr + num_frames, label_ptr + 2 * num_frames
-    cluster_points(
-        gram_ptr + first * pitch,
-        norm_ptr + first,
-        density_ptr + first,
-        score_ptr + first,
-        rank_ptr,
-        label_ptr,
-        n,
-        pitch,
-        num_splits,
-        gram_split_stride,
-        norm_split_stride,
-        sqrt_channels,
-        num_neighbors,
-        scaled_count(n, ratio_bits),
-        BLOCK_M,
-        BLOCK_N,
-    )
-    segment_start_ptr += first
-    segment_length_ptr += first
-    _run_lengths(label_ptr, run_start_ptr, run_length_ptr, n, BLOCK_N)
-    _kept_and_next(label_ptr, run_length_ptr, rank_ptr, n, BLOCK_M, BLOCK_N)
-    _refine(label_ptr, run_length_ptr, rank_ptr, segment_start_ptr, first_frame, n)
-    # The segments are the runs of equal segment starts.
-    _run_lengths(segment_start_ptr, run_start_ptr, segment_length_ptr, n, BLOCK_N)
+    num_clusters = scaled_count(n, ratio_bits)
+    rank = ranks(score_ptr + first, n, BLOCK_M, BLOCK_N)
+    label = labels(square_ptr + first * pitch, rank, n, pitch, num_clusters, BLOCK_M, BLOCK_N)
     j = tl.arange(0, BLOCK_N)
+    label = tl.where(j < n, label, -1)
+    start, end = _runs(_refined(label, n, num_clusters, BLOCK_M, BLOCK_N), n, BLOCK_N)
+    tl.store(segment_start_ptr + first + j, first_frame + start, mask=j < n)
+    tl.store(segment_length_ptr + first + j, end - start, mask=j < n)
     tl.store(static_count_ptr + first + j, tl.zeros([BLOCK_N], dtype=tl.int32), mask=j < n)
 
 
@@ -156,7 +149,7 @@ def segments(
     segment_ratio: float,
     num_neighbors: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut every video into segments, in two launches.
+    """Cut every video into segments, in four launches.
 
     Args:
         frame_mean: [F, C] frame descriptors of all videos. first_frame: [B + 1] int32.
@@ -166,32 +159,22 @@ def segments(
         [F] int32 each: the first frame (counted over all videos) and the length of each frame's
         segment, and zeros, for the static split to count in.
     """
-    frames, channels = frame_mean.shape
+    frames = len(frame_mean)
     device = frame_mean.device
-    blocks = row_blocks(device, max_frames)  # refuses too many frames before any work is done
-    matrices, norms = gram(frame_mean, first_frame[:-1], first_frame[1:], max_frames)
-    floats = torch.empty((2, frames), dtype=torch.float32, device=device)
-    scratch = torch.empty((4, frames), dtype=torch.int32, device=device)
+    density, score = torch.empty((2, frames), dtype=torch.float32, device=device)
+    points = points_of(frame_mean, first_frame[:-1], first_frame[1:], max_frames)
+    square = score_points(points, num_neighbors, density, score)
     start, length, static_count = torch.empty((3, frames), dtype=torch.int32, device=device)
     _segments_kernel[(len(first_frame) - 1,)](
-        matrices,
-        norms,
+        square,
+        score,
         first_frame,
-        floats[0],
-        floats[1],
-        scratch,
         start,
         length,
         static_count,
-        frames,
-        max_frames,
-        matrices.shape[0],
-        matrices.stride(0),
-        norms.stride(0),
-        math.sqrt(channels),
-        num_neighbors,
+        square.shape[1],
         double_bits(segment_ratio),
-        **blocks,
+        **blocks_for("segments", device, max_frames),
     )
     return start, length, static_count
 

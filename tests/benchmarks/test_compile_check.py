@@ -48,7 +48,7 @@ sys.exit(0)
 """
     result = compile_check(program=program)
     assert result.returncode == 0, result.stderr
-    assert int(result.stdout) == 3 * 10  # of the merge eight launches, of dpc_knn two
+    assert int(result.stdout) == 3 * 16  # of the merge twelve launches, of dpc_knn four
 
 
 @pytest.mark.parametrize(

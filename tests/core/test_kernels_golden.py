@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, dpc_knn, merge_video, segment_frames
 from prunevid_kernels.kernels import _device
-from prunevid_kernels.kernels.segments import _kept_and_next, _refine, _run_lengths
+from prunevid_kernels.kernels.segments import _refined
 
 # 37 of the 41 cases, for the interpreter's sake: the others are three of the largest, and a copy of
 # bikes_pllava_c64 in another number format.
@@ -100,16 +100,14 @@ def test_merge_with_gpu_blocks_of_many_rounds() -> None:
 
 @triton.jit
 def _refine_labels_kernel(
-    label_ptr, scratch_ptr, start_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+    label_ptr, refined_ptr, n, num_labels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
 ):
     """Program (label string): the refinement of the segments kernel, on given labels."""
     row = tl.program_id(0) * n
-    label_ptr += row
-    scratch_ptr += tl.program_id(0) * 3 * n
-    run_start_ptr, run_length_ptr, next_ptr = scratch_ptr, scratch_ptr + n, scratch_ptr + 2 * n
-    _run_lengths(label_ptr, run_start_ptr, run_length_ptr, n, BLOCK_N)
-    _kept_and_next(label_ptr, run_length_ptr, next_ptr, n, BLOCK_M, BLOCK_N)
-    _refine(label_ptr, run_length_ptr, next_ptr, start_ptr + row, 0, n)
+    j = tl.arange(0, BLOCK_N)
+    label = tl.load(label_ptr + row + j, mask=j < n, other=-1)
+    refined = _refined(label, n, num_labels, BLOCK_M, BLOCK_N)
+    tl.store(refined_ptr + row + j, refined, mask=j < n)
 
 
 def changes(labels: list[int]) -> list[bool]:
@@ -130,15 +128,13 @@ def test_refinement_in_the_kernel(frames: int) -> None:
     distinct = {tuple(in_order(labels)): row for row, labels in enumerate(strings.tolist())}
     rows = list(distinct.values())[: 122 if frames == 6 else max(6, 150 // frames)]
     before, expected = torch.from_numpy(strings[rows]).int(), results[rows].tolist()
-    starts = torch.empty_like(before)
-    scratch = torch.empty((len(before), 3, frames), dtype=torch.int32)
+    refined = torch.empty_like(before)
     block = triton.next_power_of_2(frames)
     _refine_labels_kernel[(len(before),)](
-        before, scratch, starts, frames, BLOCK_M=max(1, block // 2), BLOCK_N=block
+        before, refined, frames, int(before.max()) + 1, BLOCK_M=max(1, block // 2), BLOCK_N=block
     )
     assert len(before) >= {1: 1, 2: 2, 3: 3, 6: 122}.get(frames, 6)
-    for start, labels in zip(starts.tolist(), expected, strict=True):
-        assert changes(start) == changes(labels)
+    assert refined.tolist() == expected
 
 
 @pytest.mark.parametrize("impl", ["reference", "triton"])

@@ -60,21 +60,22 @@ def merge_workspace_bytes(frames: int, tokens: int, channels: int, budget: int) 
         pytest.param(512, 196, 3584, id="512-frames"),
     ],
 )
-def test_merge_workspace_is_the_distance_rows(frames: int, tokens: int, channels: int) -> None:
-    """Of every group there is: the dynamic tokens of each frame, the static ones of segments of
-    two frames."""
-    groups = frames + frames // 2
-    distances = 4 * groups * tokens**2
+def test_merge_workspace_is_the_products_and_the_distances(
+    frames: int, tokens: int, channels: int
+) -> None:
+    """N rows a frame of N floats, to whole vectors of 16, twice: products are not overwritten by
+    the distances made of them, because several threads may read an element. And the frame means."""
+    rows = 4 * frames * tokens * (-(-tokens // 16) * 16)
     workspace = merge_workspace_bytes(frames, tokens, channels, frames * tokens // 3)
-    assert workspace <= 1.1 * distances
+    assert workspace <= 1.1 * (2 * rows + 4 * frames * channels)
 
 
 def test_merge_workspace_of_few_tokens_a_frame_is_the_frame_means() -> None:
     """ST-LLM's 32 tokens a frame: N x N distances are smaller than one vector of 4,096 channels."""
     frame_means = 4 * 16 * 4096
-    distances = 4 * (16 + 8) * 32**2
+    rows = 4 * 16 * 32 * 32
     workspace = merge_workspace_bytes(16, 32, 4096, 170)
-    assert frame_means <= workspace <= 1.1 * (frame_means + distances)
+    assert frame_means <= workspace <= 1.1 * (frame_means + 2 * rows)
 
 
 def test_merge_workspace_is_linear_in_the_frames() -> None:

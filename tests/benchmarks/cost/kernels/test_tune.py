@@ -44,11 +44,11 @@ def test_ranks_by_time_and_leaves_out_what_does_not_launch() -> None:
         config = entry["sm_90"]
         if config["TILE"] == 8192:
             raise OutOfResources(300_000, 232_448, "shared memory")
-        return config["TILE"] / config["num_warps"] + config["num_stages"]
+        return config["TILE"] / config["num_warps"]
 
-    ranked = tune.fastest_first("dpc_knn", entry, "sm_90", measure)
-    assert len(ranked) == 3 * 3 * 2
-    assert ranked[0].config == {"TILE": 1024, "num_warps": 16, "num_stages": 1}
+    ranked = tune.fastest_first("segments", entry, "sm_90", measure)
+    assert len(ranked) == 3 * 3
+    assert ranked[0].config == {"TILE": 2048, "MIN_BLOCK_N": 256, "num_warps": 16}
     assert [c.latency_ms for c in ranked] == sorted(c.latency_ms for c in ranked)
     assert entry == {"default": {"TILE": 1}}
 
