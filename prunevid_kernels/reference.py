@@ -88,7 +88,7 @@ def cluster_points(points: Tensor, num_clusters: int, num_neighbors: int) -> Poi
     densest_first = torch.sort(density, descending=True, stable=True).indices
     place = torch.empty_like(index).index_copy_(0, densest_first, index)
     is_denser = place[None, :] < place[:, None]  # [i, j]: j is denser than i
-    parent_distance = distance.masked_fill(~is_denser, math.inf).amin(dim=1)
+    parent_distance = torch.where(is_denser, distance, math.inf).amin(dim=1)
     parent_distance = torch.where(place == 0, distance.max(), parent_distance)
     score = density * parent_distance
 
@@ -361,6 +361,8 @@ def mean_over_time(frames: Tensor, positions: Tensor) -> Tensor:
     """Mean token [n, C] at each of ``positions`` [n] over frames [W, N, C], in the computing
     dtype."""
     total = frames[0].index_select(0, positions).to(compute_dtype(frames.dtype))
+    if len(frames) == 1:
+        return total
     for frame in frames[1:]:
         total += frame.index_select(0, positions)
     return total.div_(len(frames))
