@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from prunevid_kernels import PruneVidConfig, TokenLayout, reference
-from prunevid_kernels.benchmarks.cases import video_features
+from prunevid_kernels.benchmarks.cost.kernels.cases import video_features
 
 BUDGET = PruneVidConfig(budget=37)
 
