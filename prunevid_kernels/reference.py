@@ -431,10 +431,15 @@ def average_sources(features: Tensor, source_to_merged: Tensor, merged_count: Te
 
 def first_nonfinite_frame(features: Tensor) -> int | None:
     """The first frame of features [T, N, C] that holds a NaN or an infinity."""
-    if torch.stack(features.detach().aminmax()).isfinite().all():
+    if all_finite(features):
         return None
     bad_frames = (~features.isfinite().flatten(1).all(dim=1)).nonzero()
     return int(bad_frames[0])
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is a NaN or an infinity, from one pass and without a mask."""
+    return bool(torch.stack(values.detach().aminmax()).isfinite().all())
 
 
 def nonfinite_error(video: int, frame: int) -> ValueError:
@@ -462,23 +467,32 @@ def score_visual_tokens(
     query [B, H, Q, D] holds the question rows only, key [B, Hkv, S, D] all tokens; key head h
     serves the ``H / Hkv`` query heads from ``h * H / Hkv`` on. With ``causal_offset`` row i attends
     to the keys up to ``causal_offset + i``; ``key_mask`` [B, S] bool marks the keys that exist. A
-    row that sees no key pays no attention.
+    row that sees no key pays no attention; one that sees a product that is not finite makes its
+    sample's scores NaN.
     """
     floats = compute_dtype(query.dtype)
     batch, heads, num_rows, head_dim = query.shape
     key_heads, num_keys = key.shape[1:3]
     # The query heads that share a key head become further rows of it.
-    query = (query.to(floats) * scale).reshape(batch, key_heads, -1, head_dim)
-    logits = query @ key.to(floats).mT  # [B, Hkv, H / Hkv * Q, S]
+    query = query.to(floats).reshape(batch, key_heads, -1, head_dim)
+    logits = (query @ key.to(floats).mT).mul_(scale)  # [B, Hkv, H / Hkv * Q, S]
+    if not all_finite(logits):
+        logits += logits - logits  # NaN for an overflow, to -inf included
     logits = logits.view(batch, heads, num_rows, num_keys)
 
+    masks: list[Tensor] = []  # of the keys that a row does not see
     if causal_offset is not None:
         rows = torch.arange(num_rows, device=key.device)
         columns = torch.arange(num_keys, device=key.device)
-        logits = logits.masked_fill(columns > causal_offset + rows[:, None], -math.inf)
+        masks.append(columns > causal_offset + rows[:, None])
     if key_mask is not None:
-        logits = logits.masked_fill(~key_mask[:, None, None, :], -math.inf)
-    attention = torch.nan_to_num(logits.softmax(dim=-1), nan=0.0)  # NaN: the rows without a key
+        masks.append(~key_mask[:, None, None, :])
+    for is_hidden in masks:
+        logits.masked_fill_(is_hidden, -math.inf)
+    attention = logits.softmax(dim=-1)
+    if masks:  # NaN for rows that see no key
+        sees_none = logits.amax(dim=-1, keepdim=True) == -math.inf
+        attention = attention.masked_fill_(sees_none, 0.0)
     return attention[..., visual_slice].amax(dim=(1, 2)).float()
 
 
