@@ -30,8 +30,8 @@ class TokenLayout:
         group_segment: [S + T] segment that each group belongs to.
         source_to_merged: [T, N] int64, the merged token that each source token is averaged into; -1
             for tokens that a budget smaller than the number of groups had no room for.
-        merged_anchor: [L] int64, flat index ``t * N + n`` of each merged token's first source
-        token. merged_count: [L] int64, source tokens of each merged token.
+        merged_anchor: [L] int64, flat index ``t * N + n`` of each merged token's first source.
+        merged_count: [L] int64, source tokens of each merged token.
     """
 
     segment_lengths: Tensor
@@ -41,6 +41,13 @@ class TokenLayout:
     source_to_merged: Tensor
     merged_anchor: Tensor
     merged_count: Tensor
+
+    def __repr__(self) -> str:
+        """The sizes alone. Of a deferred layout too, without a look at the device."""
+        return (
+            f"TokenLayout({self.num_frames} frames of {self.tokens_per_frame} tokens ->"
+            f" {self.num_merged} merged tokens)"
+        )
 
     @property
     def num_frames(self) -> int:
@@ -99,20 +106,22 @@ class TokenLayout:
             segment_lengths: [S] int64, host.
             static_sizes: [S] int64, host: merged static tokens of each segment.
             frame_sizes: [T] int64, host: merged dynamic tokens of each frame.
-            source_to_merged, merged_anchor, merged_count: as the attributes.
+            source_to_merged: as the attribute.
+            merged_anchor: as the attribute.
+            merged_count: as the attribute.
         """
-        segments = torch.arange(len(segment_lengths))
+        segments = torch.arange(len(segment_lengths), device="cpu")
         segment_starts = segment_lengths.cumsum(0) - segment_lengths
         frame_segments = torch.repeat_interleave(segments, segment_lengths)
-        static_slots = segment_starts + segments  # behind the earlier frames and static groups
-        frame_slots = torch.arange(len(frame_sizes)) + frame_segments + 1
+        static_slots = segment_starts + segments  # after the earlier frames and static groups
+        frame_slots = torch.arange(len(frame_sizes), device="cpu") + frame_segments + 1
 
         num_groups = len(segment_lengths) + len(frame_sizes)
-        group_sizes = torch.empty(num_groups, dtype=torch.int64)
+        group_sizes = torch.empty(num_groups, dtype=torch.int64, device="cpu")
         group_sizes[static_slots], group_sizes[frame_slots] = static_sizes, frame_sizes
-        group_segment = torch.empty(num_groups, dtype=torch.int64)
+        group_segment = torch.empty(num_groups, dtype=torch.int64, device="cpu")
         group_segment[static_slots], group_segment[frame_slots] = segments, frame_segments
-        group_is_static = torch.zeros(num_groups, dtype=torch.bool)
+        group_is_static = torch.zeros(num_groups, dtype=torch.bool, device="cpu")
         group_is_static[static_slots] = True
         return cls(
             segment_lengths=segment_lengths,
@@ -138,13 +147,16 @@ class TokenLayout:
         """A layout whose host fields stay on the device until one of them is first read.
 
         Budget mode gives it: building it waits for nothing; the first look at a host field copies
-            them all.
+        them all.
 
         Args:
-            segment_starts: [T] integers on any device: a number of each frame's segment's own.
-            static_sizes, frame_sizes: [T] integers: merged static tokens, at the segments' first
-                frames, and merged dynamic tokens of each frame.
-            source_to_merged, merged_anchor, merged_count: as the attributes.
+            segment_starts: [T] integers on any device: a number that the frames of one segment, and
+                no frames beside them, share.
+            static_sizes: [T] integers: at the first frame of each segment its merged static tokens.
+            frame_sizes: [T] integers: merged dynamic tokens of each frame.
+            source_to_merged: as the attribute.
+            merged_anchor: as the attribute.
+            merged_count: as the attribute.
         """
         layout = object.__new__(cls)
         for name, value in (
@@ -165,7 +177,7 @@ class TokenLayout:
         is_start[1:] = starts[1:] != starts[:-1]
         first_frames = is_start.nonzero()[:, 0]
         complete = TokenLayout.from_sizes(
-            torch.diff(first_frames, append=torch.tensor([len(starts)])),
+            torch.diff(first_frames, append=first_frames.new_tensor([len(starts)])),
             static_sizes[is_start],
             frame_sizes,
             source_to_merged=self.source_to_merged,
@@ -181,9 +193,9 @@ class TokenLayout:
         """The layout of an unmerged video: one segment, every token dynamic and alone."""
         tokens = torch.arange(num_frames * tokens_per_frame, device=device)
         return cls.from_sizes(
-            torch.tensor([num_frames]),
-            torch.tensor([0]),
-            torch.full((num_frames,), tokens_per_frame),
+            torch.tensor([num_frames], device="cpu"),
+            torch.tensor([0], device="cpu"),
+            torch.full((num_frames,), tokens_per_frame, device="cpu"),
             source_to_merged=tokens.view(num_frames, tokens_per_frame),
             merged_anchor=tokens,
             merged_count=torch.ones_like(tokens),

@@ -2,17 +2,19 @@
 runs.
 
 Read from top to bottom this is PruneVid (Huang et al., ACL Findings 2025). It is written to be read
-and to be compared against, on any device, not to be fast: it loops over segments and frames.
+and to be compared against, on any device: it loops over segments, frames and groups. It is also
+what runs where there is no GPU, so it goes through a video frame by frame and holds the features in
+the computing dtype one frame at a time: that is quicker than a pass over all of them, because a
+frame stays in the cache, and needs little memory.
 
 Two things differ from the authors' released code, both on purpose:
 
 * That code adds random noise to densities to break ties. Here the lower index wins, so equal input
-gives equal
-  output: point ``j`` counts as denser than ``i`` when ``rho[j] > rho[i]``, or when they are equal
-      and ``j < i``.
+  gives equal output: point ``j`` counts as denser than ``i`` when ``rho[j] > rho[i]``, or when they
+  are equal and ``j < i``.
 * All decisions are made in float32 (float64 for float64 input), whatever the dtype of the features;
-only the merged
-  tokens are rounded to it. The released code rounds every intermediate to the features' dtype.
+  only the merged tokens are rounded to it. The released code rounds every intermediate to the
+  features' dtype.
 
 Where the released code fails or is undefined, this is the definition:
 
@@ -28,6 +30,9 @@ a group of no token                                 no merged token
 budget mode: a group's share of the budget is 0     its tokens are dropped: source_to_merged -1
 features that are not finite                        ValueError naming video and first bad frame
 ==================================================  ============================================
+
+The same input gives the same output, bit for bit, on a GPU too. Matrix products stay out of the
+merge: where a user allows TF32 or bfloat16 for them, decisions would change.
 """
 
 from __future__ import annotations
@@ -73,31 +78,37 @@ def cluster_points(points: Tensor, num_clusters: int, num_neighbors: int) -> Poi
     descending order; a centre's rank is its cluster's label. Every other point joins the nearest
     centre.
     """
-    n, channels = points.shape
-    points = points.to(compute_dtype(points.dtype))
+    distance = point_distances(points)  # [n, n]
+    index = torch.arange(len(points), device=points.device)
 
-    # The exact form, not the expanded square: equal points get a distance of exactly 0, in any
-    # batch.
-    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-    distance = distance / math.sqrt(channels)  # [n, n]
-
-    nearest = distance.topk(
-        min(num_neighbors, n), dim=1, largest=False
-    ).values  # with the point itself
+    num_neighbors = min(num_neighbors, len(points))  # a point is its own neighbour
+    nearest = distance.topk(num_neighbors, dim=1, largest=False).values
     density = (-nearest.square().mean(dim=1)).exp()  # [n]
 
-    index = torch.arange(n, device=points.device)
-    is_denser = (density[None, :] > density[:, None]) | (
-        (density[None, :] == density[:, None]) & (index[None, :] < index[:, None])
-    )  # [i, j]: j is denser than i
-    parent_distance = distance.masked_fill(~is_denser, math.inf).amin(dim=1)
-    parent_distance = torch.where(is_denser.any(dim=1), parent_distance, distance.max())
+    densest_first = torch.sort(density, descending=True, stable=True).indices
+    place = torch.empty_like(index).index_copy_(0, densest_first, index)
+    is_denser = place[None, :] < place[:, None]  # [i, j]: j is denser than i
+    parent_distance = torch.where(is_denser, distance, math.inf).amin(dim=1)
+    parent_distance = torch.where(place == 0, distance.max(), parent_distance)
     score = density * parent_distance
 
     centers = torch.sort(score, descending=True, stable=True).indices[:num_clusters]
     labels = distance[centers].argmin(dim=0)  # the lowest rank among equals
-    labels[centers] = torch.arange(num_clusters, device=points.device)
+    labels[centers] = index[:num_clusters]
     return PointClusters(labels, centers, density, score)
+
+
+def point_distances(points: Tensor) -> Tensor:
+    """Euclidean distances [n, n] of points [n, C], divided by ``sqrt(C)``.
+
+    They are lengths of differences and not expanded squares: equal points get exactly 0, and a few
+    channels of large values do not drown the others.
+    """
+    n, channels = points.shape
+    distance = F.pdist(points.to(compute_dtype(points.dtype))) / math.sqrt(channels)
+    first, second = torch.triu_indices(n, n, offset=1, device=points.device)
+    square = distance.new_zeros((n, n)).index_put_((first, second), distance)
+    return square + square.T
 
 
 def dpc_knn(
@@ -198,9 +209,13 @@ def position_similarity(segment: Tensor) -> Tensor:
     so this is linear in W. 1 is subtracted for each frame's product with itself, for all-zero
     vectors too, although theirs is 0.
     """
-    frames = segment.shape[0]
-    directions = F.normalize(segment, dim=-1, eps=1e-12)
-    return (directions.sum(dim=0).square().sum(dim=-1) - frames) / (frames * (frames - 1))
+    frames = len(segment)
+    total = torch.zeros_like(segment[0], dtype=compute_dtype(segment.dtype))
+    for frame in segment:
+        values = frame.to(total.dtype)
+        length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+        total.addcdiv_(values, length.clamp(min=1e-12))  # total += values / length
+    return (total.square().sum(dim=-1) - frames) / (frames * (frames - 1))
 
 
 def static_positions(segment: Tensor, tau: float) -> Tensor:
@@ -290,10 +305,13 @@ class MergePlan:
     center_position: Tensor
 
 
+@torch.no_grad()
 def plan_merge(features: Tensor, config: PruneVidConfig) -> MergePlan:
-    """Decide what is merged with what in a video [T, N, C] of a computing dtype."""
+    """Decide what is merged with what in a video [T, N, C]. No gradient comes from decisions."""
     num_frames, tokens_per_frame, _ = features.shape
-    segment_lengths = torch.bincount(segment_frames(features.mean(dim=1), config)).cpu()
+    floats = compute_dtype(features.dtype)
+    frame_means = torch.stack([frame.to(floats).mean(dim=0) for frame in features])
+    segment_lengths = torch.bincount(segment_frames(frame_means, config)).cpu()
 
     # The groups in their order: the frames that each one covers and the positions that it holds.
     groups: list[tuple[slice, Tensor]] = []
@@ -320,7 +338,7 @@ def plan_merge(features: Tensor, config: PruneVidConfig) -> MergePlan:
     centers: list[Tensor] = []
     num_merged = 0
     for (frames, positions), merged_size in zip(groups, merged_sizes, strict=True):
-        tokens = features[frames, positions].mean(dim=0)
+        tokens = mean_over_time(features[frames], positions)
         labels, group_centers = group_labels(
             tokens, merged_size, frames.stop - frames.start, config
         )
@@ -328,14 +346,26 @@ def plan_merge(features: Tensor, config: PruneVidConfig) -> MergePlan:
         centers.append(positions[group_centers])
         num_merged += merged_size
 
-    static = torch.tensor(is_static_group)
+    static = torch.tensor(is_static_group, device="cpu")
+    group_sizes = torch.tensor(merged_sizes, device="cpu")
     return MergePlan(
         segment_lengths,
-        torch.tensor(merged_sizes)[static],
-        torch.tensor(merged_sizes)[~static],
+        group_sizes[static],
+        group_sizes[~static],
         source_to_merged,
         torch.cat(centers),
     )
+
+
+def mean_over_time(frames: Tensor, positions: Tensor) -> Tensor:
+    """Mean token [n, C] at each of ``positions`` [n] over frames [W, N, C], in the computing
+    dtype."""
+    total = frames[0].index_select(0, positions).to(compute_dtype(frames.dtype))
+    if len(frames) == 1:
+        return total
+    for frame in frames[1:]:
+        total += frame.index_select(0, positions)
+    return total.div_(len(frames))
 
 
 def merge_videos(
@@ -357,38 +387,59 @@ def merge_videos(
 
 def merge_video(features: Tensor, config: PruneVidConfig) -> MergedVideo:
     """Merge a video [T, N, C] of finite features into [L, C]: each merged token is the mean of its
-    sources."""
-    num_frames, tokens_per_frame, channels = features.shape
-    values = features.to(compute_dtype(features.dtype))
-    plan = plan_merge(values, config)
-
-    # Sorting the sources by target (stable, so in source order) makes every sum run in one fixed
-    # order.
+    sources. Gradients flow through the means, with the plan held constant."""
+    plan = plan_merge(features, config)
+    num_merged = len(plan.center_position)
     targets = plan.source_to_merged.flatten()
-    num_dropped = int((targets < 0).sum())
-    order = torch.sort(targets, stable=True).indices[num_dropped:]
-    counts = torch.bincount(targets[order])
-    tokens = torch.segment_reduce(
-        values.reshape(num_frames * tokens_per_frame, channels)[order],
-        "mean",
-        lengths=counts,
-        axis=0,
-    )
+    sources = (targets >= 0).nonzero()[:, 0]  # those that a budget does not drop
+    targets = targets[sources]
+    counts = torch.bincount(targets, minlength=num_merged)
+    anchors = torch.full_like(counts, plan.source_to_merged.numel())
     layout = TokenLayout.from_sizes(
         plan.segment_lengths,
         plan.static_sizes,
         plan.frame_sizes,
         source_to_merged=plan.source_to_merged,
-        merged_anchor=order[counts.cumsum(0) - counts],
+        merged_anchor=anchors.scatter_reduce_(0, targets, sources, "amin"),
         merged_count=counts,
     )
-    return MergedVideo(tokens.to(features.dtype), layout)
+    return MergedVideo(average_sources(features, plan.source_to_merged, counts), layout)
+
+
+def average_sources(features: Tensor, source_to_merged: Tensor, merged_count: Tensor) -> Tensor:
+    """Merged tokens [L, C] in the features' dtype: the mean of those of features [T, N, C] that
+    ``source_to_merged`` [T, N] sends to each, ``merged_count`` [L] in number.
+
+    Every sum runs in the order of its sources, so the result is the same each time.
+    """
+    num_merged = len(merged_count)
+    # One row more than there are merged tokens: it takes what a budget drops.
+    targets = torch.where(source_to_merged < 0, num_merged, source_to_merged)
+    total = torch.zeros(
+        (num_merged + 1, features.shape[2]),
+        dtype=compute_dtype(features.dtype),
+        device=features.device,
+    )
+    for frame, target in zip(features, targets, strict=True):
+        values = frame.to(total.dtype)
+        if total.is_cpu:
+            total.index_add_(0, target, values)
+        else:  # index_add_ adds atomically there, in any order; index_put_ sorts first
+            total.index_put_((target,), values, accumulate=True)
+    return total[:num_merged].div_(merged_count[:, None]).to(features.dtype)
 
 
 def first_nonfinite_frame(features: Tensor) -> int | None:
     """The first frame of features [T, N, C] that holds a NaN or an infinity."""
+    if all_finite(features):
+        return None
     bad_frames = (~features.isfinite().flatten(1).all(dim=1)).nonzero()
-    return int(bad_frames[0]) if len(bad_frames) else None
+    return int(bad_frames[0])
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is a NaN or an infinity, from one pass and without a mask."""
+    return bool(torch.stack(values.detach().aminmax()).isfinite().all())
 
 
 def nonfinite_error(video: int, frame: int) -> ValueError:
@@ -416,20 +467,32 @@ def score_visual_tokens(
     query [B, H, Q, D] holds the question rows only, key [B, Hkv, S, D] all tokens; key head h
     serves the ``H / Hkv`` query heads from ``h * H / Hkv`` on. With ``causal_offset`` row i attends
     to the keys up to ``causal_offset + i``; ``key_mask`` [B, S] bool marks the keys that exist. A
-    row that sees no key pays no attention.
+    row that sees no key pays no attention; one that sees a product that is not finite makes its
+    sample's scores NaN.
     """
     floats = compute_dtype(query.dtype)
-    query, key = query.to(floats), key.to(floats)
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    logits = query @ key.transpose(-1, -2) * scale  # [B, H, Q, S]
+    batch, heads, num_rows, head_dim = query.shape
+    key_heads, num_keys = key.shape[1:3]
+    # The query heads that share a key head become further rows of it.
+    query = query.to(floats).reshape(batch, key_heads, -1, head_dim)
+    logits = (query @ key.to(floats).mT).mul_(scale)  # [B, Hkv, H / Hkv * Q, S]
+    if not all_finite(logits):
+        logits += logits - logits  # NaN for an overflow, to -inf included
+    logits = logits.view(batch, heads, num_rows, num_keys)
 
-    rows = torch.arange(logits.shape[-2], device=key.device)
-    columns = torch.arange(logits.shape[-1], device=key.device)
+    masks: list[Tensor] = []  # of the keys that a row does not see
     if causal_offset is not None:
-        logits = logits.masked_fill(columns > causal_offset + rows[:, None], -math.inf)
+        rows = torch.arange(num_rows, device=key.device)
+        columns = torch.arange(num_keys, device=key.device)
+        masks.append(columns > causal_offset + rows[:, None])
     if key_mask is not None:
-        logits = logits.masked_fill(~key_mask[:, None, None, :], -math.inf)
-    attention = torch.nan_to_num(logits.softmax(dim=-1), nan=0.0)  # NaN: the rows without a key
+        masks.append(~key_mask[:, None, None, :])
+    for is_hidden in masks:
+        logits.masked_fill_(is_hidden, -math.inf)
+    attention = logits.softmax(dim=-1)
+    if masks:  # NaN for rows that see no key
+        sees_none = logits.amax(dim=-1, keepdim=True) == -math.inf
+        attention = attention.masked_fill_(sees_none, 0.0)
     return attention[..., visual_slice].amax(dim=(1, 2)).float()
 
 

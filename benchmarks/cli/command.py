@@ -21,6 +21,7 @@ from rich.console import Console
 from prunevid_kernels import __version__
 
 from ..support.terminal import fail
+from .cpu import cpu_command
 from .evaluate import eval_app
 from .flops import flops_command
 from .latency import latency_command
@@ -44,6 +45,7 @@ bench = typer.Typer(
     help="Measure kernels, models and servers.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(bench, name="bench")
+bench.command("cpu")(cpu_command)
 bench.command("latency")(latency_command)
 bench.command("serve")(serve_command)
 app.add_typer(eval_app, name="eval")

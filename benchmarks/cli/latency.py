@@ -221,7 +221,7 @@ def _merge_rows(
             case,
             device,
             stages=("merge",),
-            with_kernels=on_gpu,
+            ours="triton" if on_gpu else "reference",
             with_compile=request.with_compile,
         ):
             yield from measure(benchmark, device, settings, None)

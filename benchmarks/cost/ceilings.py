@@ -122,11 +122,21 @@ def compact_cost(case: Case) -> Cost:
     return Cost("compact", 2 * case.kept_length * width * case.dtype.itemsize, 0)
 
 
-def cosine_pruning_cost(case: Case, kept: int) -> Cost:
+def evs_cost(case: Case, kept: int) -> Cost:
     """Features in, kept ones out; two norms and a product a token."""
-    channels, tokens = case.model.channels, case.visual_tokens
-    num_bytes = (tokens + kept) * channels * case.dtype.itemsize
-    return Cost("cosine pruning", num_bytes, 6 * tokens * channels)
+    return Cost("EVS", _kept_bytes(case, kept), 6 * case.visual_tokens * case.model.channels)
+
+
+def vidcom2_cost(case: Case, kept: int) -> Cost:
+    """Features in, kept ones out; a variance a channel, then, of half the channels, a norm, two
+    means and two distances a token."""
+    operations = 3 + (2 + 2 + 6) / 2
+    flops = operations * case.visual_tokens * case.model.channels
+    return Cost("VidCom2", _kept_bytes(case, kept), flops)
+
+
+def _kept_bytes(case: Case, kept: int) -> int:
+    return (case.visual_tokens + kept) * case.model.channels * case.dtype.itemsize
 
 
 def merge_launch_costs(case: Case, merged_tokens: int, groups: GroupTokens) -> list[Cost]:

@@ -55,6 +55,7 @@ class Variant(Generic[Inputs]):
         working_bytes: memory that it is known to need beyond its inputs; more than the device has
             left, and it is not run.
         cost: its own, where it does less or other work than the benchmark asks for.
+        note: what it is, where its name does not say it.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Variant(Generic[Inputs]):
     is_compiled: bool = False
     working_bytes: int = 0
     cost: Cost | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Row:
             (calls are right, replays of the graph are not: no ``replay_ms``); ``"failed"`` (it
             could not run); ``"not run"`` (too little memory); ``"not timed"`` (its check passed).
             ``reason`` says more.
+        note: what the variant is, where its name does not say it.
         cold_ms: wall clock of the very first call, compilation included, if anything is timed.
         latency_ms: of a call as a program makes it, host work included.
         replay_ms: of a call in the replay of a CUDA graph; None where it cannot be captured.
@@ -141,6 +144,7 @@ class Row:
     device: str
     status: str = "not timed"
     reason: str | None = None
+    note: str | None = None
     runs: int = 0
     input_sets: int = 0
     cold_ms: float | None = None
@@ -184,6 +188,7 @@ def measure(
         row = Row(
             benchmark.name, benchmark.case, variant.name, variant.is_baseline, str(device.type)
         )
+        row.note = variant.note
         cost = variant.cost or benchmark.cost
         row.num_bytes, row.flops = cost.num_bytes, cost.flops
         # The error is the row: the other variants are still of use, and the caller sees the status.

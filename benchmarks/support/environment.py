@@ -20,7 +20,7 @@ PACKAGES = ("torch", "triton", "transformers", "numpy")
 
 
 def describe(device: torch.device, *, commit: str | None = None) -> dict[str, Any]:
-    """GPU, driver, versions, commit and date, as JSON-able values; what is unknown is None.
+    """Processors, driver, versions, commit and date, as JSON-able values; what is unknown is None.
 
     Args:
         device: that the numbers are from.
@@ -36,6 +36,7 @@ def describe(device: torch.device, *, commit: str | None = None) -> dict[str, An
         "packages": {name: _version(name) for name in PACKAGES},
         "device": device.type,
         "gpu": _gpu(device) if device.type == "cuda" else None,
+        "cpu": _cpu(),
         "cpu_threads": torch.get_num_threads(),
         "triton_interpreter": os.environ.get("TRITON_INTERPRET") == "1",
     }
@@ -47,6 +48,15 @@ def stamp(environment: dict[str, Any]) -> str:
     gpu = environment["gpu"]
     device = gpu["name"].replace(" ", "-").lower() if gpu else environment["device"]
     return f"{date}-{device}-{(environment['commit'] or 'unknown')[:10]}"
+
+
+def _cpu() -> str | None:
+    """The processor's name, and the vector instructions that torch uses on it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}" if name else None
 
 
 def _gpu(device: torch.device) -> dict[str, Any]:

@@ -81,3 +81,19 @@ def test_random_sizes_keep_their_places() -> None:
         assert layout.static_sizes().tolist() == static.tolist()
         totals = [int(of_segment.sum()) for of_segment in frames.split(lengths.tolist())]
         assert layout.dynamic_sizes().tolist() == totals
+
+
+def test_representation_is_short(layout: TokenLayout) -> None:
+    assert repr(layout) == "TokenLayout(3 frames of 3 tokens -> 6 merged tokens)"
+
+
+def test_representation_of_a_deferred_layout_waits_for_nothing(layout: TokenLayout) -> None:
+    deferred = TokenLayout.deferred(
+        *torch.tensor([[0, 0, 1], [1, 0, 0], [1, 2, 2]]),
+        source_to_merged=layout.source_to_merged,
+        merged_anchor=layout.merged_anchor,
+        merged_count=layout.merged_count,
+    )
+    assert repr(deferred) == repr(layout)
+    assert "segment_lengths" not in vars(deferred)
+    assert torch.equal(deferred.group_sizes, layout.group_sizes)

@@ -1,8 +1,9 @@
 """``prunevid bench kernels``: each stage at the models' shapes, ours beside what it replaces.
 
 On a GPU every row is measured there. Without one the torch variants run on the CPU at reduced
-shapes, which says whether they work and nothing about a GPU; the modelled floors of the real shapes
-are printed with the data sheet's rates, and everything says so. The results go to ``kernels.json``,
+shapes, this library's reference among them, which says whether they work and nothing about a GPU;
+the modelled floors of the real shapes are printed with the data sheet's rates, and everything says
+so. (``prunevid bench cpu`` measures a CPU for its own sake.) The results go to ``kernels.json``,
 ``kernels.md`` and ``kernels.png`` in one folder.
 """
 
@@ -54,7 +55,7 @@ def bench_kernels(
 
     Args:
         models, dtypes, stages: names of :data:`.cases.MODELS`, :data:`.cases.DTYPES` and
-            :data:`.kernel_benchmarks.STAGES`.
+            :data:`.stages.STAGES`.
         frames: frame counts; default each model's published one.
         with_compile: measure under torch.compile too, which takes a minute or two a case.
         settings: default 10 warm-ups, 50 runs; on a CPU fewer.
@@ -79,7 +80,7 @@ def bench_kernels(
             case,
             device,
             stages=tuple(stages),
-            with_kernels=on_gpu,
+            ours="triton" if on_gpu else "reference",
             with_compile=with_compile,
         ):
             for row in measure(benchmark, device, settings, ceilings):

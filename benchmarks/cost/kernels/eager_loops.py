@@ -2,8 +2,10 @@
 
 The static test compares all pairs of a segment's frames, so its cost grows with the square of the
 segment's length. Every group is clustered and averaged by itself, and the host waits for its labels
-before the next one begins. This is the form that the paper's own timings are of, and the baseline
-of the kernel benchmarks.
+before the next one begins. Distances are those of a plain ``torch.cdist``, as code of this kind has
+them: matrix products where a set has more than 25 points, quicker than true differences and less
+exact. This is the form that the paper's own timings are of, and the baseline of the kernel
+benchmarks.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunevid_kernels import MergedVideo, PruneVidConfig, TokenLayout, dpc_knn, segment_frames
+from prunevid_kernels import MergedVideo, PruneVidConfig, TokenLayout
+
+from .eager_variants import segments_of
 
 
 def merge_in_loops(x: Tensor, config: PruneVidConfig) -> MergedVideo:
     """:func:`prunevid_kernels.merge_video` of x [T, N, C] in threshold mode, group by group."""
-    segment = segment_frames(x.float().mean(dim=1), config, impl="reference")
-    lengths = torch.bincount(segment.cpu())
+    num_labels = max(1, int(len(x) * config.segment_ratio))
+    labels = cluster_points(x.float().mean(dim=1), num_labels, config.num_neighbors)
+    lengths = torch.tensor(segments_of(labels.tolist()))
     groups: list[tuple[Tensor, Tensor]] = []  # merged tokens [K, C] and label [n] of each group
     sizes: tuple[list[int], list[int]] = ([], [])  # of static and of dynamic groups
     targets = torch.empty(x.shape[:2], dtype=torch.int64, device=x.device)
@@ -60,14 +65,25 @@ def pairwise_similarity(frames: Tensor) -> Tensor:
     return cosine.sum(dim=(1, 2)) / max(pairs, 1)
 
 
+def cluster_points(points: Tensor, num_clusters: int, num_neighbors: int) -> Tensor:
+    """[n] int64 density-peak cluster of each of points [n, C], numbered by the centres' rank."""
+    distance = torch.cdist(points, points) / points.shape[1] ** 0.5
+    nearest = distance.topk(min(num_neighbors, len(points)), dim=1, largest=False).values
+    density = (-nearest.square().mean(dim=1)).exp()
+    is_denser = density[None, :] > density[:, None]
+    parent = torch.where(is_denser, distance, distance.max()).amin(dim=1)
+    centers = (density * parent).topk(num_clusters).indices
+    labels = distance[:, centers].argmin(dim=1)
+    labels[centers] = torch.arange(num_clusters, device=points.device)
+    return labels
+
+
 def _merge_group(points: Tensor, config: PruneVidConfig) -> tuple[Tensor, Tensor]:
     """Cluster means [K, C] and labels [n] of one group [n, C]; small groups pass through."""
     if len(points) <= config.min_cluster_tokens:
         return points, torch.arange(len(points), device=points.device)
     count = max(1, int(len(points) * config.cluster_ratio))
-    labels = dpc_knn(
-        points[None], count, num_neighbors=config.num_neighbors, impl="reference"
-    ).labels[0]
+    labels = cluster_points(points, count, config.num_neighbors)
     return torch.stack([points[labels == cluster].mean(dim=0) for cluster in range(count)]), labels
 
 

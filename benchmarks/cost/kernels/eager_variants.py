@@ -1,14 +1,17 @@
 """What our kernels are compared with: the same work without them.
 
-Four ways to merge stand in the table beside ours. The *loops* (:mod:`.eager_loops`) are how the
-released code runs, segment by segment and frame by frame. The *vectorised* form here is what one
-writes who wants speed from eager PyTorch: all groups in one padded batch, two waits for the device;
-and it is given to ``torch.compile``, the fair opponent. *Cosine pruning* is what serving engines do
-instead: no clustering, keep the tokens that differ most from the same place one frame before.
+The *loops* (:mod:`.eager_loops`) are how the released code merges, segment by segment and frame by
+frame. The *vectorised* form here is what one writes who wants speed from eager PyTorch: all groups
+in one padded batch, two waits for the device; and it is given to ``torch.compile``, the fair
+opponent. What serving engines do in place of a merge is in :mod:`.engine_pruning`. Scoring is
+compared with eager attention, and with the nearest kernel that others publish, where it is
+installed.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -128,7 +131,7 @@ def assign(
     gram = torch.cat((products(static_mean), products(x)))
     labels, clusters = cluster_groups(gram, valid, channels, cluster_ratio, neighbors, smallest)
 
-    # Segment s's static group stands before its first frame's, behind s other static ones.
+    # Segment s's static group stands before its first frame's, after s other static ones.
     first_frame = lengths.cumsum(0) - lengths
     slots = torch.arange(num_segments, device=x.device) + first_frame
     slots = torch.cat((slots, torch.arange(frames, device=x.device) + segment + 1))
@@ -241,27 +244,6 @@ def _append(runs: list[_Run], run: _Run) -> None:
     runs.append(run)
 
 
-def cosine_pruning(x: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """Keep the tokens that are least similar to the same place one frame before, the first frame's
-    before all others.
-
-    Args:
-        x: [T, N, C].
-
-    Returns:
-        tokens [kept, C] in their order, and their places in [0, T * N), ascending.
-    """
-    order = novelty(x.float()).flatten().argsort(descending=True, stable=True)
-    places = order[:kept].sort().values
-    return x.flatten(0, 1).index_select(0, places), places
-
-
-def novelty(values: Tensor) -> Tensor:
-    """[T, N] 1 - cosine to the same place one frame before; 3 in the first frame, more than any."""
-    similarity = torch.nn.functional.cosine_similarity(values[1:], values[:-1], dim=-1)
-    return torch.cat((values.new_full(values[:1].shape[:2], 3.0), 1 - similarity))
-
-
 # ------------------------------------------------------------------------------------------------
 # Scoring and compaction
 # ------------------------------------------------------------------------------------------------
@@ -286,6 +268,23 @@ def attention_scores(query: Tensor, key: Tensor, visual: slice, first_row: int =
     floats = torch.promote_types(logits.dtype, torch.float32)
     attention = logits.softmax(dim=-1, dtype=floats)
     return attention[:, :, first_row:, visual].amax(dim=(1, 2))
+
+
+def has_flash_colreduce() -> bool:
+    """Whether the package ``flash-colreduce`` is installed; no extra of this project brings it."""
+    return importlib.util.find_spec("flash_colreduce") is not None
+
+
+def flash_colreduce_scores(inputs: AttentionInputs) -> Tensor:
+    """[B, V] scores by ``flash-colreduce``: the largest attention of each key in each head.
+
+    It knows no shared key heads and no range of keys, so keys are repeated for the query heads
+    first, and the visual ones and the maximum over heads are taken of its result.
+    """
+    query = inputs.question_query.contiguous()
+    key = inputs.key.repeat_interleave(query.shape[1] // inputs.key.shape[1], dim=1)
+    reduce: Callable[..., Tensor] = importlib.import_module("flash_colreduce").flash_colreduce
+    return reduce(query, key, "max")[..., inputs.visual_slice].amax(dim=1).float()
 
 
 def full_attention_bytes(inputs: AttentionInputs) -> int:

@@ -71,7 +71,9 @@ def _line(row: Row) -> str:
 
 def _note(row: Row) -> str:
     notes = [] if row.status == "ok" else [f"**{row.status}**"]
-    notes += [text.replace("|", "\\|") for text in (row.reason, row.replay_reason) if text]
+    notes += [
+        text.replace("|", "\\|") for text in (row.note, row.reason, row.replay_reason) if text
+    ]
     return "; ".join(notes)
 
 

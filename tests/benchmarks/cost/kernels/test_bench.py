@@ -126,11 +126,14 @@ def test_bench_kernels_without_a_gpu_says_so_and_writes_everything(tmp_path):
     assert not results["is_gpu"] and not kernels.has_failures(results)
     names = {row["variant"] for row in results["rows"]}
     assert {"eager loops", "vectorised eager", "full eager attention"} <= names
+    assert {"EVS, as in vLLM", "VidCom2, as in vLLM", "prunevid_kernels, reference"} <= names
     assert "prunevid_kernels" not in names
     assert all(row["status"] == "ok" and row["device"] == "cpu" for row in results["rows"])
     assert len(lines) == len(results["rows"])
     text = (tmp_path / "kernels.md").read_text()
     assert kernels.NO_GPU in text and "data sheet, not measured" in text
+    assert "as released, with plain torch.cdist" in text
+    assert "keeps tokens, averages none; cosines in the features' dtype" in text
     assert (tmp_path / "kernels.png").stat().st_size > 10_000
 
 

@@ -62,12 +62,27 @@ def test_segments_of_labels_are_refined_as_the_method_says():
         assert eager_variants.segments_of(labels) == expected
 
 
-def test_cosine_pruning_keeps_the_first_frame_and_what_moves():
-    still = torch.randn(1, 6, 8).expand(4, 6, 8).clone()
-    still[2, 3] = torch.randn(8)
-    tokens, places = eager_variants.cosine_pruning(still, 8)
-    assert places.tolist() == [0, 1, 2, 3, 4, 5, 2 * 6 + 3, 3 * 6 + 3]
-    assert torch.equal(tokens, still.flatten(0, 1)[places])
+def test_loops_measure_distances_as_code_of_their_kind_does(monkeypatch):
+    """By a plain ``torch.cdist``: one of true differences would be a slow baseline."""
+    calls = []
+    cdist = torch.cdist
+
+    def recorded(a, b, **options):
+        calls.append((len(a), options))
+        return cdist(a, b, **options)
+
+    x = video_features(9, 40, 24, seed=1)
+    monkeypatch.setattr(torch, "cdist", recorded)
+    layout = merge_in_loops(x, PruneVidConfig()).layout
+    static = layout.static_mask()
+    segments = layout.frame_segments()
+    starts = layout.segment_lengths.cumsum(0) - layout.segment_lengths
+    sizes = [9]
+    for segment, start in enumerate(starts.tolist()):
+        dynamic = [int((~static[start]).sum())] * int((segments == segment).sum())
+        sizes += [size for size in (int(static[start].sum()), *dynamic) if size > 14]
+    assert calls == [(size, {}) for size in sizes]
+    assert max(sizes) > 25  # from here on it is a matrix product
 
 
 def mutated(merged: MergedVideo, **changes) -> MergedVideo:

@@ -1,0 +1,59 @@
+"""``prunevid bench cpu``: the reference beside what others run, on one thread."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..support.terminal import fail
+
+
+def cpu_command(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Shape of a model; may be repeated.  [default: llava-onevision-7b]"),
+    ] = None,
+    frames: Annotated[
+        list[int] | None,
+        typer.Option(help="Frame count; may be repeated.  [default: each model's own]"),
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="bf16, fp16 or fp32; may be repeated.  [default: fp32 and bf16]"),
+    ] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="merge, score or compact; may be repeated.  [default: merge]"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Timed calls of each variant.")] = 15,
+    out: Annotated[Path, typer.Option(help="Folder for table and JSON.")] = Path("cpu-benchmarks"),
+) -> None:
+    """Time the reference beside eager PyTorch and the engines' pruning, on one thread of a CPU.
+
+    Processor time, at the models' shapes; each round runs every variant once.
+    """
+    from ..cost.kernels.on_cpu import bench_cpu, has_failures
+
+    try:
+        results = bench_cpu(
+            models=model or ("llava-onevision-7b",),
+            frames=frames,
+            dtypes=dtype or ("fp32", "bf16"),
+            stages=stage or ("merge",),
+            rounds=rounds,
+            out=out,
+            progress=lambda line: print(line, file=sys.stderr),
+        )
+    except ValueError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"--out: {error.filename or out}: {error.strerror or error}")
+    print((out / "cpu.md").read_text())
+    keys = ("kind", "environment")
+    print(json.dumps({"results": str(out / "cpu.json")} | {key: results[key] for key in keys}))
+    if has_failures(results):
+        raise typer.Exit(1)
