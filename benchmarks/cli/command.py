@@ -21,6 +21,7 @@ from rich.console import Console
 from prunevid_kernels import __version__
 
 from ..support.terminal import fail
+from .estimate import estimate_command
 from .evaluate import eval_app
 from .flops import flops_command
 from .latency import latency_command
@@ -45,6 +46,7 @@ bench = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 bench.command("latency")(latency_command)
+bench.command("estimate")(estimate_command)
 bench.command("serve")(serve_command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(models_app, name="models")

@@ -1,8 +1,8 @@
 """How often each statement of a kernel runs, at real sizes, without a GPU.
 
-Triton's interpreter runs a kernel's source program by program; a line trace counts its statements,
-and the addresses of its loads and stores say what moves. Nothing is written down by hand about a
-kernel: a rewritten one is counted as it is. Two runs make this fast enough:
+Triton's interpreter runs a kernel's source program by program; a count is put before each
+statement, and the addresses of its loads and stores say what moves. Nothing is written down by hand
+about a kernel: a rewritten one is counted as it is. Two runs make this fast enough:
 
 1. *structure*: the work is done once as the interpreter does it best (few large blocks), with few
    channels, on a generated video. After each launch the integer tensors are kept: segments, group
@@ -12,30 +12,27 @@ kernel: a rewritten one is counted as it is. Two runs make this fast enough:
    values of the first run. So every decision about what is computed is that of a real video, and
    no float has to be right.
 
-A launch whose trip counts hang on floats, or on an integer tensor whose shape depends on the block
-sizes, would be counted wrongly; none is known. The process has to run under ``TRITON_INTERPRET=1``.
+A launch whose trip counts depend on floats, or on an integer tensor whose shape depends on the
+block sizes, would be counted wrongly; none is known. The process has to run under
+``TRITON_INTERPRET=1``.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import random
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from prunevid_kernels.kernels import _device
-
-from . import source
 
 SECTOR = 32  # bytes that memory moves at least
 
@@ -86,7 +83,7 @@ class Work:
     """A function to be traced.
 
     Attributes:
-        structure: does the work on real values of few channels; None: nothing hangs on values.
+        structure: does the work on real values of few channels; None: nothing depends on values.
         counts: does it at full size, on values that do not matter.
         tensors: what kernels reach through tables of addresses, where any do.
     """
@@ -96,9 +93,28 @@ class Work:
     tensors: tuple[Tensor, ...] = ()
 
 
-def trace(work: Work, architecture: str, sample: int, seed: int = 0) -> list[Launch]:
-    """Count ``work`` with the block sizes of ``architecture``; ``sample``: programs of a launch
-    that are run at most.
+def launch_from_json(record: dict[str, Any]) -> Launch:
+    """A launch from its ``asdict``, after JSON made lists of tuples."""
+    programs = [Program(**program) for program in record["programs"]]
+    x, y, z = record["grid"]
+    return Launch(**(record | {"programs": programs, "grid": (x, y, z)}))
+
+
+def trace(
+    work: Work,
+    architecture: str,
+    sample: int,
+    kernels: Sequence[str] | None = None,
+    seed: int = 0,
+) -> list[Launch]:
+    """Count ``work`` with the block sizes of ``architecture``.
+
+    Args:
+        work: what is done.
+        architecture: as the config table names it.
+        sample: programs of a launch that are run at most.
+        kernels: launches of kernels without one of these words in their name run one program only.
+        seed: of the choice of programs.
 
     Raises:
         RuntimeError: the kernels are not interpreted here, or the two runs launched differently.
@@ -109,9 +125,10 @@ def trace(work: Work, architecture: str, sample: int, seed: int = 0) -> list[Lau
     if work.structure is not None:
         with _launches_run_by(lambda *launch: _keep_integers(kept, *launch)):
             work.structure()
-    counter = _Counter(work.tensors, sample, random.Random(seed))
+    counter = _Counter(work.tensors, sample, kernels, random.Random(seed))
     with (
         mock.patch.object(_device, "architecture", lambda device: architecture),
+        _instrumented(),
         _launches_run_by(lambda *launch: counter.run(kept, *launch)),
     ):
         work.counts()
@@ -165,9 +182,16 @@ def _keep_integers(
 class _Counter:
     """Runs samples of the programs of each launch and counts them."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], sample: int, choice: random.Random) -> None:
+    def __init__(
+        self,
+        tensors: tuple[Tensor, ...],
+        sample: int,
+        kernels: Sequence[str] | None,
+        choice: random.Random,
+    ) -> None:
         self.launches: list[Launch] = []
         self._sample = sample
+        self._kernels = kernels
         self._choice = choice
         # Every memory that was seen, by address; held, so that none is used twice.
         self._memory: dict[int, tuple[int, str, Any]] = {}
@@ -226,7 +250,8 @@ class _Counter:
         from triton.runtime import interpreter
 
         total = grid[0] * grid[1] * grid[2]
-        strata = min(total, self._sample)
+        is_wanted = self._kernels is None or any(k in _name(function) for k in self._kernels)
+        strata = min(total, self._sample if is_wanted else 1)
         edges = [total * k // strata for k in range(strata + 1)]
         fn = function.rewrite()
         constants = {
@@ -248,8 +273,10 @@ class _Counter:
                 x, rest = index % grid[0], index // grid[0]
                 builder.set_grid_idx(x, rest % grid[1], rest // grid[1])
                 program = Program(index, float(end - first))
-                with _memory_counted(builder, program, self._memory), _lines_counted(program):
+                _RAN.clear()
+                with _memory_counted(builder, program, self._memory):
                     fn(**values)
+                program.statements = dict(_RAN)
                 programs.append(program)
         finally:
             scope.restore()
@@ -266,37 +293,63 @@ def _described(value: Any, is_constant: bool) -> list[Any]:
     return [type(value).__name__, value]
 
 
+_RAN: Counter[str] = Counter()
+
+
+def _count_statement(place: str) -> None:
+    """Stands before every statement of an instrumented kernel."""
+    _RAN[place] += 1
+
+
+class _Instrument(ast.NodeTransformer):
+    """Puts a count before each statement; a body's line numbers are those of its file."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for name in ("body", "orelse"):
+            block = getattr(node, name, None)
+            if isinstance(block, list) and not isinstance(node, ast.Module):
+                setattr(node, name, [line for stmt in block for line in (self._count(stmt), stmt)])
+        return node
+
+    def _count(self, statement: ast.stmt) -> ast.stmt:
+        place = f"{self._path}:{statement.lineno}"
+        call = ast.Call(
+            ast.Name("_count_statement", ast.Load()), [ast.Constant(place)], keywords=[]
+        )
+        return ast.fix_missing_locations(ast.copy_location(ast.Expr(call), statement))
+
+
 @contextmanager
-def _lines_counted(program: Program) -> Iterator[None]:
-    """Count statements of files that hold kernels, in this thread."""
-    counts: Counter[tuple[str, int]] = Counter()
-    folders = (str(Path(_device.__file__).parent), str(Path(__file__).parent), "/tests/")
+def _instrumented() -> Iterator[None]:
+    """Kernels count their statements, and nothing is computed that has to be right: products and
+    conversions of floats give zeros."""
+    from triton.runtime import interpreter
+    from triton.runtime.interpreter import FunctionRewriter, InterpretedFunction
 
-    def called(frame: Any, event: str, _: Any) -> Any:
-        name = frame.f_code.co_filename
-        if not any(folder in name for folder in folders) or name == __file__:
-            return None
-        statement = source.read(name).statement
-        last = 0
+    transform = FunctionRewriter._transform_ast
 
-        def line(frame: Any, event: str, _: Any) -> Any:
-            nonlocal last
-            if event == "line":
-                now = statement.get(frame.f_lineno, 0)
-                if now != last:
-                    counts[name, now] += 1
-                    last = now
-            return line
+    def counting(self: Any, text: str) -> Any:
+        return _Instrument(self.filename).visit(transform(self, text))
 
-        return line
+    def device_function(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.rewrite()(*args, **kwargs)  # its module is patched already
 
-    before = sys.gettrace()
-    sys.settrace(called)
-    try:
+    def converted(values: Any, _: Any, kind: Any, __: Any) -> Any:
+        return np.zeros(values.shape, f"uint{kind.primitive_bitwidth}")
+
+    with (
+        # What the interpreter's module holds, it gives to the kernels' modules.
+        mock.patch.object(interpreter, "_count_statement", _count_statement, create=True),
+        mock.patch.object(FunctionRewriter, "_transform_ast", counting),
+        mock.patch.object(InterpretedFunction, "rewritten_fn", {}),
+        mock.patch.object(InterpretedFunction, "__call__", device_function),
+        mock.patch.object(interpreter, "_convert_float", converted),
+    ):
         yield
-    finally:
-        sys.settrace(before)
-        program.statements = {f"{name}:{line}": count for (name, line), count in counts.items()}
 
 
 @contextmanager
@@ -320,7 +373,7 @@ def _memory_counted(
         totals[number] = totals.get(number, 0) + sectors * SECTOR
 
     load, store = builder.create_masked_load, builder.create_masked_store
-    atomic, dot = builder.create_atomic_rmw, builder.create_dot
+    atomic = builder.create_atomic_rmw
 
     def counted_load(ptrs: Any, mask: Any, *rest: Any) -> Any:
         move(program.read, ptrs, mask)

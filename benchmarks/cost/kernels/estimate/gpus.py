@@ -33,10 +33,11 @@ class Gpu:
         l2_bytes: capacity.
         tensor_flops_per_s: bf16 with float32 sums, dense.
         warps, registers, shared_bytes, programs: what an SM holds.
-        fp32_cycles, int_cycles, fp64_cycles: of a sub-core for one warp instruction.
+        fp32_cycles, int_cycles, fp64_cycles, conversion_cycles: that one warp instruction takes of
+            a sub-core.
         mma_macs: products of bf16 that a sub-core's tensor core takes in a cycle.
         mma_sync_share: of that rate, what ``mma.sync`` reaches.
-        l1_latency, shared_latency, l2_latency, hbm_latency: of a dependent load.
+        shared_latency, l2_latency, hbm_latency: of a dependent load.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Gpu:
     programs: int
     fp32_cycles: float
     fp64_cycles: float
+    conversion_cycles: float
     mma_macs: float
     mma_sync_share: float
     shared_latency: float
@@ -83,6 +85,7 @@ _HOPPER = {
     "programs": 32,
     "fp32_cycles": 1.0,
     "fp64_cycles": 2.0,
+    "conversion_cycles": 2.0,
     "mma_macs": 512.0,
     "mma_sync_share": 0.62,
     "shared_latency": 29.0,
@@ -109,6 +112,7 @@ GPUS = {
             programs=32,
             fp32_cycles=2.0,
             fp64_cycles=4.0,
+            conversion_cycles=8.0,
             mma_macs=256.0,
             mma_sync_share=1.0,
             shared_latency=29.0,
@@ -131,6 +135,7 @@ GPUS = {
             programs=32,
             fp32_cycles=1.0,
             fp64_cycles=2.0,
+            conversion_cycles=2.0,
             mma_macs=1024.0,
             mma_sync_share=0.31,
             shared_latency=29.0,
@@ -152,6 +157,7 @@ GPUS = {
             programs=24,
             fp32_cycles=1.0,
             fp64_cycles=64.0,
+            conversion_cycles=2.0,
             mma_macs=128.0,
             mma_sync_share=1.0,
             shared_latency=30.0,

@@ -11,9 +11,8 @@ import torch
 from prunevid_kernels import PruneVidConfig, compact, merge_video, score_visual_tokens
 
 from ..cases import Case, video_features
+from . import WORKS
 from .trace import Work
-
-WORKS = ("merge", "merge, budget", "score", "compact")
 
 # Of the generated video that the group sizes come from: enough for angles between frames to be
 # those of the full width, few enough to be quick.
@@ -66,6 +65,4 @@ def _compact(case: Case) -> Work:
     tensors += [torch.zeros(shape, dtype=case.dtype) for _ in range(case.num_caches)]
     generator = torch.Generator().manual_seed(0)
     index = torch.randperm(length, generator=generator)[: case.kept_length].sort().values
-    return Work(
-        None, lambda: compact(tensors, index, dim=2, impl="triton"), tensors=tuple(tensors)
-    )
+    return Work(None, lambda: compact(tensors, index, dim=2, impl="triton"), tensors=tuple(tensors))
