@@ -4,16 +4,16 @@
 
 How it comes about, one file a step:
 
-- ``workloads``: the public functions at a model's shape.
-- ``trace``: a process under Triton's interpreter counts how often each statement of each kernel
-  runs, and what it moves, for a sample of the programs of each launch.
+- ``__main__``, ``trace``, ``instrument``: a process under Triton's interpreter calls the public
+  functions at a model's shape, and counts how often each statement of each kernel runs, and what it
+  moves, for a sample of the programs of each launch.
 - ``compiled``, ``sass``, ``blocks``: the same launches compiled for the target; the machine code
   as instructions, blocks and loops.
-- ``counts``: the counts of statements become counts of blocks.
+- ``counts``, ``source``: the counts of statements become counts of blocks.
 - ``lanes``: bank conflicts in shared memory, from the addresses of a warp's lanes.
 - ``timing``: what a block occupies and what a warp waits for in it.
-- ``memory``: what comes from L2 and what from device memory.
-- ``model``: programs on multiprocessors; the launch's time. ``gpus``: the constants.
+- ``model``: programs on multiprocessors, bytes from L2 and device memory; the launch's time.
+- ``gpus``: the constants. ``report``: the tables.
 
 It is a model: nothing here was measured, and its use is to compare two forms of a kernel and to say
 where the time goes. ``on_gpu`` prints measured times beside it.
@@ -27,8 +27,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ....compile_check import TARGETS, Target
+from ....compile_check import TARGETS
 from ...ceilings import Ceilings, GroupTokens, compact_cost, merge_cost, score_cost
 from ..cases import Case
 from .gpus import GPUS, Gpu
@@ -99,14 +100,19 @@ def estimate(
         "sample": sample,
     }
     traced = traces(request)
-    target = next(target for target in TARGETS if target.name == gpu.target)
     return [
-        _estimate_work(case, gpu, target, name, launches, kernels)
+        WorkEstimate(
+            name,
+            case.name,
+            gpu.name,
+            launch_estimates(launches, gpu, kernels),
+            _floor_s(case, name, gpu),
+        )
         for name, launches in traced.items()
     ]
 
 
-def traces(request: Mapping[str, object]) -> dict[str, list[dict[str, object]]]:
+def traces(request: Mapping[str, object]) -> dict[str, list[dict[str, Any]]]:
     """Work -> its traced launches, from a process of its own: whether kernels are interpreted is
     decided when they are imported.
 
@@ -123,24 +129,26 @@ def traces(request: Mapping[str, object]) -> dict[str, list[dict[str, object]]]:
     )
     if done.returncode:
         raise RuntimeError(f"tracing failed: {done.stderr.strip()[-2000:]}")
-    result: dict[str, list[dict[str, object]]] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def _estimate_work(
-    case: Case,
-    gpu: Gpu,
-    target: Target,
-    name: str,
-    launches: list[dict[str, object]],
-    kernels: Sequence[str] | None,
-) -> WorkEstimate:
+def launch_estimates(
+    launches: Sequence[Mapping[str, Any]], gpu: Gpu, kernels: Sequence[str] | None = None
+) -> list[LaunchEstimate]:
+    """Model traced launches that follow each other; needs a process that compiles kernels.
+
+    Args:
+        launches: as :func:`traces` gives them.
+        gpu: one of :data:`GPUS`.
+        kernels: as for :func:`estimate`.
+    """
     from .compiled import compile_launch
-    from .memory import Cache
-    from .model import estimate_launch
+    from .model import Cache, estimate_launch
     from .timing import time_blocks
     from .trace import launch_from_json
 
+    target = next(target for target in TARGETS if target.name == gpu.target)
     cache = Cache(gpu)
     found = []
     for record in launches:
@@ -153,7 +161,7 @@ def _estimate_work(
         wait = gpu.l2_latency + (1 - traffic.hit_share) * (gpu.hbm_latency - gpu.l2_latency)
         timing = time_blocks(compiled, gpu, wait)
         found.append(estimate_launch(launch, compiled, timing, traffic, gpu))
-    return WorkEstimate(name, case.name, gpu.name, found, _floor_s(case, name, gpu))
+    return found
 
 
 def _floor_s(case: Case, work: str, gpu: Gpu) -> float:

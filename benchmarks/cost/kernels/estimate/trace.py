@@ -19,22 +19,19 @@ block sizes, would be counted wrongly; none is known. The process has to run und
 
 from __future__ import annotations
 
-import ast
 import inspect
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-import numpy as np
 from torch import Tensor
 
 from prunevid_kernels.kernels import _device
 
-SECTOR = 32  # bytes that memory moves at least
+from .instrument import PATCHED, RAN, instrumented, memory_counted
 
 
 @dataclass
@@ -128,7 +125,7 @@ def trace(
     counter = _Counter(work.tensors, sample, kernels, random.Random(seed))
     with (
         mock.patch.object(_device, "architecture", lambda device: architecture),
-        _instrumented(),
+        instrumented(),
         _launches_run_by(lambda *launch: counter.run(kept, *launch)),
     ):
         work.counts()
@@ -259,6 +256,7 @@ class _Counter:
             for name, annotation in function.fn.__annotations__.items()
             if "constexpr" in str(annotation)
         }
+        PATCHED.clear()
         scope = interpreter._patch_lang(fn)
         programs = []
         try:
@@ -273,10 +271,10 @@ class _Counter:
                 x, rest = index % grid[0], index // grid[0]
                 builder.set_grid_idx(x, rest % grid[1], rest // grid[1])
                 program = Program(index, float(end - first))
-                _RAN.clear()
-                with _memory_counted(builder, program, self._memory):
+                RAN.clear()
+                with memory_counted(builder, program, self._memory):
                     fn(**values)
-                program.statements = dict(_RAN)
+                program.statements = dict(RAN)
                 programs.append(program)
         finally:
             scope.restore()
@@ -291,110 +289,3 @@ def _described(value: Any, is_constant: bool) -> list[Any]:
             return ["const", value]
         return ["const", "tl." + str(value)]  # a type of triton's
     return [type(value).__name__, value]
-
-
-_RAN: Counter[str] = Counter()
-
-
-def _count_statement(place: str) -> None:
-    """Stands before every statement of an instrumented kernel."""
-    _RAN[place] += 1
-
-
-class _Instrument(ast.NodeTransformer):
-    """Puts a count before each statement; a body's line numbers are those of its file."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        super().generic_visit(node)
-        for name in ("body", "orelse"):
-            block = getattr(node, name, None)
-            if isinstance(block, list) and not isinstance(node, ast.Module):
-                setattr(node, name, [line for stmt in block for line in (self._count(stmt), stmt)])
-        return node
-
-    def _count(self, statement: ast.stmt) -> ast.stmt:
-        place = f"{self._path}:{statement.lineno}"
-        call = ast.Call(
-            ast.Name("_count_statement", ast.Load()), [ast.Constant(place)], keywords=[]
-        )
-        return ast.fix_missing_locations(ast.copy_location(ast.Expr(call), statement))
-
-
-@contextmanager
-def _instrumented() -> Iterator[None]:
-    """Kernels count their statements, and nothing is computed that has to be right: products and
-    conversions of floats give zeros."""
-    from triton.runtime import interpreter
-    from triton.runtime.interpreter import FunctionRewriter, InterpretedFunction
-
-    transform = FunctionRewriter._transform_ast
-
-    def counting(self: Any, text: str) -> Any:
-        return _Instrument(self.filename).visit(transform(self, text))
-
-    def device_function(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.rewrite()(*args, **kwargs)  # its module is patched already
-
-    def converted(values: Any, _: Any, kind: Any, __: Any) -> Any:
-        return np.zeros(values.shape, f"uint{kind.primitive_bitwidth}")
-
-    with (
-        # What the interpreter's module holds, it gives to the kernels' modules.
-        mock.patch.object(interpreter, "_count_statement", _count_statement, create=True),
-        mock.patch.object(FunctionRewriter, "_transform_ast", counting),
-        mock.patch.object(InterpretedFunction, "rewritten_fn", {}),
-        mock.patch.object(InterpretedFunction, "__call__", device_function),
-        mock.patch.object(interpreter, "_convert_float", converted),
-    ):
-        yield
-
-
-@contextmanager
-def _memory_counted(
-    builder: Any, program: Program, memory: dict[int, tuple[int, str, Any]]
-) -> Iterator[None]:
-    """Count what loads, stores and atomics move, and the products' operations."""
-    starts = np.array(sorted(memory), dtype=np.uint64)
-
-    def move(totals: dict[str, int], ptrs: Any, mask: Any) -> None:
-        if ptrs.data.size == 1:
-            addresses = ptrs.data.reshape(1)[np.atleast_1d(mask.data).reshape(-1)[:1].astype(bool)]
-        else:
-            addresses = ptrs.data[np.broadcast_to(mask.data, ptrs.data.shape).astype(bool)]
-        if not addresses.size:
-            return
-        sectors = np.unique(addresses // np.uint64(SECTOR)).size
-        first = int(np.searchsorted(starts, addresses.min(), side="right")) - 1
-        end, number, _ = memory[int(starts[first])] if first >= 0 else (0, "elsewhere", None)
-        number = number if int(addresses.min()) < end else "elsewhere"
-        totals[number] = totals.get(number, 0) + sectors * SECTOR
-
-    load, store = builder.create_masked_load, builder.create_masked_store
-    atomic = builder.create_atomic_rmw
-
-    def counted_load(ptrs: Any, mask: Any, *rest: Any) -> Any:
-        move(program.read, ptrs, mask)
-        return load(ptrs, mask, *rest)
-
-    def counted_store(ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        move(program.written, ptrs, mask)
-        return store(ptrs, value, mask, *rest)
-
-    def counted_atomic(kind: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        move(program.written, ptrs, mask)
-        return atomic(kind, ptrs, value, mask, *rest)
-
-    def counted_dot(a: Any, b: Any, d: Any, *rest: Any) -> Any:
-        program.flops += 2.0 * a.data.size * b.data.shape[-1]
-        return d  # its values do not matter
-
-    with (
-        mock.patch.object(builder, "create_masked_load", counted_load),
-        mock.patch.object(builder, "create_masked_store", counted_store),
-        mock.patch.object(builder, "create_atomic_rmw", counted_atomic),
-        mock.patch.object(builder, "create_dot", counted_dot),
-    ):
-        yield
