@@ -29,6 +29,7 @@ setup(
         "prunevid_kernels.benchmarks.cost",
         "prunevid_kernels.benchmarks.cost.flops",
         "prunevid_kernels.benchmarks.cost.kernels",
+        "prunevid_kernels.benchmarks.cost.kernels.estimate",
         "prunevid_kernels.benchmarks.cost.latency",
         "prunevid_kernels.benchmarks.cost.serve",
         "prunevid_kernels.benchmarks.datasets",

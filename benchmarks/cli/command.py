@@ -22,6 +22,7 @@ from prunevid_kernels import __version__
 
 from ..support.terminal import fail
 from .cpu import cpu_command
+from .estimate import estimate_command
 from .evaluate import eval_app
 from .flops import flops_command
 from .latency import latency_command
@@ -47,6 +48,7 @@ bench = typer.Typer(
 app.add_typer(bench, name="bench")
 bench.command("cpu")(cpu_command)
 bench.command("latency")(latency_command)
+bench.command("estimate")(estimate_command)
 bench.command("serve")(serve_command)
 app.add_typer(eval_app, name="eval")
 app.add_typer(models_app, name="models")
