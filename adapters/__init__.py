@@ -12,12 +12,13 @@ from prunevid_kernels import PruneVidConfig
 
 from .engine.engine import Engine
 from .engine.interface import ModelAdapter, PromptVisuals, VideoSpan
-from .engine.method import PruneVid, PruningMethod
+from .engine.method import PruningMethod
 from .engine.report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
 from .families.causal_lm import CausalLMAdapter
 from .families.llava_onevision.adapter import LlavaOnevisionAdapter
 from .families.pllava.model import PllavaAdapter
 from .families.st_llm.model import StLlmAdapter
+from .methods.prunevid import PruneVid
 
 __all__ = [
     "NothingPrunedWarning",

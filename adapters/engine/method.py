@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos, select_tokens
+from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos
 
 from .prompt import MergedPrompt
 from .scoring import LayerAttention
@@ -93,36 +93,3 @@ class PruningMethod:
         """Keys and values [Hkv, K, D] that one layer's cache holds of each prompt from now on; K is
         the same in every layer."""
         return [attention.entries(row, prompt) for row, prompt in enumerate(prompts)]
-
-
-class PruneVid(PruningMethod):
-    """Merge by time and space, keep what the question attends to (see :class:`PruneVidConfig`)."""
-
-    prunes = True
-
-    def __init__(self, config: PruneVidConfig, name: str = "prunevid") -> None:
-        self.config, self.name = config, name
-        self.layer = config.layer if config.select else None
-
-    def __repr__(self) -> str:
-        return repr(self.config)
-
-    def merge(self, features: Tensor, frames: Sequence[int]) -> list[MergedVideo]:
-        return merge_videos(features, frames, self.config)
-
-    def select(
-        self, attention: LayerAttention, prompts: Sequence[MergedPrompt], videos: Videos
-    ) -> Selections:
-        selections = []
-        for row, (prompt, row_videos) in enumerate(zip(prompts, videos, strict=True)):
-            scores = [
-                attention.score(self.config.score, row, prompt, index, len(video.tokens))
-                for index, video in enumerate(row_videos)
-            ]
-            selections.append(
-                [
-                    VideoSelection(score, select_tokens(score, video.layout, self.config))
-                    for score, video in zip(scores, row_videos, strict=True)
-                ]
-            )
-        return selections

@@ -15,10 +15,11 @@ from torch import nn
 from prunevid_kernels import PruneVidConfig
 
 from .. import PruneHandle, prune_by
-from ..engine.method import PruneVid, PruningMethod
+from ..engine.method import PruningMethod
 from .fastv import FastV
 from .look_m import LookM
 from .prumerge import PruMerge
+from .prunevid import PruneVid
 from .random_drop import DropAll, RandomDrop
 
 

@@ -22,8 +22,8 @@ from transformers.cache_utils import (
 
 from prunevid_kernels import PruneVidConfig, merge_videos
 from prunevid_kernels.adapters import NothingPrunedWarning, prune
-from prunevid_kernels.adapters.engine import method
 from prunevid_kernels.adapters.engine.engine import Engine
+from prunevid_kernels.adapters.methods import prunevid
 
 
 def logits_of(model, inputs=None) -> torch.Tensor:
@@ -319,7 +319,7 @@ def test_features_that_are_not_finite(model, monkeypatch):
             video = merge_videos(features, frames, config)[0]
             return [replace(video, first_bad_frame=torch.tensor(bad_frame, dtype=torch.int32))]
 
-        monkeypatch.setattr(method, "merge_videos", merge_without_waiting)
+        monkeypatch.setattr(prunevid, "merge_videos", merge_without_waiting)
         bad_frame = 5
         with pytest.raises(ValueError, match="video 0, frame 5"):
             model(**question())

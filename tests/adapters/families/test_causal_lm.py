@@ -164,7 +164,7 @@ class KeepingAdapter(ModelAdapter):
 def test_kept_positions_are_the_callers(build_lm):
     """A merged token sits where its first source token sat, the answer behind the full prompt."""
     from prunevid_kernels.adapters.engine.engine import Engine
-    from prunevid_kernels.adapters.engine.method import PruneVid
+    from prunevid_kernels.adapters.methods.prunevid import PruneVid
 
     model = build_lm()
     _, embeds, mask, announced = padded_batch(model)
