@@ -1,132 +1,51 @@
-"""Pruning inside transformers models: ``with prune(model, config): model.generate(...)``."""
+"""Pruning inside transformers models: ``with prune(model, config): model.generate(...)``.
+
+Names are imported when they are first used, because transformers takes seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from types import TracebackType
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from prunevid_kernels import PruneVidConfig
-
-from .engine.engine import Engine
-from .engine.interface import ModelAdapter, PromptVisuals, VideoSpan
-from .engine.method import PruningMethod
-from .engine.report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
-from .families.causal_lm import CausalLMAdapter
-from .families.llava_onevision.adapter import LlavaOnevisionAdapter
-from .families.pllava.model import PllavaAdapter
-from .families.st_llm.model import StLlmAdapter
-from .methods.prunevid import PruneVid
+if TYPE_CHECKING:
+    from .engine.interface import PromptVisuals, VideoSpan
+    from .engine.report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
+    from .families.video_model import ModelError, VideoModel, load_video_model
+    from .pruning import PruneHandle, apply_method, prune, prune_by
 
 __all__ = [
+    "ModelError",
     "NothingPrunedWarning",
     "PromptVisuals",
     "PruneCall",
     "PruneHandle",
     "PruneReport",
+    "VideoModel",
     "VideoRecord",
     "VideoSpan",
+    "apply_method",
+    "load_video_model",
     "prune",
     "prune_by",
 ]
 
-_ADAPTERS: dict[str, type[ModelAdapter]] = {
-    "llama": CausalLMAdapter,
-    "llava_onevision": LlavaOnevisionAdapter,
-    "pllava": PllavaAdapter,
-    "qwen2": CausalLMAdapter,
-    "st_llm": StLlmAdapter,
+_HOMES = {
+    ".engine.interface": ("PromptVisuals", "VideoSpan"),
+    ".engine.report": ("NothingPrunedWarning", "PruneCall", "PruneReport", "VideoRecord"),
+    ".families.video_model": ("ModelError", "VideoModel", "load_video_model"),
+    ".pruning": ("PruneHandle", "apply_method", "prune", "prune_by"),
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
-class PruneHandle:
-    """A pruned model's handle; a context manager that restores the model at its end.
-
-    Attributes:
-        report: what each call did, see :class:`PruneReport`.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.report = engine.report
-
-    def remove(self) -> None:
-        """Restore the model; a second call does nothing. Warns if nothing was ever pruned."""
-        if self._engine.is_active():
-            self._engine.remove()
-            self._engine.warn_if_idle()
-
-    def videos(self, prompts: Sequence[PromptVisuals]) -> AbstractContextManager[None]:
-        """Say where the videos are in the next prompt that is given as ``inputs_embeds``.
-
-        ``with handle.videos([...]): model.generate(inputs_embeds=...)``
-
-        Args:
-            prompts: what is not text in each prompt of the batch, padding counted. ``generate`` may
-                repeat prompts, for beams or several returned sequences.
-
-        Raises:
-            RuntimeError: (on leaving the block) no such prompt came.
-        """
-        return self._engine.announce(prompts)
-
-    def __enter__(self) -> PruneHandle:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.remove()
-        else:
-            self._engine.remove()
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name], __name__), name)
+    globals()[name] = value
+    return value
 
 
-def prune(model: nn.Module, config: PruneVidConfig | None = None) -> PruneHandle:
-    """Prune the videos of every prompt that ``model`` gets, until the handle is removed.
-
-    ``generate`` and plain forward calls are used as always. Prompts without a video pass through
-    untouched; images are not pruned. The model's own attention implementation, masks and caches are
-    kept. Where ``logits_to_keep`` asks for k > 1 logits, the last k - 1 tokens of a prompt count as
-    a continuation that is checked, not as part of the question.
-
-    Args:
-        model: a transformers ``LlavaOnevisionForConditionalGeneration``; a :class:`.pllava.Pllava`
-            or :class:`.st_llm.StLlm`; or a ``LlamaForCausalLM`` or ``Qwen2ForCausalLM`` that is
-            given ``inputs_embeds``, see :meth:`PruneHandle.videos`.
-        config: what to do; default ``PruneVidConfig()``.
-
-    Returns:
-        A handle: ``with prune(model) as handle: ...``, or ``handle.remove()`` later.
-
-    Raises:
-        TypeError: ``config`` is no PruneVidConfig.
-        ValueError: a model of an unsupported kind, one that is pruned already, or a config that
-            does not fit it. Prompts raise ValueError where they cannot be pruned: no text behind a
-            video, padding on the right, ``use_cache=False``, ``labels``, chunked prefill, caches
-            that are quantized, offloaded or windowed.
-    """
-    config = PruneVidConfig() if config is None else config
-    if not isinstance(config, PruneVidConfig):
-        raise TypeError(f"config must be a PruneVidConfig, got {type(config).__name__}")
-    return prune_by(model, PruneVid(config))
-
-
-def prune_by(model: nn.Module, method: PruningMethod) -> PruneHandle:
-    """:func:`prune` with any method; what is said of models, prompts and errors there holds here.
-
-    Raises:
-        ValueError: a model that this method cannot prune.
-    """
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    if kind not in _ADAPTERS:
-        raise ValueError(
-            f"model must be of a supported model_type ({', '.join(sorted(_ADAPTERS))}), "
-            f"got {kind!r} ({type(model).__name__})"
-        )
-    return PruneHandle(Engine(model, _ADAPTERS[kind](), method))
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,10 +14,13 @@ none.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -31,9 +34,11 @@ __all__ = [
     "Mismatch",
     "Recipe",
     "check_weights",
+    "choose_attention",
     "empty_weights",
     "load_weights",
     "rename",
+    "require_finite",
 ]
 
 _SHOWN = 8
@@ -101,6 +106,21 @@ class LoadReport:
     def is_loadable(self) -> bool:
         return not (self.missing or self.unexpected or self.mismatched or self.ambiguous)
 
+    def require_loadable(self, folder: Path, model: str) -> None:
+        """Refuse what cannot be loaded.
+
+        Args:
+            folder: the checkpoint.
+            model: what its weights were to go into.
+
+        Raises:
+            CheckpointError: anything missing, unexpected, mismatched or ambiguous.
+        """
+        if not self.is_loadable:
+            raise CheckpointError(
+                f"{folder}: the checkpoint does not fit {model}: {self.text(limit=_SHOWN)}"
+            )
+
     def __str__(self) -> str:
         return self.text()
 
@@ -115,6 +135,37 @@ class LoadReport:
             if len(shown) < len(problems):
                 lines.append(f"  and {len(problems) - len(shown)} more")
         return "\n".join(lines)
+
+
+def choose_attention(config: Any) -> None:
+    """Leave the attention implementation of a model and its parts to transformers: fused where the
+    class has it, eager elsewhere. A checkpoint's own word would be followed as far as fetching a
+    kernel from the network and running it.
+
+    Args:
+        config: a transformers config; changed in place.
+    """
+    config._attn_implementation = None  # the setter reaches every part's config
+
+
+def require_finite(folder: Path, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor of the model that is no finite numbers, as stored or after its conversion.
+
+    Args:
+        folder: the checkpoint, for the message.
+        name: of the tensor.
+        tensor: any; without data, or of integers, it passes.
+
+    Raises:
+        CheckpointError: NaN or infinity.
+    """
+    if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+        return
+    # The extremes are NaN if one value is; no copy of the tensor is made.
+    if not all(math.isfinite(float(extreme)) for extreme in torch.aminmax(tensor.detach())):
+        raise CheckpointError(
+            f"{folder}: {name} holds NaN or infinity in {str(tensor.dtype).removeprefix('torch.')}"
+        )
 
 
 @contextmanager
@@ -163,14 +214,10 @@ def load_weights(
         device: of the model.
 
     Raises:
-        CheckpointError: anything missing, unexpected, mismatched or ambiguous.
+        CheckpointError: anything missing, unexpected, mismatched or ambiguous; NaN or infinity.
     """
     plan = _plan(model, checkpoint.tensors, recipes, ignore)
-    if not plan.report.is_loadable:
-        raise CheckpointError(
-            f"{checkpoint.folder}: the checkpoint does not fit {type(model).__name__}: "
-            + plan.report.text(limit=_SHOWN)
-        )
+    plan.report.require_loadable(checkpoint.folder, type(model).__name__)
     waiting: dict[str, dict[str, Tensor]] = {}
     for file in checkpoint.files:
         for key, tensor in checkpoint.read(file, plan.target_of.keys()):
@@ -179,8 +226,12 @@ def load_weights(
             parts[key] = tensor
             target = plan.targets[name]
             if len(parts) == len(target.keys):
-                value = target.recipe.make([parts[k] for k in target.keys if k])
-                _assign(model, name, value, dtype, device)
+                made = target.recipe.make([parts[k] for k in target.keys if k])
+                wanted = dtype if made.is_floating_point() else None
+                # copy: nothing of the model may live on in a file's mapping
+                value = made.to(device=device, dtype=wanted, copy=True).contiguous()
+                require_finite(checkpoint.folder, name, value)
+                _assign(model, name, value)
                 del waiting[name]
         # What waits for a later file must not keep this one in memory.
         for parts in waiting.values():
@@ -194,18 +245,9 @@ def _finish(model: nn.Module, report: LoadReport, device: torch.device | str) ->
     return report
 
 
-def _assign(
-    model: nn.Module,
-    name: str,
-    value: Tensor,
-    dtype: torch.dtype | None,
-    device: torch.device | str,
-) -> None:
+def _assign(model: nn.Module, name: str, value: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
-    wanted = dtype if value.is_floating_point() else None
-    # copy: nothing of the model may live on in a file's mapping
-    value = value.to(device=device, dtype=wanted, copy=True).contiguous()
     if leaf in module._parameters:
         old = module.get_parameter(leaf)
         module.register_parameter(leaf, nn.Parameter(value, requires_grad=old.requires_grad))

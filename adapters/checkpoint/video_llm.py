@@ -1,8 +1,8 @@
-"""What PLLaVA and ST-LLM have in common: a vision side of their own in front of Llama.
+"""The base of our own model classes: a vision side in front of Llama.
 
-transformers has no class for either, so theirs put its parts together. How a video becomes tokens
-and where those stand in a prompt is each class's own; the language model, strict loading, and
-putting encoded videos in place of their placeholders are here.
+For families that transformers has no class for: theirs put its parts together. How a video becomes
+tokens and where those stand in a prompt is each class's own; the language model, strict loading,
+and putting encoded videos in place of their placeholders are here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import GenerationMixin, LlamaForCausalLM, PreTrainedModel
 
 from ..engine.interface import ModelAdapter
 from .files import Checkpoint
-from .loading import Recipe, empty_weights, load_weights
+from .loading import Recipe, choose_attention, empty_weights, load_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,7 +35,8 @@ class VideoLlm(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _empty(cls, config: Any) -> Self:
-        """The model without memory for its parameters."""
+        """The model without memory for its parameters, its attention left to transformers."""
+        choose_attention(config)
         with empty_weights():
             return cls(config)
 

@@ -71,7 +71,7 @@ class Engine:
         self._has_pruned = False
         self._is_active = True
         self._hooks = ExitStack()
-        method.watch(model, self._hooks)
+        method.watch(model, adapter, self._hooks)
         for entry in self._entries:
             self._hook(entry, self._on_entry, self._on_exit)
         self._hook(self._decoder, self._before_decoder, self._after_decoder)

@@ -9,11 +9,11 @@ family.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,32 @@ class PromptVisuals:
     videos: tuple[VideoSpan, ...] = ()
     images: tuple[tuple[int, int], ...] = ()
     separators: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class VisionAttention:
+    """Where a model's vision side tells which of its tokens matter: the last self-attention that
+    the visual tokens pass through.
+
+    Attributes:
+        query, key: the projections; each gives [F, P, num_heads * D] for F frames.
+        num_heads: of the attention.
+        tokens: which of the P rows are patches or tokens.
+        has_class_token: row 0 is CLS, whose attention is the importance; else it is what a token
+            receives from all of them.
+        encoder: the module at whose end the attention has run; its first argument has a leading
+            dimension V for :attr:`pool`.
+        pool: ([F, P', C], V) -> [T, N, C], from patches to visual tokens, exactly as the features
+            are pooled.
+    """
+
+    query: nn.Module
+    key: nn.Module
+    num_heads: int
+    tokens: slice
+    has_class_token: bool
+    encoder: nn.Module
+    pool: Callable[[Tensor, int], Tensor]
 
 
 class ModelAdapter(ABC):
@@ -85,3 +111,14 @@ class ModelAdapter(ABC):
     def video_token_id(self, model: nn.Module) -> int | None:
         """The id that stands for a video token in ``input_ids``, if the family has one."""
         return None
+
+    def vision_attention(self, model: nn.Module) -> VisionAttention:
+        """Where methods that rank tokens before the decoder look.
+
+        Raises:
+            ValueError: the model has no vision side that is known here.
+        """
+        raise ValueError(
+            f"{type(self).__name__} names no vision side whose attention could rank the tokens of "
+            f"{type(model).__name__}"
+        )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos
 
+from .interface import ModelAdapter
 from .prompt import MergedPrompt
 from .scoring import LayerAttention
 
@@ -60,8 +61,13 @@ class PruningMethod:
         """Whether it acts inside the decoder, where only a key/value cache carries it on."""
         return self.layer is not None or self.compresses_caches
 
-    def watch(self, model: nn.Module, hooks: ExitStack) -> None:
-        """Hook what the method has to see outside the decoder; ``hooks`` takes the removals.
+    def watch(self, model: nn.Module, adapter: ModelAdapter, hooks: ExitStack) -> None:
+        """Hook what the method has to see outside the decoder.
+
+        Args:
+            model: the model that is pruned.
+            adapter: where things live in it.
+            hooks: takes the removals.
 
         Raises:
             ValueError: the model does not have it.

@@ -1,5 +1,5 @@
-"""What the three models of :mod:`.lmms_eval` have in common: their pruning options, and a
-pruned model that counts.
+"""What the models of this folder have in common: their pruning options, and a pruned model that
+counts.
 
 An evaluation runs for hours and ends in one number, so nothing may go wrong in silence: what was
 pruned is added up and said, and an error ends the run.
@@ -83,10 +83,11 @@ class PrunedModel:
     def generate(self, **inputs: Any) -> Any:
         """The model's own ``generate``; what it prunes is added to the totals."""
         output = self._generate(**inputs)
-        self._count()
+        self.count()
         return output
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Add to the totals what was pruned since the last count."""
         report = self._handle.report
         for call in report.pruned_calls:
             self.totals.videos += len(call.videos)
@@ -106,7 +107,7 @@ class PrunedModel:
     ) -> tuple[float, bool]:
         """How likely the model finds a given answer.
 
-        The answer runs behind the pruned prompt, as the model's own would, and is no part of the
+        The answer runs after the pruned prompt, as the model's own would, and is no part of the
         question that selects tokens.
 
         Args:
@@ -128,6 +129,6 @@ class PrunedModel:
         if len(targets) > 1:
             more = self._model(input_ids=targets[None, :-1], past_key_values=output.past_key_values)
             logits = torch.cat((logits, more.logits[0]))
-        self._count()
+        self.count()
         loss = torch.nn.functional.cross_entropy(logits.float(), targets)
         return float(loss), bool((logits.argmax(dim=-1) == targets).all())

@@ -1,7 +1,7 @@
-"""Every method of the comparison by its name: what it is, which options it takes, how to apply it.
+"""Every method of the comparison by its name: what it is, which options it takes, how to make it.
 
-:func:`apply_method` is to any of them what ``prune`` is to PruneVid: the same handle, the same
-report, the same restored model.
+A method is made without a model; :func:`prunevid_kernels.adapters.apply_method` makes one and
+applies it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from torch import nn
-
 from prunevid_kernels import PruneVidConfig
 
-from .. import PruneHandle, prune_by
 from ..engine.method import PruningMethod
 from .fastv import FastV
 from .look_m import LookM
@@ -73,7 +70,7 @@ METHODS: dict[str, Method] = {
         lambda seed, **given: RandomDrop(PruneVidConfig(**given), seed),
     ),
     "drop_all": Method(
-        "PruneVid up to its selecting layer, no visual token behind it",
+        "PruneVid up to its selecting layer, no visual token after it",
         _WHOLE,
         lambda **given: DropAll(PruneVidConfig(**given)),
     ),
@@ -95,20 +92,3 @@ def build_method(name: str, options: Mapping[str, Any]) -> PruningMethod:
         known = ", ".join(method.defaults) or "none"
         raise ValueError(f"unknown option {unknown[0]!r} of {name}; known options: {known}")
     return method.build(**{**method.defaults, **options})
-
-
-def apply_method(model: nn.Module, name: str, options: Mapping[str, Any]) -> PruneHandle:
-    """Prune the videos of every prompt that ``model`` gets by a method of :data:`METHODS`.
-
-    Args:
-        model: as for :func:`prunevid_kernels.adapters.prune`.
-        name: of the method.
-        options: see the method's ``defaults``.
-
-    Returns:
-        A handle: a context manager, with ``.report`` and ``.remove()``.
-
-    Raises:
-        ValueError: see :func:`build_method`; a model that the method cannot prune.
-    """
-    return prune_by(model, build_method(name, options))

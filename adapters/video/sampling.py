@@ -8,18 +8,18 @@ truncation where the published code truncates).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-Rule = Literal["linspace", "pllava", "st_llm"]
+Rule = Literal["linspace", "half_segments", "between_borders"]
 
 
 def sample_indices(total: int, n: int) -> np.ndarray:
     """Indices of n frames spread evenly over a video, first and last included: ``linspace(0,
     total - 1, n)``.
 
-    This is LLaVA-OneVision's published sampling, but for videos that are too short: positions are
+    This is the published sampling by that rule, but for videos that are too short: positions are
     cut to whole frames, not rounded.
 
     Args:
@@ -46,10 +46,11 @@ def frame_indices(
 ) -> np.ndarray:
     """Indices of n frames of a video, or of a stretch of it, by a published rule.
 
-    ``"linspace"`` (LLaVA-OneVision) takes the two ends and evenly between them. ``"pllava"``
-    (PLLaVA, and everybody's MVBench) takes about the middle of n equal segments, ``"st_llm"``
-    (ST-LLM's demonstration and its other benchmarks) the same, rounded otherwise. Frames repeat
-    where the video has fewer than n.
+    ``"linspace"`` takes the two ends and evenly between them. The other two take about the middle
+    of n equal segments: ``"half_segments"`` (everybody's MVBench) goes half a segment on from where
+    each begins, ``"between_borders"`` to the middle of its two rounded borders. Frames repeat where
+    the video has fewer than n. Which model takes which, and on which benchmark, its family's record
+    says.
 
     Args:
         total: frames of the video, >= 1.
@@ -65,7 +66,7 @@ def frame_indices(
 
     Raises:
         ValueError: ``total``, ``n`` or ``fps`` not positive; a bound without ``fps``, one that is
-            empty, or one that begins behind the end of the video; an unknown rule.
+            empty, or one that begins after the end of the video; an unknown rule.
     """
     if n < 1:
         raise ValueError(f"the number of frames must be an integer >= 1, got {n}")
@@ -74,28 +75,13 @@ def frame_indices(
     borders = np.round(segment * np.arange(n + 1))
     if rule == "linspace":
         numbers = np.linspace(start, end, n)
-    elif rule == "pllava":
+    elif rule == "half_segments":
         numbers = start + segment / 2 + borders[:-1]
-    elif rule == "st_llm":
+    elif rule == "between_borders":
         numbers = start + (borders[:-1] + borders[1:]) // 2
     else:
-        raise ValueError(f"rule must be 'linspace', 'pllava' or 'st_llm', got {rule!r}")
+        raise ValueError(f"rule must be one of {', '.join(get_args(Rule))}, got {rule!r}")
     return numbers.astype(np.int64) - first
-
-
-def frames_by_duration(
-    total: int,
-    fps: float,
-    *,
-    bound: tuple[float, float] | None = None,
-    first: int = 0,
-    least: int = 4,
-    most: int = 16,
-) -> int:
-    """One frame a second, between ``least`` and ``most``: how many ST-LLM takes on MVBench (by the
-    rule ``"pllava"``). Arguments and errors as for :func:`frame_indices`."""
-    start, end = _stretch(total, fps, bound, first)
-    return min(max(int((end - start) // fps), least), most)
 
 
 def _stretch(

@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from prunevid_kernels.adapters import PruneCall
-from prunevid_kernels.adapters.families.video_model import ModelError, VideoModel
-from prunevid_kernels.adapters.methods.registry import METHODS, apply_method
+from prunevid_kernels.adapters import ModelError, PruneCall, VideoModel, apply_method
+from prunevid_kernels.adapters.families.shape import ModelShape
+from prunevid_kernels.adapters.methods.registry import METHODS
 from prunevid_kernels.adapters.video.reader import VideoError, read_video
 from prunevid_kernels.adapters.video.sampling import Rule, frame_indices
 
 from ..cost.flops.methods import sample_flops
-from ..cost.flops.shapes import ModelShape, shape_of
 from ..datasets.registry import BENCHMARKS, Scoring
 from ..datasets.sample import LETTERS, Sample, VideoSource
 from ..support.terminal import Advance
@@ -51,10 +50,9 @@ def answer_questions(
             and by which ``sampling``; options of ``generate`` under ``generation``.
         advance: called after each question that is on disk.
     """
-    shape = shape_of(model.model.config)
     for sample in samples:
         try:
-            record = _ask(model, shape, plan, settings, sample)
+            record = _ask(model, model.shape, plan, settings, sample)
         except (VideoError, ModelError) as error:
             record = Record(sample.id, sample.task, gold=sample.gold_text, skipped=str(error))
         log.write(record)

@@ -16,9 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from prunevid_kernels.adapters import NothingPrunedWarning
-from prunevid_kernels.adapters.families.video_model import VideoModel, load_video_model
-from prunevid_kernels.adapters.methods.registry import METHODS, apply_method
+from prunevid_kernels.adapters import (
+    NothingPrunedWarning,
+    VideoModel,
+    apply_method,
+    load_video_model,
+)
+from prunevid_kernels.adapters.methods.registry import METHODS
 
 from ..datasets.registry import BENCHMARKS
 from ..datasets.sample import LETTERS, Questions, Sample
@@ -132,7 +136,7 @@ def evaluate(
         "model": model.name,
         "checkpoint": None if request.model is None else str(request.model.resolve()),
         "random_weights": model.is_random,
-        "family": model.family,
+        "family": model.family.name,
         "dtype": str(model.model.dtype).removeprefix("torch."),
         "lora_alpha": request.lora_alpha,
         "frames": request.frames or rules.frames or model.default_frames,

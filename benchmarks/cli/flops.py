@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunevid_kernels.adapters.families import FAMILIES, SIZES
+
 from ..support.terminal import fail
 
 if TYPE_CHECKING:
-    from ..cost.flops.methods import PromptCounts, SampleFlops
-    from ..cost.flops.shapes import ModelShape
+    from prunevid_kernels.adapters.families.shape import ModelShape
 
-# Share of the visual tokens that each family's PruneVid keeps, and PruMerge, as published.
-_PRUNEVID_KEPT = {"pllava": 0.162, "st_llm": 0.151, "llava_onevision": 0.17}
-_PRUMERGE_KEPT = {"pllava": 0.557, "st_llm": 0.557, "llava_onevision": 0.552}
+    from ..cost.flops.methods import PromptCounts, SampleFlops
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,12 @@ class TokenCounts:
 
 def flops_command(
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="pllava-7b, st-llm, llava-onevision-7b, llava-onevision-0.5b, or a checkpoint "
-            "folder with a config.json."
+            help=f"{', '.join(SIZES)}, or a checkpoint folder with a config.json."
+            "  [default: the one of the paper's ablations]"
         ),
-    ] = "pllava-7b",
+    ] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="May be repeated.  [default: every method]")
     ] = None,
@@ -55,20 +54,24 @@ def flops_command(
         int | None, typer.Option(help="Visual tokens before the decoder.  [default: published]")
     ] = None,
     kept: Annotated[
-        int | None, typer.Option(help="Visual tokens behind the selection.  [default: published]")
+        int | None, typer.Option(help="Visual tokens after the selection.  [default: published]")
     ] = None,
     layer: Annotated[
         int | None,
         typer.Option(help="Last layer before the selection.  [default: 10; fastv: 1]"),
     ] = None,
     text: Annotated[
-        int | None, typer.Option(help="Other tokens of the prompt.  [default: 12; st-llm: 25]")
+        int | None,
+        typer.Option(help="Other tokens of the prompt.  [default: as the paper's ratios need]"),
     ] = None,
     paper_table: Annotated[
         bool, typer.Option("--paper-table", help="The model's ratios as the paper prints them.")
     ] = False,
 ) -> None:
     """Multiply-accumulates of a prefill: as the paper counts, exactly, and end to end."""
+    from ..cost.flops.paper import published
+
+    model = model or next(iter(published()))
     if paper_table:
         _print_paper_table(model)
         return
@@ -118,14 +121,15 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
     num_layers = shape.decoder.num_layers
     frames = shape.frames if given.frames is None else given.frames
     before = frames * shape.tokens_per_frame if given.visual is None else given.visual
-    text = (25 if shape.family == "st_llm" else 12) if given.text is None else given.text
+    family = FAMILIES[shape.family]
+    text = family.flops_text_tokens if given.text is None else given.text
 
     is_merging = name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge")
     is_selecting = name in ("prunevid", "select_only", "random_drop", "drop_all", "fastv")
-    kept_share = _PRUNEVID_KEPT[shape.family]  # 0.4 of the merged tokens
+    kept_share = family.prunevid_share  # 0.4 of the merged tokens
     merged: float = before
     if is_merging:
-        share = _PRUMERGE_KEPT[shape.family] if name == "prumerge" else kept_share / 0.4
+        share = family.prumerge_share if name == "prumerge" else kept_share / 0.4
         merged = before * share if given.merged is None else given.merged
     kept = merged
     if is_selecting and name != "drop_all":
@@ -152,17 +156,15 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
 
 
 def _shape(model: str) -> ModelShape:
-    from ..cost.flops.shapes import MODELS, read_shape
-
-    if model in MODELS:
-        return MODELS[model]
+    if model in SIZES:
+        return SIZES[model].shape
     if not Path(model).is_dir():
-        fail(f"--model must be one of {', '.join(MODELS)}, or a checkpoint folder, got {model!r}")
-    from prunevid_kernels.adapters.checkpoint.files import CheckpointError
+        fail(f"--model must be one of {', '.join(SIZES)}, or a checkpoint folder, got {model!r}")
+    from prunevid_kernels.adapters.families.detect import read_shape
 
     try:
         return read_shape(Path(model))
-    except (CheckpointError, ValueError) as error:
+    except ValueError as error:  # CheckpointErrors, and what a class says of a config
         fail(f"--model: {error}")
 
 
@@ -191,14 +193,14 @@ def _print_results(
 
 
 def _print_paper_table(model: str) -> None:
-    from ..cost.flops.paper import PUBLISHED, TEXT_TOKENS, note
-    from ..cost.flops.shapes import MODELS
+    from ..cost.flops.paper import note, published
 
-    if model not in MODELS:
-        fail(f"--paper-table needs a published model: {', '.join(MODELS)}, got {model!r}")
-    rows = [row for row in PUBLISHED if row.model == model]
-    if rows:
-        print(f"{model}, {TEXT_TOKENS[model]} text tokens, the paper's formula\n")
+    if model not in SIZES:
+        fail(f"--paper-table needs a published model: {', '.join(SIZES)}, got {model!r}")
+    paper = published().get(model)
+    rows = () if paper is None else paper.ratios
+    if paper is not None:
+        print(f"{model}, {paper.text_tokens} text tokens, the paper's formula\n")
         print(f"{'method':16} {'layers':>7} {'first':>7} {'then':>7} {'paper':>7} {'ours':>7}")
     for row in rows:
         print(
@@ -206,8 +208,7 @@ def _print_paper_table(model: str) -> None:
             f"{row.published:>7} {row.ours():7.3f}{'' if row.is_reproduced() else '  differs'}"
         )
     print()
-    others = [name for name in ("pllava-7b", "st-llm", "llava-onevision-7b") if name != model]
-    for name in (model, *others):
+    for name in (model, *(name for name in published() if name != model)):
         print(note(name))
     print(
         json.dumps(

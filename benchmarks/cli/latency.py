@@ -201,7 +201,8 @@ def _merge_rows(
     """The merge alone, in every way to do it, at the shapes of the rows."""
     import torch
 
-    from ..cost.flops.decoder import DecoderShape
+    from prunevid_kernels.adapters.families.shape import DecoderShape
+
     from ..cost.harness import Settings, measure
     from ..cost.kernels.cases import Case, CaseModel
     from ..cost.kernels.stages import stage_benchmarks

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from prunevid_kernels import PruneVidConfig
-from prunevid_kernels.adapters.families.video_model import VideoModel, load_video_model
+from prunevid_kernels.adapters import VideoModel, load_video_model
 
 from ..datasets import synthetic
 

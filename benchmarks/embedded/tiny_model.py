@@ -30,10 +30,10 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from prunevid_kernels.adapters import VideoModel
 from prunevid_kernels.adapters.families.llava_onevision.processor import (
     LlavaOnevisionFrameProcessor,
 )
-from prunevid_kernels.adapters.families.video_model import VideoModel
 
 NAME = "random tiny LLaVA-OneVision"
 IMAGE_SIZE_PX = 384
@@ -105,10 +105,8 @@ def build_tiny_model(seed: int = 0) -> VideoModel:
     return VideoModel(
         model=model,
         processor=processor,
-        family="llava_onevision",
         name=NAME,
         default_frames=DEFAULT_FRAMES,
-        grid=(processor.grid_side,) * 2,
         is_random=True,
     )
 

@@ -13,12 +13,6 @@ TABLE = Path(__file__).with_name("published.json")
 
 FULL_SET = "full set"  # of EgoSchema, whose answers only its organisers have
 
-FAMILY_TITLES = {
-    "pllava": "PLLaVA",
-    "st_llm": "ST-LLM",
-    "llava_onevision": "LLaVA-OneVision",
-}
-
 
 @dataclass(frozen=True)
 class PublishedRow:

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from prunevid_kernels.adapters.families import FAMILIES
+
 from ..accuracy.run_log import Run
 from ..datasets.registry import BENCHMARKS
 from ..datasets.vcgbench import DIMENSIONS
-from .published import FAMILY_TITLES, published_row
+from .published import published_row
 from .statistics import (
     Interval,
     macro_bootstrap_interval,
@@ -192,7 +194,7 @@ def markdown(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         cells = [
-            f"{row.model} ({FAMILY_TITLES[row.family]})",
+            f"{row.model} ({FAMILIES[row.family].title})",
             method_label(row.method, row.options),
             _cell(row.retained, ".1%"),
             _cell(row.cached_ratio, ".1%"),

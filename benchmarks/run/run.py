@@ -22,12 +22,10 @@ import transformers
 from torch import Tensor
 
 from prunevid_kernels import PruneVidConfig, __version__
-from prunevid_kernels.adapters import PruneCall, prune
-from prunevid_kernels.adapters.families.video_model import VideoModel, load_video_model
+from prunevid_kernels.adapters import PruneCall, VideoModel, load_video_model, prune
 from prunevid_kernels.adapters.video.reader import Video, require_source
 
 from ..cost.flops.methods import sample_flops
-from ..cost.flops.shapes import shape_of
 from ..cost.latency.stages import StageClock
 from ..embedded import model as embedded_model
 from ..embedded.sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
@@ -250,7 +248,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     )
     kept = np.zeros(counts.merged_tokens, dtype=bool)
     kept[record.kept.cpu().numpy()] = True
-    flops = sample_flops(call, shape_of(model.model.config))
+    flops = sample_flops(call, model.shape)
     shown, chosen = model.shown_frames(inputs.video.frames)
     times_s = inputs.video.timestamps_s
     return RunResult(

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from prunevid_kernels.adapters.families.video_model import VideoModel
-from prunevid_kernels.adapters.methods.registry import METHODS, apply_method
+from prunevid_kernels.adapters import VideoModel, apply_method
+from prunevid_kernels.adapters.methods.registry import METHODS
 
 from ..accuracy.ask import question_options
 from ..accuracy.plan import Plan

@@ -1,1 +1,5 @@
 """LLaVA-OneVision."""
+
+from .family import FAMILY
+
+__all__ = ["FAMILY"]

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...engine.interface import ModelAdapter, PromptVisuals, VideoSpan
+from ...engine.interface import ModelAdapter, PromptVisuals, VideoSpan, VisionAttention
+from ..vision import encoder_layers
 
 
 class LlavaOnevisionAdapter(ModelAdapter):
@@ -64,6 +65,21 @@ class LlavaOnevisionAdapter(ModelAdapter):
             )
             for row_videos, row_images in zip(videos, images, strict=True)
         ]
+
+    def vision_attention(self, model: nn.Module) -> VisionAttention:
+        """What a patch of SigLIP, which has no class token, receives from all of its frame in the
+        layer whose output is projected: 27 x 27 patches, pooled to 14 x 14 as the features are."""
+        core = _core(model)
+        attention = encoder_layers(core.vision_tower)[core.config.vision_feature_layer].self_attn
+        return VisionAttention(
+            query=attention.q_proj,
+            key=attention.k_proj,
+            num_heads=attention.num_heads,
+            tokens=slice(None),
+            has_class_token=False,
+            encoder=core.multi_modal_projector,
+            pool=lambda patches, _: core.apply_pooling(patches),
+        )
 
 
 def _core(model: nn.Module) -> Any:

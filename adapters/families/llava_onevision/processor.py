@@ -16,27 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig
 
-from ...video.pixels import normalised_pixels, require_frames
+from ...video.pixels import normalised_pixels
+from ..processor import FrameProcessor
+from ..shape import VisionShape
+from .checkpoint import read_config
+from .family import NUM_FRAMES, pooled_side
 
 
 @dataclass(frozen=True)
-class LlavaOnevisionFrameProcessor:
+class LlavaOnevisionFrameProcessor(FrameProcessor):
     """Preprocessing of one LLaVA-OneVision checkpoint.
 
     Attributes:
-        config: the model's.
-        tokenizer: a transformers tokenizer.
         chat_template: Jinja source; renders a conversation with one video to a prompt.
         image_mean, image_std: normalisation of each RGB channel, on values in [0, 1].
     """
 
     config: LlavaOnevisionConfig
-    tokenizer: Any
     chat_template: str
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
@@ -46,12 +46,15 @@ class LlavaOnevisionFrameProcessor:
         """Read tokenizer, chat template and normalisation of a checkpoint folder.
 
         Raises:
+            CheckpointError: a config.json that describes no LLaVA-OneVision.
             OSError: a file that is missing.
             ValueError: a file that does not say what it has to.
         """
         folder = Path(path)
-        config = LlavaOnevisionConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = read_config(folder)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         mean, std = _normalisation(folder)
         if config.vision_config.model_type == "siglip_vision_model" and {*mean, *std} != {0.5}:
             raise ValueError(
@@ -60,47 +63,34 @@ class LlavaOnevisionFrameProcessor:
         return cls(config, tokenizer, _chat_template(folder, tokenizer), mean, std)
 
     @property
+    def num_frames(self) -> int:
+        return NUM_FRAMES
+
+    @property
     def image_size_px(self) -> int:
         """Side of the square that every frame is resized to."""
         return self.config.vision_config.image_size
 
     @property
-    def grid_side(self) -> int:
-        """Visual tokens along one side of a frame, after the model's 2 x 2 pooling."""
-        return math.ceil((self.image_size_px // self.config.vision_config.patch_size) / 2)
+    def grid(self) -> tuple[int, int]:
+        """After the model's 2 x 2 pooling."""
+        side = pooled_side(VisionShape.of(self.config.vision_config, has_class_token=False))
+        return side, side
 
-    def __call__(
-        self,
-        frames: np.ndarray,
-        question: str,
-        *,
-        system: str | None = None,
-        answer_prefix: str = "",
-    ) -> dict[str, Tensor]:
-        """Inputs for ``generate``, a batch of one.
+    @property
+    def reserved_texts(self) -> tuple[str, ...]:
+        return self._placeholder, self._token(self.config.image_token_id)
 
-        Args:
-            frames: [T, H, W, 3] uint8, RGB.
-            question: what the user asks; without special tokens of the prompt.
-            system: the system message, if any.
-            answer_prefix: how the answer begins; the model goes on from there.
+    @property
+    def _placeholder(self) -> str:
+        return self._token(self.config.video_token_id)
 
-        Returns:
-            ``input_ids`` and ``attention_mask`` [1, S] int64, ``pixel_values_videos``
-            [1, T, 3, side, side] float32.
+    def _token(self, index: int) -> str:
+        return self.tokenizer.convert_ids_to_tokens(index)
 
-        Raises:
-            ValueError: frames of another shape or dtype; a text that contains a placeholder; a
-                template that does not render exactly one.
-        """
-        require_frames(frames)
-        placeholder = self.tokenizer.convert_ids_to_tokens(self.config.video_token_id)
-        image = self.tokenizer.convert_ids_to_tokens(self.config.image_token_id)
-        texts = {"question": question, "system": system or "", "answer_prefix": answer_prefix}
-        for name, text in texts.items():
-            for reserved in (placeholder, image):
-                if reserved in text:
-                    raise ValueError(f"the {name} must not contain the placeholder {reserved!r}")
+    def _prompt_ids(
+        self, num_frames: int, question: str, system: str | None, answer_prefix: str
+    ) -> Tensor:
         content = [{"type": "video"}, {"type": "text", "text": question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system is not None:
@@ -112,27 +102,23 @@ class LlavaOnevisionFrameProcessor:
             tokenize=False,
             add_generation_prompt=True,
         )
+        placeholder = self._placeholder
         if prompt.count(placeholder) != 1:
             raise ValueError(
                 f"the chat template must render one {placeholder!r} for one video,"
                 f" got {prompt.count(placeholder)}"
             )
         # One placeholder for each pooled token of each frame, and one for the newline after them.
-        visual_tokens = len(frames) * self.grid_side**2 + 1
+        visual_tokens = num_frames * math.prod(self.grid) + 1
         prompt = prompt.replace(placeholder, placeholder * visual_tokens) + answer_prefix
-        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
-        return {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "pixel_values_videos": self._pixels(frames),
-        }
+        return self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
 
-    def _pixels(self, frames: np.ndarray) -> Tensor:
+    def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
         side = (self.image_size_px, self.image_size_px)
         resized = [
             np.asarray(Image.fromarray(f).resize(side, Image.Resampling.BICUBIC)) for f in frames
         ]
-        return normalised_pixels(resized, self.image_mean, self.image_std)
+        return {"pixel_values_videos": normalised_pixels(resized, self.image_mean, self.image_std)}
 
 
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,1 +1,5 @@
 """PLLaVA."""
+
+from .family import FAMILY
+
+__all__ = ["FAMILY"]

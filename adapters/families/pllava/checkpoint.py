@@ -31,6 +31,12 @@ def has_lora(keys: Collection[str]) -> bool:
     return any(_LORA_KEY.fullmatch(key) for key in keys)
 
 
+def needed_options(keys: Collection[str]) -> tuple[str, ...]:
+    """What loading these needs to be told: LoRA updates come without the number that scales
+    them."""
+    return ("lora_alpha",) if has_lora(keys) else ()
+
+
 def require_lora_alpha(keys: Collection[str], lora_alpha: float | None) -> None:
     """Refuse a missing or a meaningless ``lora_alpha``.
 
@@ -50,7 +56,7 @@ def require_lora_alpha(keys: Collection[str], lora_alpha: float | None) -> None:
 
 
 def recipes(keys: Collection[str], lora_alpha: float) -> list[Recipe]:
-    """Where the tensors of a checkpoint with these keys go in :class:`~.pllava.Pllava`.
+    """Where the tensors of a checkpoint with these keys go in :class:`~.model.Pllava`.
 
     Args:
         keys: of the checkpoint.

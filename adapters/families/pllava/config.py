@@ -70,6 +70,19 @@ class PllavaConfig(PreTrainedConfig):
     def tokens_per_video(self) -> int:
         return math.prod(self.pooling_shape)
 
+    def repeated_frames(self, num_frames: int) -> list[int]:
+        """Indices that repeat too few frames to ``num_frames`` of the model, as published."""
+        if num_frames >= self.num_frames:
+            return list(range(num_frames))
+        repeats = self.num_frames // num_frames + 1
+        return [index // repeats for index in range(self.num_frames)]
+
+    def token_frames(self, num_frames: int) -> list[int]:
+        """Which of so many frames each frame of visual tokens is made from; of several that are
+        averaged, the first."""
+        source, pooled = self.repeated_frames(num_frames), self.pooling_shape[0]
+        return [source[index * len(source) // pooled] for index in range(pooled)]
+
     @classmethod
     def read(cls, folder: Path) -> PllavaConfig:
         """The config of a checkpoint folder, published or saved by :class:`Pllava`.

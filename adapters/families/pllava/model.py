@@ -15,7 +15,6 @@ averaged by the pooling over time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ...checkpoint.files import Checkpoint, open_checkpoint
 from ...checkpoint.loading import LoadReport, check_weights
-from ...checkpoint.video_llm import VideoLlm, VideoLlmAdapter
+from ...checkpoint.video_llm import VideoLlm
 from ...engine.calls import is_first
-from ...engine.interface import PromptVisuals, VideoSpan
 from .checkpoint import IGNORED, recipes, require_lora_alpha
 from .config import BOS_ID, EOS_ID, PAD_ID, PllavaConfig
 
@@ -40,7 +38,7 @@ class PllavaProjector(nn.Module):
     def __init__(self, config: PllavaConfig) -> None:
         super().__init__()
         width = config.text_config.hidden_size
-        self.num_frames, self.frame_shape = config.num_frames, config.frame_shape
+        self.config = config
         self.linear_1 = nn.Linear(config.vision_config.hidden_size, width)
         self.linear_2 = nn.Linear(width, width)
         self.pooling = nn.AdaptiveAvgPool3d(tuple(config.pooling_shape))
@@ -49,18 +47,11 @@ class PllavaProjector(nn.Module):
         """[V, T, P, D] patches of V videos -> [V, N, C] tokens, frame by frame, row by row."""
         return self.pool(self.linear_2(F.gelu(self.linear_1(patches))))
 
-    def repeated_frames(self, frames: int) -> list[int]:
-        """Indices that repeat too few frames to ``num_frames``, as published."""
-        if frames >= self.num_frames:
-            return list(range(frames))
-        repeats = self.num_frames // frames + 1
-        return [index // repeats for index in range(self.num_frames)]
-
     def pool(self, tokens: Tensor) -> Tensor:
         """[V, T, P, C], whatever stands for each patch -> [V, N, C]"""
         # After the linear layers: they are the same for each copy.
-        tokens = tokens[:, self.repeated_frames(tokens.shape[1])]
-        tokens = tokens.unflatten(2, self.frame_shape)  # [V, T, rows, columns, C]
+        tokens = tokens[:, self.config.repeated_frames(tokens.shape[1])]
+        tokens = tokens.unflatten(2, self.config.frame_shape)  # [V, T, rows, columns, C]
         pooled = self.pooling(tokens.permute(0, 4, 1, 2, 3))  # [V, C, T', rows', columns']
         return pooled.flatten(2).transpose(1, 2)
 
@@ -140,13 +131,6 @@ class Pllava(VideoLlm):
         states = self.vision_tower(frames, output_hidden_states=True).hidden_states
         patches = states[self.config.vision_feature_layer][:, 1:]  # without CLS
         return self.multi_modal_projector(patches.unflatten(0, pixel_values.shape[:2]))
-
-    def token_frames(self, num_frames: int) -> list[int]:
-        """Which of so many frames each frame of visual tokens was made from; of several that were
-        averaged, the first."""
-        source = self.multi_modal_projector.repeated_frames(num_frames)
-        pooled = self.config.pooling_shape[0]
-        return [source[index * len(source) // pooled] for index in range(pooled)]
 
     def expand_placeholders(
         self, input_ids: Tensor, attention_mask: Any = None
@@ -286,28 +270,3 @@ def _as_videos(pixel_values: Tensor, batch: int) -> Tensor:
             f"[frames, 3, H, W] for one, got {list(pixel_values.shape)}"
         )
     return pixel_values
-
-
-class PllavaAdapter(VideoLlmAdapter):
-    """Pruning attaches to the projector's output, ``pooling_shape[0]`` frames of tokens."""
-
-    def brings_visuals(self, inputs: Mapping[str, Any]) -> bool:
-        return inputs.get("pixel_values") is not None
-
-    def video_token_id(self, model: nn.Module) -> int:
-        return _pllava(model).config.image_token_index
-
-    def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
-        pllava, ids = _pllava(model), inputs.get("input_ids")
-        if ids is None:
-            raise ValueError("pixel_values need input_ids, and no inputs_embeds")
-        frames, width = pllava.config.pooling_shape[0], pllava.config.tokens_per_frame
-        starts = pllava.video_starts(pllava.expand_placeholders(ids)[0])
-        return [
-            PromptVisuals(videos=tuple(VideoSpan(start, frames, width) for start in row))
-            for row in starts
-        ]
-
-
-def _pllava(model: nn.Module) -> Any:
-    return model

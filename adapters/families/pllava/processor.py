@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +19,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ...video.pixels import normalised_pixels, require_frames
+from ...video.pixels import normalised_pixels
+from ..processor import FrameProcessor, central_squares
 from .config import BOS_ID, EOS_ID, PAD_ID, PllavaConfig
+from .family import NUM_FRAMES
 
-PLLAVA_FRAMES = 16
 IMAGE_TOKEN = "<image>"
 _LONG_EDGE_PX = 640
 _SPECIAL = {
@@ -35,16 +35,10 @@ _SPECIAL = {
 
 
 @dataclass(frozen=True)
-class PllavaProcessor:
-    """Preprocessing of one PLLaVA checkpoint.
-
-    Attributes:
-        config: the model's.
-        tokenizer: a transformers tokenizer.
-    """
+class PllavaProcessor(FrameProcessor):
+    """Preprocessing of one PLLaVA checkpoint."""
 
     config: PllavaConfig
-    tokenizer: Any
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> PllavaProcessor:
@@ -75,49 +69,38 @@ class PllavaProcessor:
             raise ValueError(f"{file}: must put <s> in front of a text")
         return cls(config, tokenizer)
 
-    def __call__(
-        self,
-        frames: np.ndarray,
-        question: str,
-        *,
-        system: str | None = None,
-        answer_prefix: str = "",
-    ) -> dict[str, Tensor]:
-        """Inputs for ``generate``, a batch of one.
+    @property
+    def num_frames(self) -> int:
+        return NUM_FRAMES
 
-        Args:
-            frames: [T, H, W, 3] uint8, RGB; one frame is an image.
-            question: what the user asks.
-            system: see :func:`prompt_text`.
-            answer_prefix: how the answer begins.
+    @property
+    def grid(self) -> tuple[int, int]:
+        _, rows, columns = self.config.pooling_shape
+        return rows, columns
 
-        Returns:
-            ``input_ids`` and ``attention_mask`` [1, S] int64, ``<image>`` repeated once for each
-            visual token; ``pixel_values`` [1, T, 3, side, side] float32.
+    @property
+    def reserved_texts(self) -> tuple[str, ...]:
+        return (IMAGE_TOKEN,)
 
-        Raises:
-            ValueError: frames of another shape or dtype; ``<image>`` in a text.
-        """
-        require_frames(frames)
-        for name, text in (("question", question), ("system", system), ("answer", answer_prefix)):
-            if IMAGE_TOKEN in (text or ""):
-                raise ValueError(f"the {name} must not contain the placeholder {IMAGE_TOKEN!r}")
+    def _prompt_ids(
+        self, num_frames: int, question: str, system: str | None, answer_prefix: str
+    ) -> Tensor:
+        """``<image>`` is repeated once for each visual token, whatever the number of frames."""
         short = self.tokenizer(
             prompt_text(question, system, answer_prefix), return_tensors="pt"
         ).input_ids
         repeats = torch.where(
             short[0] == self.config.image_token_index, self.config.tokens_per_video, 1
         )
-        ids = short.repeat_interleave(repeats, dim=1)
-        return {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "pixel_values": self._pixels(frames),
-        }
+        return short.repeat_interleave(repeats, dim=1)
 
-    def _pixels(self, frames: np.ndarray) -> Tensor:
+    def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
         cropped = [crop_frame(frame, self.config.vision_config.image_size) for frame in frames]
-        return normalised_pixels(cropped, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        return {"pixel_values": normalised_pixels(cropped, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)}
+
+    def shown_frames(self, frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        chosen = self.config.token_frames(len(frames))
+        return central_squares(frames)[chosen], chosen
 
 
 def prompt_text(question: str, system: str | None = None, answer_prefix: str = "") -> str:

@@ -1,1 +1,5 @@
 """ST-LLM."""
+
+from .family import FAMILY
+
+__all__ = ["FAMILY"]

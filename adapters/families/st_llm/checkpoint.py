@@ -1,4 +1,4 @@
-"""ST-LLM's published checkpoints: what their tensors are called in :class:`~.st_llm.StLlm`.
+"""ST-LLM's published checkpoints: what their tensors are called in :class:`~.model.StLlm`.
 
 Both published folders keep the language model under the names of Llama and everything else under
 ``model.stllm_model.``. Vision and Q-Former come from LAVIS, whose names differ from transformers'
@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...checkpoint.files import open_checkpoint
 from ...checkpoint.loading import Recipe, rename
+from .config import StLlmConfig
 
 # Buffers, and the decoder of masked video modelling, which only training uses.
 IGNORED = (
@@ -26,6 +29,15 @@ _VISION = rf"{_OUTER}visual_encoder\."
 _QFORMER = rf"{_OUTER}Qformer\.bert\."
 _TOWER = "video_encoder.vision_tower"
 _EMBEDDINGS = ("model.stllm_model.embed_tokens.weight", "model.embed_tokens.weight")
+
+
+def read_config(folder: Path) -> StLlmConfig:
+    """The config of a checkpoint folder, which the shapes of its tensors are a part of.
+
+    Raises:
+        CheckpointError: a folder that is no ST-LLM.
+    """
+    return StLlmConfig.read(folder, open_checkpoint(folder).tensors)
 
 
 def recipes(keys: Collection[str]) -> list[Recipe]:

@@ -73,23 +73,24 @@ class StLlmConfig(PreTrainedConfig):
                 setattr(self, name, kind.from_dict(dict(value or {})))
         super().__post_init__(**kwargs)
 
-    def num_visual_frames(self, num_frames: int) -> int:
-        """Frames whose tokens the language model gets of a video of ``num_frames``.
+    def token_frames(self, num_frames: int) -> list[int]:
+        """Which of so many frames the language model gets the tokens of.
 
         Raises:
             ValueError: fewer frames than residual mode needs.
         """
         if self.residual_size is None:
-            return num_frames
+            return list(range(num_frames))
         if num_frames < self.residual_size:
             raise ValueError(
                 f"this model takes at least {self.residual_size} frames, got {num_frames}"
             )
-        return self.residual_size
+        step = num_frames / self.residual_size
+        return [int(step / 2 + round(step * i)) for i in range(self.residual_size)]
 
     @classmethod
     def read(cls, folder: Path, tensors: Mapping[str, StoredTensor]) -> StLlmConfig:
-        """The config of a checkpoint folder, published or saved by :class:`~.st_llm.StLlm`.
+        """The config of a checkpoint folder, published or saved by :class:`~.model.StLlm`.
 
         Args:
             folder: has a config.json. Beside the published keys, it may have ``vision_heads``,

@@ -19,31 +19,21 @@ from .vision import EvaVisionModel
 class GlobalResidual(nn.Module):
     """Residual mode: tokens of some frames, each with what the mean over all frames adds."""
 
-    def __init__(self, width: int, bottleneck: int, num_frames: int) -> None:
+    def __init__(self, config: StLlmConfig) -> None:
         super().__init__()
-        self.num_frames = num_frames
-        self.down = nn.Linear(width, bottleneck)
-        self.up = nn.Linear(bottleneck, width)
+        width = config.text_config.hidden_size
+        self.config = config
+        self.down = nn.Linear(width, config.residual_width)
+        self.up = nn.Linear(config.residual_width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, T, Q, C] -> [B, num_frames, Q, C]
+        """[B, T, Q, C] -> [B, residual_size, Q, C]
 
         Raises:
-            ValueError: fewer frames than ``num_frames``.
+            ValueError: fewer frames than ``residual_size``.
         """
         summary = self.up(torch.relu(self.down(tokens.mean(dim=1, keepdim=True))))
-        return tokens[:, self.chosen_frames(tokens.shape[1])] + summary
-
-    def chosen_frames(self, frames: int) -> list[int]:
-        """Which of so many frames are kept.
-
-        Raises:
-            ValueError: fewer frames than ``num_frames``.
-        """
-        if frames < self.num_frames:
-            raise ValueError(f"this model takes at least {self.num_frames} frames, got {frames}")
-        step = frames / self.num_frames
-        return [int(step / 2 + round(step * i)) for i in range(self.num_frames)]
+        return tokens[:, self.config.token_frames(tokens.shape[1])] + summary
 
 
 class VideoEncoder(nn.Module):
@@ -60,11 +50,7 @@ class VideoEncoder(nn.Module):
         self.qformer = InstructBlipQFormerModel(config.qformer_config)
         self.query_tokens = nn.Parameter(torch.zeros(1, config.num_query_tokens, qformer_width))
         self.projection = nn.Linear(qformer_width, width)
-        self.residual = (
-            GlobalResidual(width, config.residual_width, config.residual_size)
-            if config.residual_size is not None
-            else None
-        )
+        self.residual = GlobalResidual(config) if config.residual_size is not None else None
 
     def forward(
         self,

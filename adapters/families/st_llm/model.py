@@ -14,25 +14,24 @@ sees; giving ``generate`` embeddings, which leaves its logits processors without
 The published evaluations give ``generate`` no ids, so ``repetition_penalty`` counts only what was
 answered; to do the same here, pass ``RepetitionPenaltyLogitsProcessor(penalty,
 prompt_ignore_length=prompt_length)`` in ``logits_processor`` instead. Answers end at ``</s>``, or
-before ``###``: see ``StopAtNextTurn`` of :mod:`.st_llm_processor`.
+before ``###``: see ``generation.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ...checkpoint.files import Checkpoint, open_checkpoint
 from ...checkpoint.loading import LoadReport, check_weights
-from ...checkpoint.video_llm import VideoLlm, VideoLlmAdapter
+from ...checkpoint.video_llm import VideoLlm
 from ...engine.calls import is_first
-from ...engine.interface import PromptVisuals, VideoSpan
 from .checkpoint import IGNORED, recipes
 from .config import BOS_ID, EOS_ID, PAD_ID, StLlmConfig
 from .encoder import VideoEncoder
@@ -103,19 +102,8 @@ class StLlm(VideoLlm):
         qformer_attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Tokens [B, F, Q, C] of B videos [B, T, 3, H, W], or of one [T, 3, H, W]; see
-        :class:`~.st_llm_encoder.VideoEncoder`."""
-        return self.video_encoder(
-            _as_clips(pixel_values), qformer_input_ids, qformer_attention_mask
-        )
-
-    def token_frames(self, num_frames: int) -> list[int]:
-        """Which of so many frames each frame of visual tokens was made from.
-
-        Raises:
-            ValueError: fewer frames than residual mode needs.
-        """
-        residual = self.video_encoder.residual
-        return list(range(num_frames)) if residual is None else residual.chosen_frames(num_frames)
+        :class:`~.encoder.VideoEncoder`."""
+        return self.video_encoder(as_clips(pixel_values), qformer_input_ids, qformer_attention_mask)
 
     def add_placeholders(
         self, input_ids: Tensor, attention_mask: Any, count: int
@@ -259,7 +247,7 @@ class StLlm(VideoLlm):
         return self._embed(input_ids, self.config.video_token_id, features)
 
 
-def _as_clips(pixel_values: Tensor) -> Tensor:
+def as_clips(pixel_values: Tensor) -> Tensor:
     """[B, T, 3, H, W]"""
     return pixel_values[None] if pixel_values.ndim == 4 else pixel_values
 
@@ -273,35 +261,3 @@ def _insert(rows: Tensor, places: Sequence[int], count: int, value: int) -> Tens
             for row, place in zip(rows, places, strict=True)
         ]
     )
-
-
-class StLlmAdapter(VideoLlmAdapter):
-    """Pruning attaches to the encoded video, ``num_query_tokens`` tokens a frame."""
-
-    def brings_visuals(self, inputs: Mapping[str, Any]) -> bool:
-        return any(inputs.get(name) is not None for name in ("pixel_values", "video_features"))
-
-    def video_token_id(self, model: nn.Module) -> int:
-        return _st_llm(model).config.video_token_id
-
-    def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
-        ids, features = inputs.get("input_ids"), inputs.get("video_features")
-        st_llm = _st_llm(model)
-        if ids is None:
-            raise ValueError("pixel_values need input_ids, and no inputs_embeds")
-        if features is None:
-            clips = _as_clips(inputs["pixel_values"])
-            frames = st_llm.config.num_visual_frames(clips.shape[1])
-        else:
-            frames = features.shape[1]
-        width = st_llm.config.num_query_tokens
-        count = frames * width
-        ids, _ = st_llm.add_placeholders(ids, inputs.get("attention_mask"), count)
-        return [
-            PromptVisuals(videos=(VideoSpan(start, frames, width),))
-            for start in st_llm.video_starts(ids, count)
-        ]
-
-
-def _st_llm(model: nn.Module) -> Any:
-    return model

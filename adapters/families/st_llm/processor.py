@@ -12,6 +12,7 @@ it: put bert-base-uncased's ``vocab.txt`` into the model's folder, or say where 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,35 +22,33 @@ import torch
 from PIL import Image
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
-from transformers import BertTokenizer, LlamaTokenizer, StoppingCriteria
+from transformers import BertTokenizer, LlamaTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ...checkpoint.files import open_checkpoint
-from ...video.pixels import normalised_pixels, require_frames
+from ...video.pixels import normalised_pixels
+from ..processor import FrameProcessor, central_squares
+from .checkpoint import read_config
 from .config import BOS_ID, StLlmConfig
+from .family import CONVERSATION_FRAMES, NUM_FRAMES
 
-ST_LLM_FRAMES = 16
-ST_LLM_CONVERSATION_FRAMES = 64
-# The ways that "###", which begins the next turn, comes out of the published vocabulary.
-STOP_IDS = ((835,), (2277, 29937))
 _QUESTION_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class StLlmProcessor:
+class StLlmProcessor(FrameProcessor):
     """Preprocessing of one ST-LLM checkpoint.
 
     Attributes:
-        config: the model's.
-        tokenizer: a transformers tokenizer; for answers, prompts go through ``sentencepiece``.
-        sentencepiece: the same vocabulary, as the model was trained with it.
+        sentencepiece: the vocabulary of ``tokenizer``, as the model was trained with it: prompts
+            go through this one.
         qformer_tokenizer: what the Q-Former reads the question with.
     """
 
     config: StLlmConfig
-    tokenizer: Any
     sentencepiece: SentencePieceProcessor
     qformer_tokenizer: Any
+
+    tokens_have_places = False
 
     @classmethod
     def from_pretrained(
@@ -67,81 +66,59 @@ class StLlmProcessor:
             ValueError: a vocabulary that is missing, or not the model's.
         """
         folder = Path(path)
-        config = StLlmConfig.read(folder, open_checkpoint(folder).tensors)
+        config = read_config(folder)
         vocabulary = folder / "tokenizer.model"
         if not vocabulary.is_file():
             raise ValueError(f"{folder}: no tokenizer.model")
         return cls(
             config,
-            LlamaTokenizer.from_pretrained(folder, local_files_only=True),
+            LlamaTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
             SentencePieceProcessor(model_file=str(vocabulary)),
             _qformer_tokenizer(Path(qformer_tokenizer or folder), config),
         )
 
     @property
     def num_frames(self) -> int:
-        """Frames of a video that the model was published with."""
-        return ST_LLM_FRAMES if self.config.residual_size is None else ST_LLM_CONVERSATION_FRAMES
+        return NUM_FRAMES if self.config.residual_size is None else CONVERSATION_FRAMES
 
-    def __call__(
-        self,
-        frames: np.ndarray,
-        question: str,
-        *,
-        system: str | None = None,
-        answer_prefix: str = "",
-    ) -> dict[str, Tensor]:
-        """Inputs for ``generate``, a batch of one.
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The rectangle of so many tokens that is nearest to a square: 32 -> (4, 8)."""
+        count = self.config.num_query_tokens
+        rows = max(r for r in range(1, math.isqrt(count) + 1) if count % r == 0)
+        return rows, count // rows
 
-        Args:
-            frames: [T, H, W, 3] uint8, RGB.
-            question: what the user asks; the Q-Former reads it as well, its last 256 tokens.
-            system: said before the question.
-            answer_prefix: how the answer begins.
+    @property
+    def reserved_texts(self) -> tuple[str, ...]:
+        return ()  # SentencePiece reads special tokens as text
 
-        Returns:
-            ``input_ids`` and ``attention_mask`` [1, S] int64, a placeholder for each visual token
-            in front; ``pixel_values`` [1, T, 3, side, side] float32; ``qformer_input_ids`` and
-            ``qformer_attention_mask`` [1, L] int64.
-
-        Raises:
-            ValueError: frames of another shape or dtype.
-        """
-        require_frames(frames)
-        visual = self.config.num_visual_frames(len(frames)) * self.config.num_query_tokens
+    def _prompt_ids(
+        self, num_frames: int, question: str, system: str | None, answer_prefix: str
+    ) -> Tensor:
+        """The placeholders first, then BOS and the text."""
+        visual = len(self.config.token_frames(num_frames)) * self.config.num_query_tokens
         text = self.sentencepiece.encode(prompt_text(question, system, answer_prefix))
-        ids = torch.tensor([[self.config.video_token_id] * visual + [BOS_ID, *text]])
+        if self.config.video_token_id in text:
+            raise ValueError(
+                "the prompt has a character that this vocabulary does not know; it would become "
+                f"<unk>, id {self.config.video_token_id}, which stands for a visual token"
+            )
+        return torch.tensor([[self.config.video_token_id] * visual + [BOS_ID, *text]])
+
+    def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
+        """The Q-Former reads the question as well, its last 256 tokens: ``qformer_input_ids`` and
+        ``qformer_attention_mask`` [1, L] int64."""
+        cropped = [crop_frame(frame, self.config.vision_config.image_size) for frame in frames]
         read = self.qformer_tokenizer(question, truncation=True, return_tensors="pt")
         return {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "pixel_values": self._pixels(frames),
+            "pixel_values": normalised_pixels(cropped, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
             "qformer_input_ids": read.input_ids,
             "qformer_attention_mask": read.attention_mask,
         }
 
-    def _pixels(self, frames: np.ndarray) -> Tensor:
-        cropped = [crop_frame(frame, self.config.vision_config.image_size) for frame in frames]
-        return normalised_pixels(cropped, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-
-
-class StopAtNextTurn(StoppingCriteria):
-    """Ends an answer where the model goes on to write the next turn.
-
-    Args:
-        stop_ids: token sequences that begin one.
-    """
-
-    def __init__(self, stop_ids: tuple[tuple[int, ...], ...] = STOP_IDS) -> None:
-        self.stop_ids = stop_ids
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """[B] bool: which rows of ``input_ids`` [B, S] end with one of the sequences."""
-        ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        for stop in self.stop_ids:
-            end = input_ids.new_tensor(stop)
-            ended |= (input_ids[:, -len(stop) :] == end).all(dim=1)
-        return ended
+    def shown_frames(self, frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        chosen = self.config.token_frames(len(frames))
+        return central_squares(frames)[chosen], chosen
 
 
 def prompt_text(question: str, system: str | None = None, answer_prefix: str = "") -> str:

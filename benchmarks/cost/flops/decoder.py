@@ -15,39 +15,11 @@ A method is a list of lengths, one a layer: the released PruneVid code prunes *a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from prunevid_kernels.adapters.families.shape import DecoderShape
 
 FlopsForm = Literal["paper", "exact"]
-
-
-@dataclass(frozen=True)
-class DecoderShape:
-    """The dimensions of a decoder that its arithmetic depends on."""
-
-    hidden_size: int
-    mlp_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    vocab_size: int
-
-    @classmethod
-    def from_text_config(cls, config: Any) -> DecoderShape:
-        """Read the dimensions from the text config of a transformers model."""
-        return cls(
-            hidden_size=config.hidden_size,
-            mlp_size=config.intermediate_size,
-            num_layers=config.num_hidden_layers,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
-            vocab_size=config.vocab_size,
-        )
-
-
-VICUNA_7B = DecoderShape(4096, 11008, 32, 32, 32, 32064)  # PLLaVA 7B
-QWEN2_7B = DecoderShape(3584, 18944, 28, 28, 4, 152128)  # LLaVA-OneVision 7B
-QWEN2_0_5B = DecoderShape(896, 4864, 24, 14, 2, 152000)  # LLaVA-OneVision 0.5B
 
 
 def layer_macs(tokens: float, shape: DecoderShape, form: FlopsForm) -> float:

@@ -1,6 +1,6 @@
 """The arithmetic of one prompt under a method, beside the same prompt dense, in three accountings.
 
-``paper`` and ``exact`` count the decoder alone (:mod:`.flops`). ``end_to_end`` is ``exact`` with
+``paper`` and ``exact`` count the decoder alone (:mod:`.decoder`). ``end_to_end`` is ``exact`` with
 the vision tower, the projector, and what the method itself computes: merging, scoring, comparing
 keys. Those are bounds from above, since they are small: PruneVid's merge is counted as if every
 token of every frame were compared with all others of its frame, and every token that is of no video
@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from prunevid_kernels.adapters import PruneCall
+from prunevid_kernels.adapters.families.shape import ModelShape
 
 from .decoder import prefill_macs
-from .shapes import ModelShape
 
 Accounting = Literal["paper", "exact", "end_to_end"]
 ACCOUNTINGS: tuple[Accounting, ...] = ("paper", "exact", "end_to_end")

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..flops.decoder import QWEN2_0_5B, QWEN2_7B, VICUNA_7B, DecoderShape
+from prunevid_kernels.adapters.families import FAMILIES, SIZES
+from prunevid_kernels.adapters.families.shape import DecoderShape, Size
 
 FRAMES = (8, 16, 32, 64, 128, 256, 512)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -59,15 +60,21 @@ class CaseModel:
         return self.decoder.hidden_size // self.decoder.num_heads
 
 
-MODELS = {
-    shape.name: shape
-    for shape in (
-        CaseModel("llava-onevision-7b", 32, 196, QWEN2_7B, 14, 40),
-        CaseModel("llava-onevision-0.5b", 32, 196, QWEN2_0_5B, 14, 40),
-        CaseModel("pllava-7b", 16, 144, VICUNA_7B, 45, 40),
-        CaseModel("st-llm-7b", 16, 32, VICUNA_7B, 0, 40),
+def _case_model(size: Size) -> CaseModel:
+    before, after = FAMILIES[size.shape.family].prompt_tokens
+    return CaseModel(
+        size.name,
+        size.shape.frames,
+        size.shape.tokens_per_frame,
+        size.shape.decoder,
+        before,
+        after,
+        size.layer,
     )
-}
+
+
+# The published sizes, by the names that every command knows.
+MODELS = {name: _case_model(size) for name, size in SIZES.items()}
 
 # For a CPU or Triton's interpreter: the same structure, small enough to be run in tests.
 REDUCED = CaseModel("reduced", 6, 24, DecoderShape(64, 128, 4, 4, 2, 256), 3, 5, layer=1)

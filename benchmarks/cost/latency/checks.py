@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from prunevid_kernels import PruneVidConfig, merge_video
-from prunevid_kernels.adapters import PruneCall
-from prunevid_kernels.adapters.methods.registry import apply_method
+from prunevid_kernels.adapters import PruneCall, apply_method
 
 from ..harness import IncorrectResultError
 from .subjects import Prompts, Subject, features_in_place

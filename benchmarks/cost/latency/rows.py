@@ -20,11 +20,9 @@ from typing import Any
 
 import torch
 
-from prunevid_kernels.adapters import PruneCall, PruneReport
-from prunevid_kernels.adapters.methods.registry import apply_method
+from prunevid_kernels.adapters import PruneCall, PruneReport, apply_method
 
 from ..flops.methods import sample_flops
-from ..flops.shapes import shape_of
 from ..harness import IncorrectResultError
 from ..timing import Quantiles, time_runs
 from .checks import check_method, generate
@@ -283,8 +281,7 @@ def _describe(row: LatencyRow, subject: Subject, answer: _Answer) -> None:
     row.tokens_per_frame = call.videos[0].layout.tokens_per_frame
     row.merged_tokens = [video.tokens_merged for video in call.videos]
     row.kept_tokens = [video.tokens_kept for video in call.videos]
-    shape = shape_of(subject.video_model.model.config)
-    row.flops = asdict(sample_flops(call, shape).method)
+    row.flops = asdict(sample_flops(call, subject.video_model.shape).method)
     row.kv_bytes = sum(
         tensor.numel() * tensor.element_size()
         for layer in answer.cache.layers

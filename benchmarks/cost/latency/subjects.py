@@ -1,7 +1,7 @@
 """The models whose latency is measured, and the prompts that they get.
 
-Time hangs on shapes and not on values, so a model of a published size may have random weights,
-drawn on the device. How many tokens are left does hang on values, and a random vision tower tells
+Time depends on shapes and not on values, so a model of a published size may have random weights,
+drawn on the device. How many tokens are left does depend on values, and a random vision tower tells
 nothing apart. So such a model runs its own vision tower and projector, and the features of a
 generated video (:func:`.cases.video_features`) then take the place of their output, where the text
 decoder begins. Checkpoints and the embedded model keep their own features. Either way the frames
@@ -21,15 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunevid_kernels.adapters import PruneCall
-from prunevid_kernels.adapters.families.video_model import ModelError, VideoModel, load_video_model
-from prunevid_kernels.adapters.methods.registry import METHODS, apply_method
+from prunevid_kernels.adapters import (
+    ModelError,
+    PruneCall,
+    VideoModel,
+    apply_method,
+    load_video_model,
+)
+from prunevid_kernels.adapters.families import SIZES
+from prunevid_kernels.adapters.methods.registry import METHODS
 from prunevid_kernels.adapters.video.reader import read_video
 
 from ...embedded import model as embedded_model
 from ...embedded.sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
-from ..kernels.cases import MODELS, video_features
-from .random_models import NAMES, random_model
+from ..kernels.cases import video_features
+from .random_models import random_model
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,12 @@ def load_subject(
     """The model that the user named.
 
     Args:
-        model: a name of :data:`.latency_random.NAMES`, for random weights; a checkpoint folder;
-            None for the embedded model.
+        model: the name of a published size, for random weights; a checkpoint folder; None for the
+            embedded model.
+        device: of the model.
+        dtype: of its weights.
         is_reduced: a tiny model of the same family in place of the published size.
-        lora_alpha: for a PLLaVA checkpoint whose LoRA is not merged.
+        lora_alpha: for a checkpoint whose LoRA is not merged.
 
     Raises:
         ModelError: neither a known name nor a usable checkpoint folder.
@@ -78,12 +86,12 @@ def load_subject(
     if model is None:
         embedded = embedded_model.load_embedded_model(str(device), dtype)
         return Subject(embedded, embedded_model.SELECTION_LAYER, has_own_features=True)
-    if model in NAMES:
+    if model in SIZES:
         random = random_model(model, device, dtype, is_reduced=is_reduced)
-        return Subject(random, 1 if is_reduced else MODELS[model].layer, has_own_features=False)
+        return Subject(random, 1 if is_reduced else SIZES[model].layer, has_own_features=False)
     if not Path(model).is_dir():
-        raise ModelError(f"model must be {', '.join(NAMES)} or a checkpoint folder, got {model!r}")
-    loaded = load_video_model(Path(model), str(device), dtype=dtype, lora_alpha=lora_alpha)
+        raise ModelError(f"model must be {', '.join(SIZES)} or a checkpoint folder, got {model!r}")
+    loaded = load_video_model(model, device, dtype=dtype, lora_alpha=lora_alpha)
     layers = len(loaded.model.get_decoder().layers)
     return Subject(loaded, 10 if layers > 10 else layers // 3, has_own_features=True)
 

@@ -22,7 +22,6 @@ from prunevid_kernels.adapters.checkpoint.loading import (
     load_weights,
     rename,
 )
-from prunevid_kernels.adapters.families.detect import detect_family
 
 pytestmark = pytest.mark.one_version
 
@@ -319,37 +318,3 @@ def test_peak_memory_is_the_model_and_one_file(tmp_path, kind, device):
     assert int(done.stdout) <= model_bytes + 1.1 * file_bytes + (4 << 20)
     if device == "cpu":
         assert int(done.stdout) >= model_bytes, "the measure itself works"
-
-
-# ---- families
-
-
-@pytest.mark.parametrize(
-    ("config", "family"),
-    [
-        ({"model_type": "llava_onevision"}, "llava_onevision"),
-        ({"model_type": "llava", "architectures": ["PlavaForConditionalGeneration"]}, "pllava"),
-        ({"model_type": "llava", "pooling_shape": [16, 12, 12]}, "pllava"),
-        ({"model_type": "pllava"}, "pllava"),
-        ({"model_type": "st_llm_hf", "architectures": ["STLLMForCausalLM"]}, "st_llm"),
-        ({"model_type": "st_llm"}, "st_llm"),
-    ],
-    ids=str,
-)
-def test_family_by_config(tmp_path, config, family):
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert detect_family(tmp_path) == family
-
-
-def test_family_by_keys(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    write(tmp_path, [{"model.stllm_model.query_tokens": torch.zeros(1)}])
-    assert detect_family(tmp_path) == "st_llm"
-
-
-@pytest.mark.parametrize("config", [{"model_type": "llava"}, {"model_type": "llama"}, {}], ids=str)
-def test_no_family(tmp_path, config):
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    write(tmp_path, [tensors()])
-    with pytest.raises(CheckpointError, match="must hold LLaVA-OneVision, PLLaVA, ST-LLM, got"):
-        detect_family(tmp_path)

@@ -12,8 +12,7 @@ from transformers import AttentionInterface, CompileConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
 from prunevid_kernels import PruneVidConfig
-from prunevid_kernels.adapters import prune
-from prunevid_kernels.adapters.methods.registry import apply_method
+from prunevid_kernels.adapters import apply_method, prune
 
 SCORES = pytest.mark.parametrize("score", ["nope", "rope"])
 

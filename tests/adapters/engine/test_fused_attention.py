@@ -11,8 +11,9 @@ from tiny_models import text_tokens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from prunevid_kernels.adapters import apply_method
 from prunevid_kernels.adapters.methods.attention import ROWS_PER_BLOCK
-from prunevid_kernels.adapters.methods.registry import METHODS, apply_method
+from prunevid_kernels.adapters.methods.registry import METHODS
 
 
 class Watcher(TorchDispatchMode):

@@ -11,9 +11,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from prunevid_kernels.adapters import prune
-from prunevid_kernels.adapters.families.video_model import VideoModel
-from prunevid_kernels.adapters.methods.registry import apply_method
+from prunevid_kernels.adapters import VideoModel, apply_method, prune
 from prunevid_kernels.adapters.video.reader import read_video
 from prunevid_kernels.benchmarks.datasets.synthetic import held_out_questions, make_clip
 from prunevid_kernels.benchmarks.embedded import model as embedded_model

@@ -10,8 +10,8 @@ from slow_pruning import STEPS, assert_same
 from tiny_models import generate, question, text_tokens
 from transformers import StaticCache
 
-from prunevid_kernels.adapters import NothingPrunedWarning
-from prunevid_kernels.adapters.methods.registry import METHODS, apply_method
+from prunevid_kernels.adapters import NothingPrunedWarning, apply_method
+from prunevid_kernels.adapters.methods.registry import METHODS
 
 
 def slow_for(family, model, name: str, options: dict):

@@ -10,9 +10,8 @@ from slow_pruning import SlowDecoder, assert_same
 from tiny_models import CONFIG, generate, question
 
 from prunevid_kernels import PruneVidConfig, merge_video
-from prunevid_kernels.adapters import prune
+from prunevid_kernels.adapters import apply_method, prune
 from prunevid_kernels.adapters.methods.prumerge import kept_tokens
-from prunevid_kernels.adapters.methods.registry import apply_method
 
 NOTHING = PruneVidConfig(merge=False, select=False)
 

@@ -8,7 +8,8 @@ from slow_pruning import SlowDecoder, assert_same
 from tiny_models import CONFIG, generate, question
 
 from prunevid_kernels import PruneVidConfig
-from prunevid_kernels.adapters.methods.registry import METHODS, apply_method
+from prunevid_kernels.adapters import apply_method
+from prunevid_kernels.adapters.methods.registry import METHODS
 
 NAMES = "full prunevid merge_only select_only fastv prumerge look_m random_drop drop_all".split()
 

@@ -12,7 +12,7 @@ from paths import PARITY
 from PIL import Image
 
 from prunevid_kernels.adapters.video.reader import read_video
-from prunevid_kernels.adapters.video.sampling import frame_indices, frames_by_duration
+from prunevid_kernels.adapters.video.sampling import frame_indices
 
 PUBLISHED = json.loads((PARITY / "frame_indices.json").read_text())
 
@@ -28,7 +28,7 @@ def test_pllava_evaluation(case):
     taken = frame_indices(
         total_of(case),
         case["num_segments"],
-        "pllava",
+        "half_segments",
         fps=case["fps"],
         bound=case["bound"],
         first=first,
@@ -40,16 +40,15 @@ def test_pllava_evaluation(case):
 def test_st_llm_on_mvbench(case):
     where = {"bound": case["bound"], "first": case["first_idx"]}
     total, fps = total_of(case), case["fps"]
-    count = case["num_segments"] or frames_by_duration(total, fps, **where)
-    taken = frame_indices(total, count, "pllava", fps=fps, **where)
+    taken = frame_indices(total, len(case["out"]), "half_segments", fps=fps, **where)
     assert (taken + case["first_idx"]).tolist() == case["out"]
 
 
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
-        ("pllava_chat_get_index", "pllava"),
-        ("stllm_get_seq_frames", "st_llm"),
+        ("pllava_chat_get_index", "half_segments"),
+        ("stllm_get_seq_frames", "between_borders"),
         ("lmms_eval_linspace", "linspace"),
     ],
 )
@@ -59,7 +58,7 @@ def test_whole_videos(name, rule):
         assert frame_indices(total, count, rule).tolist() == case["out"], case
 
 
-@pytest.mark.parametrize("rule", ["linspace", "pllava", "st_llm"])
+@pytest.mark.parametrize("rule", ["linspace", "half_segments", "between_borders"])
 @pytest.mark.parametrize("total", [1, 2, 7, 1000])
 def test_indices_are_inside_and_ascending(rule, total):
     taken = frame_indices(total, 16, rule)
@@ -70,13 +69,17 @@ def test_indices_are_inside_and_ascending(rule, total):
 @pytest.mark.parametrize(
     ("arguments", "options", "expected"),
     [
-        ((0, 4, "pllava"), {}, "total must be an integer >= 1, got 0"),
-        ((9, 0, "pllava"), {}, "number of frames must be an integer >= 1, got 0"),
-        ((9, 4, "random"), {}, "rule must be 'linspace', 'pllava' or 'st_llm', got 'random'"),
-        ((9, 4, "pllava"), {"bound": (0, 1)}, "needs the video's fps"),
-        ((9, 4, "pllava"), {"fps": 0.0}, "fps must be a number > 0, got 0.0"),
-        ((9, 4, "pllava"), {"fps": 3, "bound": (2, 1)}, "inside the video, got (2, 1)"),
-        ((9, 4, "pllava"), {"fps": 3, "bound": (5, 9)}, "inside the video, got (5, 9)"),
+        ((0, 4, "half_segments"), {}, "total must be an integer >= 1, got 0"),
+        ((9, 0, "half_segments"), {}, "number of frames must be an integer >= 1, got 0"),
+        (
+            (9, 4, "random"),
+            {},
+            "rule must be one of linspace, half_segments, between_borders, got 'random'",
+        ),
+        ((9, 4, "half_segments"), {"bound": (0, 1)}, "needs the video's fps"),
+        ((9, 4, "half_segments"), {"fps": 0.0}, "fps must be a number > 0, got 0.0"),
+        ((9, 4, "half_segments"), {"fps": 3, "bound": (2, 1)}, "inside the video, got (2, 1)"),
+        ((9, 4, "half_segments"), {"fps": 3, "bound": (5, 9)}, "inside the video, got (5, 9)"),
     ],
 )
 def test_what_cannot_be_sampled(arguments, options, expected):
@@ -100,7 +103,7 @@ def test_a_stretch_of_a_folder_that_counts_from_one(folder: Path):
         for case in PUBLISHED["pllava_eval_get_index"]
         if case["first_idx"] == 1 and case["num_segments"] == 16
     ]
-    rule = partial(frame_indices, n=16, rule="pllava", bound=case["bound"], first=1)
+    rule = partial(frame_indices, n=16, rule="half_segments", bound=case["bound"], first=1)
     video = read_video(folder, indices=rule, folder_fps=case["fps"])
     assert video.frames[:, 0, 0, 0].tolist() == case["out"]
     assert video.timestamps_s == pytest.approx((np.array(case["out"]) - 1) / 3)
@@ -108,7 +111,7 @@ def test_a_stretch_of_a_folder_that_counts_from_one(folder: Path):
 
 
 def test_a_bound_in_a_folder_without_a_clock(folder: Path):
-    rule = partial(frame_indices, n=4, rule="pllava", bound=(0.0, 3.0))
+    rule = partial(frame_indices, n=4, rule="half_segments", bound=(0.0, 3.0))
     with pytest.raises(ValueError, match="needs the video's fps"):
         read_video(folder, indices=rule)
 

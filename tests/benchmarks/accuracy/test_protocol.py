@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from paths import PARITY
 
+from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.families.pllava import processor as pllava_processor
 from prunevid_kernels.adapters.families.st_llm import processor as st_llm_processor
 from prunevid_kernels.adapters.video.reader import VideoError
+from prunevid_kernels.adapters.video.sampling import frame_indices
 from prunevid_kernels.benchmarks.accuracy.ask import question_options, read_answer, take_frames
 from prunevid_kernels.benchmarks.accuracy.plan import Plan, PlanError, parse_sweep, plan_runs
 from prunevid_kernels.benchmarks.accuracy.protocol import prompt, protocol, question_text
@@ -52,33 +54,33 @@ def test_question_text_as_published() -> None:
     ],
 )
 def test_pllava_prompts_as_published(benchmark: str, sample: Sample, name: str) -> None:
-    words = prompt("pllava", benchmark, sample)
+    words = prompt(FAMILIES["pllava"], benchmark, sample)
     text = pllava_processor.prompt_text(words.question, words.system, words.answer_prefix)
     assert text == PUBLISHED["pllava"][name]
 
 
 def test_st_llm_prompt_as_published() -> None:
-    words = prompt("st_llm", "mvbench", SAMPLE)
+    words = prompt(FAMILIES["st_llm"], "mvbench", SAMPLE)
     text = st_llm_processor.prompt_text(words.question, words.system, words.answer_prefix)
     assert text == published("stllm", "mvbench_ask_simple_system_llm")
 
 
 def test_llava_onevision_gets_the_question_in_its_own_template() -> None:
-    words = prompt("llava_onevision", "mvbench", SAMPLE)
+    words = prompt(FAMILIES["llava_onevision"], "mvbench", SAMPLE)
     assert words.question == PUBLISHED["question_text"] + "\nOnly give the best option."
     assert (words.system, words.answer_prefix) == (None, "Best option:(")
 
 
 @pytest.mark.parametrize("family", ["llava_onevision", "st_llm"])
 def test_open_questions_are_asked_as_they_are(family: str) -> None:
-    words = prompt(family, "vcgbench", OPEN)
+    words = prompt(FAMILIES[family], "vcgbench", OPEN)
     assert (words.question, words.system, words.answer_prefix) == (OPEN.question, None, "")
 
 
 @pytest.mark.parametrize("benchmark", ["mvbench", "videomme", "egoschema", "vcgbench", "synthetic"])
-@pytest.mark.parametrize("family", ["llava_onevision", "pllava", "st_llm"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_a_protocol(family: str, benchmark: str) -> None:
-    rules = protocol(family, benchmark)
+    rules = protocol(FAMILIES[family], benchmark)
     longest = {"synthetic": 4}.get(benchmark, 100)
     if (family, benchmark) == ("st_llm", "vcgbench"):
         assert (rules.frames, rules.generation["num_beams"], longest) == (64, 5, 100)
@@ -89,6 +91,16 @@ def test_every_family_has_a_protocol(family: str, benchmark: str) -> None:
 # ---- frames
 
 
+@pytest.mark.parametrize("task", ["mvbench", "mvbench_action_sequence"])
+def test_mvbench_has_one_rule_under_all_its_names(task):
+    """The plugin for lmms-eval knows tasks, ``prunevid eval`` the benchmark."""
+    st_llm = FAMILIES["st_llm"]
+    assert st_llm.sampling_of(task) == protocol(st_llm, "mvbench").sampling == "half_segments"
+    default = frame_indices(123, 16, st_llm.sampling)
+    published_ones = frame_indices(123, 16, st_llm.sampling_of(task))
+    assert int(np.sum(default != published_ones)) == 10, "or the rule would not matter"
+
+
 def frame_numbers(frames: np.ndarray) -> list[int]:
     """Which frame of the clip each one is, from its first columns."""
     return np.rint(frames[:, :, :6].mean(axis=(1, 2, 3)) / 20).astype(int).tolist()
@@ -96,7 +108,11 @@ def frame_numbers(frames: np.ndarray) -> list[int]:
 
 @pytest.mark.parametrize(
     ("rule", "expected"),
-    [("linspace", [0, 3, 7, 11]), ("pllava", [1, 4, 7, 9]), ("st_llm", [1, 4, 7, 9])],
+    [
+        ("linspace", [0, 3, 7, 11]),
+        ("half_segments", [1, 4, 7, 9]),
+        ("between_borders", [1, 4, 7, 9]),
+    ],
 )
 def test_frames_of_a_whole_video(tmp_path: Path, rule, expected: list[int]) -> None:
     clip = tree.write_clip(tmp_path / "clip.mp4")
@@ -123,7 +139,7 @@ def test_frames_of_a_generated_clip() -> None:
 def test_a_bound_behind_the_end_is_an_unusable_video(tmp_path: Path) -> None:
     clip = tree.write_clip(tmp_path / "clip.mp4")
     with pytest.raises(VideoError, match=r"clip\.mp4: the bound must be"):
-        take_frames(VideoSource(clip, bound_s=(5.0, 6.0)), 4, "pllava")
+        take_frames(VideoSource(clip, bound_s=(5.0, 6.0)), 4, "half_segments")
 
 
 # ---- answers

@@ -13,6 +13,7 @@ import tiny_folders
 import tiny_pllava
 from typer.testing import CliRunner
 
+from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.methods.registry import METHODS
 from prunevid_kernels.benchmarks.accuracy.run_log import read_run
 from prunevid_kernels.benchmarks.cli import app
@@ -75,7 +76,7 @@ def test_every_method_has_its_row(evaluate, family) -> None:
         assert (row["flops_ratio"]["paper"] == 1) == (name in ("full", "look_m")), name
         assert (row["cached_ratio"] == 1) == (name == "full"), name
     assert rows["random_drop"]["retained"] == rows["prunevid"]["retained"]
-    assert settings_of(record)["sampling"] == family
+    assert settings_of(record)["sampling"] == FAMILIES[family].sampling
     assert settings_of(record)["frames"] == 16
 
 
@@ -84,14 +85,14 @@ def test_st_llm_takes_the_frames_of_pllava_on_mvbench(evaluate) -> None:
     record = record_of(evaluate("mvbench", "st_llm", "--frames", "4", "--config", "layer=1"))
     (row,) = record["rows"]
     assert (row["questions"], row["skipped"], len(row["tasks"])) == (20, 0, 20)
-    assert settings_of(record)["sampling"] == "pllava"
+    assert settings_of(record)["sampling"] == "half_segments"
 
 
 def test_st_llm_answers_open_questions_with_beams_over_64_frames(evaluate) -> None:
     arguments = ("--limit", "1", "--config", "layer=1")
     record = record_of(evaluate("vcgbench", "st_llm-residual", *arguments))
     settings = settings_of(record)
-    assert (settings["sampling"], settings["frames"]) == ("st_llm", 64)
+    assert (settings["sampling"], settings["frames"]) == ("between_borders", 64)
     assert settings["generation"] == {
         "max_new_tokens": 2,
         "num_beams": 5,

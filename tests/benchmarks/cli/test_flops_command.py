@@ -8,6 +8,7 @@ import pytest
 from paths import PARITY
 from typer.testing import CliRunner
 
+from prunevid_kernels.adapters.families import SIZES
 from prunevid_kernels.benchmarks.cli import app
 
 pytestmark = pytest.mark.one_version
@@ -24,7 +25,7 @@ def test_paper_table():
     assert len(rows) == 8 and all(row["is_reproduced"] for row in rows)
     assert all(f"{row['ours']:.2f}" == row["published"] for row in rows)
     assert "llava-onevision-7b: 3 of 3 do not follow" in result.stdout
-    assert "st-llm: all 2 follow, with 25 text tokens; this needs 22 to 28" in result.stdout
+    assert "st-llm-7b: all 2 follow, with 25 text tokens; this needs 22 to 28" in result.stdout
 
 
 def test_methods_with_given_counts():
@@ -34,6 +35,13 @@ def test_methods_with_given_counts():
     assert list(methods) == ["prunevid", "full"]
     assert methods["prunevid"]["visual_tokens_per_layer"] == [900] * 11 + [300] * 21
     assert methods["full"]["flops"]["exact"]["method"] == methods["full"]["flops"]["exact"]["dense"]
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_every_published_size_by_its_name(model):
+    result = run("--model", model, "--method", "full")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["model"] == model
 
 
 @pytest.mark.parametrize("folder", ["stllm_tiny_qa_ckpt", "pllava_tiny_ckpt"])
@@ -46,7 +54,8 @@ def test_checkpoint_folder(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "nope"], "--model must be one of pllava-7b"),
+        (["--model", "nope"], "--model must be one of llava-onevision-7b"),
+        (["--model", "st-llm"], "got 'st-llm'"),
         (["--model", "nope", "--paper-table"], "--paper-table needs a published model"),
         (["--model", str(PARITY)], "config.json"),
         (["--method", "vtc"], "unknown method 'vtc'; known methods: full"),

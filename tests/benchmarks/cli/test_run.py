@@ -12,9 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from prunevid_kernels import PruneVidConfig, __version__, merge_video
+from prunevid_kernels.adapters.families.shape import DecoderShape
 from prunevid_kernels.adapters.video.reader import read_video
 from prunevid_kernels.benchmarks.cli import app
-from prunevid_kernels.benchmarks.cost.flops.decoder import DecoderShape, flops_ratio
+from prunevid_kernels.benchmarks.cost.flops.decoder import flops_ratio
 from prunevid_kernels.benchmarks.embedded.model import (
     EMBEDDED_MODEL,
     LIMITS,

@@ -124,8 +124,8 @@ def test_answers_are_decoded(folder):
     ("arguments", "expected"),
     [
         ({"question": "What is <image>?"}, "the question must not contain the placeholder"),
-        ({"system": "<image>"}, "the system must not contain the placeholder"),
-        ({"answer_prefix": "<image>"}, "the answer must not contain the placeholder"),
+        ({"system": "<image>"}, "the system message must not contain the placeholder"),
+        ({"answer_prefix": "<image>"}, "the answer prefix must not contain the placeholder"),
         ({"frames": frames()[0]}, r"frames must be [T, H, W, 3] uint8, got [90, 121, 3] uint8"),
         ({"frames": frames(0)}, r"frames must be [T, H, W, 3] uint8, got [0,"),
         ({"frames": frames() / 255}, "float64"),

@@ -213,6 +213,6 @@ def test_full_size_layout_leaves_nothing_over(tmp_path, monkeypatch, kind):
     assert all(parameter.is_meta for parameter in model.parameters())
     assert config.vision_config.num_hidden_layers == 39
     assert config.residual_size == (16 if kind == "conversation" else None)
-    assert config.num_visual_frames(64) * config.num_query_tokens == 512 * (
+    assert len(config.token_frames(64)) * config.num_query_tokens == 512 * (
         1 if kind == "conversation" else 4
     )

@@ -16,11 +16,10 @@ from transformers import AutoTokenizer
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import prune
+from prunevid_kernels.adapters.families.st_llm.generation import STOP_IDS, StopAtNextTurn
 from prunevid_kernels.adapters.families.st_llm.model import StLlm
 from prunevid_kernels.adapters.families.st_llm.processor import (
-    STOP_IDS,
     StLlmProcessor,
-    StopAtNextTurn,
     crop_frame,
     prompt_text,
 )
@@ -31,7 +30,10 @@ MVBENCH = "mvbench_ask_simple_system_llm(text after the visual span; BOS id 2 fi
 
 def write_vocabularies(folder: Path) -> Path:
     """As the published folder has it, tokenizer.model alone; and a Q-Former vocabulary of 60."""
-    lines = ["###Human: what is in the video? ###Assistant: a cat", string.ascii_lowercase] * 20
+    lines = [
+        "###Human: what is in the video? ###Assistant: a cat",
+        string.ascii_lowercase + "</>",
+    ] * 20
     SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_prefix=str(folder / "tokenizer"),
@@ -112,6 +114,12 @@ def test_auto_tokenizer_would_lose_the_first_blank_and_prepend_another_bos(proce
 def test_special_tokens_in_a_question_are_text(processor):
     ids = processor(frames(1), "<unk> and </s> and <s>")["input_ids"][0, 8:]
     assert ids[0] == 2 and 2 not in ids[1:] and 1 not in ids[1:]
+
+
+def test_a_character_that_would_become_a_placeholder_is_refused(processor):
+    """The published vocabulary writes any character as bytes; a poorer one gives <unk>."""
+    with pytest.raises(ValueError, match="<unk>, id 0, which stands for a visual token"):
+        processor(frames(1), "what is \u00fcber?")
 
 
 def test_long_question_loses_its_beginning_for_the_qformer(processor):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from prunevid_kernels.adapters.families import SIZES
+from prunevid_kernels.adapters.families.shape import DecoderShape
 from prunevid_kernels.benchmarks.cost.flops.decoder import (
-    QWEN2_7B,
-    VICUNA_7B,
-    DecoderShape,
     flops_ratio,
     layer_macs,
     prefill_macs,
     prunevid_lengths,
 )
 
+VICUNA_7B = SIZES["pllava-7b"].shape.decoder
+QWEN2_7B = SIZES["llava-onevision-7b"].shape.decoder
 VISUAL = 2304  # 16 frames of 12 x 12 tokens
 
 # Published ratio; layers that run on the first share of the visual tokens; the two shares.

@@ -7,6 +7,7 @@ import torch
 
 from prunevid_kernels import TokenLayout
 from prunevid_kernels.adapters import PruneCall, VideoRecord
+from prunevid_kernels.adapters.families import SIZES
 from prunevid_kernels.adapters.methods.registry import METHODS
 from prunevid_kernels.benchmarks.cli.flops import TokenCounts, prompt_counts
 from prunevid_kernels.benchmarks.cost.flops.decoder import prefill_macs
@@ -17,10 +18,10 @@ from prunevid_kernels.benchmarks.cost.flops.methods import (
     sample_flops,
     total_flops,
 )
-from prunevid_kernels.benchmarks.cost.flops.paper import PUBLISHED, note
-from prunevid_kernels.benchmarks.cost.flops.shapes import MODELS
+from prunevid_kernels.benchmarks.cost.flops.paper import note, published
 
-PLLAVA = MODELS["pllava-7b"]
+PLLAVA = SIZES["pllava-7b"].shape
+PUBLISHED = [row for model in published().values() for row in model.ratios]
 
 
 def call(kept: int, prompts: int = 1, text: int = 12) -> PruneCall:
@@ -50,7 +51,7 @@ def test_llava_onevision_is_said_not_to_follow():
 
 
 def test_st_llm_follows_with_22_to_28_text_tokens_alone():
-    rows = [row for row in PUBLISHED if row.model == "st-llm"]
+    rows = [row for row in PUBLISHED if row.model == "st-llm-7b"]
     fits = [
         text
         for text in range(15, 36)
@@ -87,10 +88,11 @@ def test_mean_is_of_flops_and_not_of_ratios():
         mean_flops([])
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SIZES)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_on_every_model(model, name):
-    flops = prompt_flops(prompt_counts(name, MODELS[model], TokenCounts()), MODELS[model])
+    shape = SIZES[model].shape
+    flops = prompt_flops(prompt_counts(name, shape, TokenCounts()), shape)
     ratios = [flops.ratio(form) for form in ACCOUNTINGS]
     if name in ("full", "look_m"):
         assert ratios[:2] == [1.0, 1.0]
@@ -106,7 +108,7 @@ def test_vision_towers_cost_what_is_known_of_them():
         26 * (4 * 1152**2 + 2 * 1152 * 4304),
     )
     assert PLLAVA.vision_macs == pytest.approx(clip_blocks * 577, rel=0.1)
-    siglip = MODELS["llava-onevision-7b"].vision_macs
+    siglip = SIZES["llava-onevision-7b"].shape.vision_macs
     assert siglip == pytest.approx(siglip_blocks * 729, rel=0.12)
 
 

@@ -1,0 +1,113 @@
+"""Frames and a question become a model's inputs: the one contract that all families keep.
+
+Which tokens a prompt has and what is done to pixels is each family's own. What every caller may
+count on is here: the arguments, the checks, a placeholder for each visual token.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..video.pixels import require_frames
+
+
+@dataclass(frozen=True)
+class FrameProcessor(ABC):
+    """Preprocessing of one checkpoint.
+
+    Attributes:
+        config: the model's.
+        tokenizer: a transformers tokenizer, for answers at least.
+        tokens_have_places: whether a visual token shows its part of the frame. Those of a Q-Former
+            do not.
+    """
+
+    config: Any
+    tokenizer: Any
+
+    tokens_have_places: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        frames: np.ndarray,
+        question: str,
+        *,
+        system: str | None = None,
+        answer_prefix: str = "",
+    ) -> dict[str, Tensor]:
+        """Inputs for ``generate``, a batch of one.
+
+        Args:
+            frames: [T, H, W, 3] uint8, RGB; one frame is an image.
+            question: what the user asks; without special tokens of the prompt.
+            system: the system message; None leaves it out.
+            answer_prefix: how the answer begins; the model goes on from there.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` [1, S] int64, a placeholder for each visual token;
+            the frames as float32 pixels [1, T, 3, side, side], and what else the model reads, under
+            the names of its arguments.
+
+        Raises:
+            ValueError: frames of another shape or dtype, or too few; a text that contains a
+                placeholder; a prompt template that does not render one for the video.
+        """
+        require_frames(frames)
+        for name, text in (
+            ("question", question),
+            ("system message", system or ""),
+            ("answer prefix", answer_prefix),
+        ):
+            for reserved in self.reserved_texts:
+                if reserved in text:
+                    raise ValueError(f"the {name} must not contain the placeholder {reserved!r}")
+        ids = self._prompt_ids(len(frames), question, system, answer_prefix)
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            **self._visual_inputs(frames, question),
+        }
+
+    @property
+    @abstractmethod
+    def num_frames(self) -> int:
+        """Frames of a video that the model was published with."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the visual tokens of a frame."""
+
+    @property
+    @abstractmethod
+    def reserved_texts(self) -> tuple[str, ...]:
+        """What no text of a prompt may contain, because the tokenizer makes a placeholder of it."""
+
+    @abstractmethod
+    def _prompt_ids(
+        self, num_frames: int, question: str, system: str | None, answer_prefix: str
+    ) -> Tensor:
+        """[1, S] int64 the prompt's tokens, placeholders included."""
+
+    @abstractmethod
+    def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
+        """What the vision side reads."""
+
+    def shown_frames(self, frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """What the model sees of frames [T, H, W, 3], in their own resolution: [F, h, w, 3], one
+        for each frame of visual tokens, and which of the T each one is. All of it, unless a family
+        crops or leaves out."""
+        return frames, list(range(len(frames)))
+
+
+def central_squares(frames: np.ndarray) -> np.ndarray:
+    """The middle [T, side, side, 3] of frames [T, H, W, 3], ``side`` their short edge."""
+    side = min(frames.shape[1:3])
+    top, left = ((edge - side) // 2 for edge in frames.shape[1:3])
+    return frames[:, top : top + side, left : left + side]

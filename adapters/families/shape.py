@@ -1,0 +1,155 @@
+"""Dimensions of a video language model: what its arithmetic, its kernels and a random copy of it
+depend on.
+
+Numbers alone: reading a table of them imports neither torch nor transformers. The decoder's FLOPs
+are formulas of the benchmarks. What lies before the decoder differs from family to family, so each
+family counts its own vision side, out of the two counts that are here.
+
+Counts are multiply-accumulates; norms, activations, softmax and resizing are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The dimensions of a text decoder."""
+
+    hidden_size: int
+    mlp_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    vocab_size: int
+
+    @classmethod
+    def from_text_config(cls, config: Any) -> DecoderShape:
+        """Read the dimensions from the text config of a transformers model."""
+        return cls(
+            hidden_size=config.hidden_size,
+            mlp_size=config.intermediate_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
+            vocab_size=config.vocab_size,
+        )
+
+    def config_values(self) -> dict[str, int]:
+        """The same dimensions under the names of a transformers text config."""
+        return {
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.mlp_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "vocab_size": self.vocab_size,
+        }
+
+
+def encoder_layer_macs(tokens: int, width: int, mlp: int) -> int:
+    """One encoder layer: four projections, attention, and an MLP of two matrices."""
+    return 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * mlp
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """A vision transformer.
+
+    Attributes:
+        width, mlp, layers, heads: of its blocks.
+        image_px, patch_px: sides of a frame and of a patch.
+        has_class_token: whether it has one token more than patches.
+    """
+
+    width: int
+    mlp: int
+    layers: int
+    heads: int
+    image_px: int
+    patch_px: int
+    has_class_token: bool
+
+    @classmethod
+    def of(cls, config: Any, *, has_class_token: bool) -> VisionShape:
+        """From a transformers vision config."""
+        return cls(
+            width=config.hidden_size,
+            mlp=config.intermediate_size,
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            image_px=config.image_size,
+            patch_px=config.patch_size,
+            has_class_token=has_class_token,
+        )
+
+    def config_values(self) -> dict[str, int]:
+        """The same dimensions under the names of a transformers vision config."""
+        return {
+            "hidden_size": self.width,
+            "intermediate_size": self.mlp,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "image_size": self.image_px,
+            "patch_size": self.patch_px,
+        }
+
+    @property
+    def side(self) -> int:
+        """Patches along one side of a frame."""
+        return self.image_px // self.patch_px
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a frame, the class token included."""
+        return self.side**2 + self.has_class_token
+
+    def frame_macs(self) -> int:
+        """What one frame costs."""
+        embedding = self.tokens * 3 * self.patch_px**2 * self.width
+        return embedding + self.layers * encoder_layer_macs(self.tokens, self.width, self.mlp)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """One model.
+
+    Attributes:
+        family: name of its family.
+        decoder: its language model.
+        frames, tokens_per_frame: of a video in the language model, as published.
+        vision_macs: what the vision tower costs a frame.
+        projector_macs: what comes between it and the language model costs a frame.
+        importance_macs: what LLaVA-PruMerge+ computes of a frame's attention.
+        key_width: channels of the keys that it compares.
+    """
+
+    family: str
+    decoder: DecoderShape
+    frames: int
+    tokens_per_frame: int
+    vision_macs: int
+    projector_macs: int
+    importance_macs: int
+    key_width: int
+
+    @property
+    def visual_tokens(self) -> int:
+        return self.frames * self.tokens_per_frame
+
+
+@dataclass(frozen=True)
+class Size:
+    """A published size of a family, under its one name in commands, results and tables.
+
+    Attributes:
+        name: what commands call it, a checkpoint at hand or not.
+        shape: its dimensions.
+        layer: PruneVid selects at the end of this 0-based decoder layer.
+    """
+
+    name: str
+    shape: ModelShape
+    layer: int = 10
