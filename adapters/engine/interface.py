@@ -38,8 +38,8 @@ class PromptVisuals:
     Attributes:
         videos: the spans to prune, in order.
         images: (start, stop) of image tokens, which are neither pruned nor question rows.
-        separators: (start, stop) of other tokens that are neither, such as the newline embedding
-            that LLaVA-OneVision puts behind a video.
+        separators: (start, stop) of other tokens that are neither, such as a newline embedding
+            after a video.
     """
 
     videos: tuple[VideoSpan, ...] = ()

@@ -12,6 +12,7 @@ from .record import Evaluation, Family, Prompt
 from .shape import Size
 
 __all__ = [
+    "DEFAULT_SIZE",
     "FAMILIES",
     "SIZES",
     "Evaluation",
@@ -30,8 +31,17 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
-# The published sizes of all families by the one name that each has.
-SIZES: dict[str, Size] = {size.name: size for family in FAMILIES.values() for size in family.sizes}
+# The published sizes by the one name that each has: each family's first, then the others.
+SIZES: dict[str, Size] = {
+    size.name: size
+    for sizes in (
+        [family.sizes[0] for family in FAMILIES.values()],
+        [size for family in FAMILIES.values() for size in family.sizes[1:]],
+    )
+    for size in sizes
+}
+# The one that stands for all where nobody says which.
+DEFAULT_SIZE = next(iter(SIZES))
 
 # Decoders that are given ``inputs_embeds``; whoever builds those says where the videos are.
 _TEXT_DECODERS = ("llama", "qwen2")

@@ -134,7 +134,7 @@ class VideoModel:
 
         Args:
             encoded: what :meth:`encode` gave.
-            options: of transformers' ``generate``.
+            **options: of transformers' ``generate``.
         """
         family, prompt_length = self.family, encoded["input_ids"].shape[1]
         if family.generation is not None:
@@ -166,8 +166,8 @@ def load_video_model(
         device: of the model.
         dtype: of the weights; by default as stored on an accelerator, float32 on a CPU, where half
             precision is slow.
-        options: what some families need and others do not take, such as ``lora_alpha`` (how strong
-            LoRA updates are that a checkpoint holds unmerged) or ``qformer_tokenizer`` (a
+        **options: what some families need and others do not take, such as ``lora_alpha`` (how
+            strong LoRA updates are that a checkpoint holds unmerged) or ``qformer_tokenizer`` (a
             vocabulary that it does not hold). None: not given.
 
     Returns:

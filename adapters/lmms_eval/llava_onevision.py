@@ -51,7 +51,7 @@ class PruneVidLlavaOnevision(LlavaHf):
     """``prunevid_llava_onevision``: lmms-eval's ``llava_hf`` with a pruned model.
 
     Args:
-        arguments: those of ``llava_hf`` and the fields of ``PruneVidConfig``.
+        **arguments: those of ``llava_hf`` and the fields of ``PruneVidConfig``.
 
     Raises:
         TypeError, ValueError: a pruning option or a model that cannot be; a chat template that

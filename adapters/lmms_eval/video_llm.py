@@ -43,7 +43,7 @@ class _VideoLlm(lmms):
             evaluation, or else the model, takes.
         system_prompt: the system message or a file with it.
         answer_prefix: how every generated answer begins, such as "Best option:(".
-        arguments: options that the family's loading alone takes, and the fields of
+        **arguments: options that the family's loading alone takes, and the fields of
             ``PruneVidConfig``.
 
     Raises:

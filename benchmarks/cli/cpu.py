@@ -9,13 +9,15 @@ from typing import Annotated
 
 import typer
 
+from prunevid_kernels.adapters.families import DEFAULT_SIZE
+
 from ..support.terminal import fail
 
 
 def cpu_command(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Shape of a model; may be repeated.  [default: llava-onevision-7b]"),
+        typer.Option(help=f"Shape of a model; may be repeated.  [default: {DEFAULT_SIZE}]"),
     ] = None,
     frames: Annotated[
         list[int] | None,
@@ -40,7 +42,7 @@ def cpu_command(
 
     try:
         results = bench_cpu(
-            models=model or ("llava-onevision-7b",),
+            models=model or (DEFAULT_SIZE,),
             frames=frames,
             dtypes=dtype or ("fp32", "bf16"),
             stages=stage or ("merge",),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from prunevid_kernels.adapters.families import DEFAULT_SIZE
+
 from ..support.terminal import fail
 
 
@@ -16,7 +18,7 @@ def estimate_command(
     ] = "h100",
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Shape of a model; may be repeated.  [default: llava-onevision-7b]"),
+        typer.Option(help=f"Shape of a model; may be repeated.  [default: {DEFAULT_SIZE}]"),
     ] = None,
     frames: Annotated[
         list[int] | None,
@@ -46,7 +48,7 @@ def estimate_command(
         if name not in WORKS:
             fail(f"--work: must be one of {', '.join(WORKS)}, got {name!r}")
     try:
-        names = tuple(model or ("llava-onevision-7b",))
+        names = tuple(model or (DEFAULT_SIZE,))
         cases = list(real_cases(names, tuple(frames) if frames else None, (dtype,)))
     except ValueError as error:
         fail(str(error))

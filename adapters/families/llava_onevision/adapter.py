@@ -1,7 +1,7 @@
 """Where things live in LLaVA-OneVision (transformers' ``LlavaOnevisionForConditionalGeneration``).
 
 A video's tokens stand frame by frame where the prompt has video placeholders, one for each token,
-with one newline embedding behind the last frame, under the same placeholder id. The newline is
+with one newline embedding after the last frame, under the same placeholder id. The newline is
 neither merged nor pruned, and asks no question. ``generate`` of newer transformers versions encodes
 videos first and passes ``mm_encoder_outputs`` instead of pixels.
 """

@@ -2,7 +2,7 @@
 
 The tokenizer is read as it was saved. ``AutoTokenizer`` of transformers 5 sees "llama" and builds
 the pipeline anew, without the blank in front of the text that follows a special token: what comes
-behind ``<image>`` would be other tokens than the model was trained with.
+after ``<image>`` would be other tokens than the model was trained with.
 
 Frames are resized twice, as published: once to bound their long edge, once to the tower's size.
 """

@@ -7,7 +7,7 @@ of 16 frames, with the mean over all frames added ("residual" mode).
 The visual tokens come first, at position 0, then BOS (``</s>``, id 2) and the text. In
 ``input_ids`` they are placeholders, one for each token, so that lengths, masks and positions are
 right from the start, in ``generate`` and in pruning alike; ``StLlmProcessor`` puts them there. To
-ids without placeholders, ``generate`` and ``forward`` add them, behind the padding. (Tried and
+ids without placeholders, ``generate`` and ``forward`` add them, after the padding. (Tried and
 rejected: growing the sequence inside ``forward``, where ``generate`` counts tokens that it never
 sees; giving ``generate`` embeddings, which leaves its logits processors without a prompt.)
 
@@ -116,7 +116,7 @@ class StLlm(VideoLlm):
             count: visual tokens of a video.
 
         Returns:
-            Ids and mask [B, count + S], the placeholders behind the padding; the same objects if
+            Ids and mask [B, count + S], the placeholders after the padding; the same objects if
             there are placeholders.
 
         Raises:

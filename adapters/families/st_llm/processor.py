@@ -122,7 +122,7 @@ class StLlmProcessor(FrameProcessor):
 
 
 def prompt_text(question: str, system: str | None = None, answer_prefix: str = "") -> str:
-    """The text behind the visual tokens and BOS. A question that ends with a line break is followed
+    """The text after the visual tokens and BOS. A question that ends with a line break is followed
     by the assistant's turn at once, any other by a blank first."""
     said = "" if system is None else f"{system}\n"
     blank = "" if question.endswith("\n") else " "

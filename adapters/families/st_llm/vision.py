@@ -22,7 +22,7 @@ from transformers.models.instructblip.modeling_instructblip import (
     InstructBlipEncoderLayer,
 )
 
-_OUTER_NORM_EPS = 1e-5  # of the norm behind the last block and of the branch's layers over space
+_OUTER_NORM_EPS = 1e-5  # of the norm after the last block and of the branch's layers over space
 
 
 class TemporalLayer(nn.Module):

@@ -1,6 +1,6 @@
 """What is measured: the shapes of the published models, and features with the structure of a video.
 
-Latency hangs on the data, because the merge's group sizes do: independent noise would make every
+Latency depends on the data, because the merge's group sizes do: independent noise would make every
 token dynamic, one repeated frame every token static. The generated videos have scenes with hard
 cuts; a background that holds still but for faint noise; places that flicker, such as foliage; and
 objects that move over both. Noise and flicker are set so that about 0.4 of the tokens are left
@@ -274,7 +274,7 @@ class AttentionInputs:
 
     @property
     def question_query(self) -> Tensor:
-        """[B, H, Q, D] the rows behind the visual tokens."""
+        """[B, H, Q, D] the rows after the visual tokens."""
         return self.query[:, :, self.visual_slice.stop :]
 
 

@@ -72,7 +72,7 @@ def test_prumerge_needs_a_run_of_the_tower(model, build_lm):
             handle._engine._method._take([2])
         with pytest.raises(ValueError, match="without a run of the tower"):
             handle._engine._method._take([3])
-    with pytest.raises(ValueError, match="attention is known for llava_onevision, pllava, st_llm"):
+    with pytest.raises(ValueError, match="CausalLMAdapter names no vision side whose"):
         apply_method(build_lm(), "prumerge", {})
 
 

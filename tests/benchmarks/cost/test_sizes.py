@@ -16,7 +16,7 @@ pytestmark = pytest.mark.one_version
 
 
 def test_every_command_has_the_same_sizes():
-    names = ["llava-onevision-7b", "llava-onevision-0.5b", "pllava-7b", "st-llm-7b"]
+    names = ["llava-onevision-7b", "pllava-7b", "st-llm-7b", "llava-onevision-0.5b"]
     assert list(SIZES) == list(MODELS) == names
     assert set(published()) < set(names)
     with pytest.raises(ModelError, match=f"model must be {', '.join(names)} or a checkpoint"):
