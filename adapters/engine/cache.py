@@ -10,14 +10,14 @@ its class is swapped for a subclass of itself, and swapped back by ``reset()``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache as memoize
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
 from prunevid_kernels import compact
 
@@ -169,7 +169,7 @@ def is_static(cache: Cache) -> bool:
     return bool(cache.layers) and isinstance(cache.layers[0], StaticLayer)
 
 
-def require_supported(cache: Cache) -> None:
+def _require_supported(cache: Cache) -> None:
     """Refuse the caches whose entries cannot be gathered.
 
     Raises:
@@ -183,6 +183,24 @@ def require_supported(cache: Cache) -> None:
             "pruning supports caches of DynamicLayer or StaticLayer (full attention, not "
             f"quantized, no sliding window, no linear attention), got {kinds.pop().__name__}"
         )
+
+
+def cache_to_fill(kwargs: Mapping[str, Any], config: Any) -> Cache | None:
+    """The cache that a decoder will fill; made here if the decoder would make it.
+
+    Args:
+        kwargs: the decoder's arguments.
+        config: of the decoder.
+
+    Raises:
+        ValueError: a cache of a kind that cannot be pruned.
+    """
+    cache, use_cache = kwargs.get("past_key_values"), kwargs.get("use_cache")
+    if cache is None and (config.use_cache if use_cache is None else use_cache):
+        cache = DynamicCache(config=config)
+    if cache is not None:
+        _require_supported(cache)
+    return cache
 
 
 def gather_entries(cache: Cache, num_layers: int, index: Tensor) -> None:

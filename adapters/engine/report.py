@@ -122,6 +122,28 @@ class PruneCall:
     method: str = "prunevid"
     timer: StageTimer = field(default_factory=StageTimer, repr=False)
 
+    @classmethod
+    def passed_through(
+        cls, method: str, num_layers: int, length: int, image_tokens: tuple[int, ...]
+    ) -> PruneCall:
+        """The record of prompts without a video.
+
+        Args:
+            method: name of the pruning method.
+            num_layers: decoder layers.
+            length: of the prompts, padding included.
+            image_tokens: for each prompt, its tokens that are of images.
+        """
+        return cls(
+            kind="image-only" if any(image_tokens) else "text-only",
+            num_layers=num_layers,
+            layer=None,
+            videos=(),
+            other_tokens=(length,) * len(image_tokens),
+            image_tokens=image_tokens,
+            method=method,
+        )
+
     @property
     def tokens_before(self) -> int:
         return sum(video.tokens_before for video in self.videos)

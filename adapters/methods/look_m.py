@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..engine.layer_attention import LayerAttention
 from ..engine.method import PruningMethod
 from ..engine.prompt import MergedPrompt
-from ..engine.scoring import LayerAttention
 from .attention import ROWS_PER_BLOCK, attention_received, best
 from .options import require_ratio
 
