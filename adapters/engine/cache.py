@@ -24,7 +24,7 @@ from prunevid_kernels import compact
 
 @dataclass(frozen=True)
 class LateLayers:
-    """The layers behind a selection, where the earlier ones have kept everything they had cached.
+    """The layers after a selection, where the earlier ones have kept everything they had cached.
 
     Attributes:
         first: index of the first of them.
@@ -46,7 +46,7 @@ class PrunedState:
         fed: tokens that the caller had fed, padding included.
         held: entries of each layer, save for the late ones.
         kv_mask: [B, held] bool, False for padding; None if there is none. A static cache, whose
-            length no graph may read, has it at full capacity, True behind ``held``.
+            length no graph may read, has it at full capacity, True after ``held``.
         position_offset: [B] int64: the position of a token, less its place in the cache; None where
             the caller's own positions hold.
         is_active: whether the model that the cache belongs to is still pruned.
@@ -204,8 +204,14 @@ def cache_to_fill(kwargs: Mapping[str, Any], config: Any) -> Cache | None:
 
 
 def gather_entries(cache: Cache, num_layers: int, index: Tensor) -> None:
-    """Cut the entries of the first ``num_layers`` layers down to ``index`` [B, K], keys and values
-    of all layers in one launch for each device."""
+    """Cut the entries of the first layers, keys and values of all of them in one launch for each
+    device.
+
+    Args:
+        cache: of a call.
+        num_layers: how many layers.
+        index: [B, K] the entries to keep.
+    """
     by_device: dict[torch.device, list[Any]] = {}
     for layer in cache.layers[:num_layers]:
         by_device.setdefault(layer.keys.device, []).append(layer)
@@ -217,8 +223,15 @@ def gather_entries(cache: Cache, num_layers: int, index: Tensor) -> None:
 
 
 def replace_entries(cache: Cache, layer: int, past: int, keys: Tensor, values: Tensor) -> None:
-    """Let one layer hold ``keys`` and ``values`` [B, Hkv, K, D] behind its first ``past`` entries,
-    instead of what it has there."""
+    """Let one layer hold other entries after its first ones.
+
+    Args:
+        cache: of a call.
+        layer: index of the layer.
+        past: the entries that stay as they are.
+        keys: [B, Hkv, K, D] instead of the keys that it has after those.
+        values: [B, Hkv, K, D].
+    """
     held: Any = cache.layers[layer]
     _store(
         held,

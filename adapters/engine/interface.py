@@ -39,7 +39,7 @@ class PromptVisuals:
         videos: the spans to prune, in order.
         images: (start, stop) of image tokens, which are neither pruned nor question rows.
         separators: (start, stop) of other tokens that are neither, such as the newline embedding
-            that LLaVA-OneVision puts behind a video.
+            that some models put after a video.
     """
 
     videos: tuple[VideoSpan, ...] = ()

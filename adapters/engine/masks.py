@@ -258,7 +258,7 @@ def _as_2d(mask: Any, fed: int, length: int, *, is_pruned: bool) -> Tensor | Non
         return mask.bool()
     if is_pruned:
         # It was expanded from a mask over fed tokens to one over held entries: meaningless. A
-        # prompt behind others has no padding of its own in any caller that expands.
+        # prompt after others has no padding of its own in any caller that expands.
         return None
     last = mask[:, 0, -1, : fed + length]  # the last token sees all that is not padding
     return last if last.dtype == torch.bool else last >= 0

@@ -29,8 +29,8 @@ class NothingPrunedWarning(UserWarning):
 class StageTimer:
     """Time spent in each stage of one call: wall clock on a CPU, events on a GPU.
 
-    A GPU works behind the host's back, so two events a stage are recorded in its stream and read,
-    after waiting for them, only when somebody asks.
+    A GPU runs asynchronously, so two events a stage are recorded in its stream and read, after
+    waiting for them, only when somebody asks.
     """
 
     def __init__(self) -> None:
@@ -189,8 +189,8 @@ class PruneCall:
         nothing is known of a cache)."""
         if not self.cached_tokens:
             return 1.0
-        dense = self.num_layers * (self.tokens_before + sum(self.other_tokens))
-        return sum(map(sum, self.cached_tokens)) / dense
+        unpruned = self.num_layers * (self.tokens_before + sum(self.other_tokens))
+        return sum(map(sum, self.cached_tokens)) / unpruned
 
     @property
     def merge_seconds(self) -> float:

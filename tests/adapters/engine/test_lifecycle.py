@@ -320,7 +320,7 @@ def test_linear_attention_cache_is_refused(model):
 
 
 def test_features_that_are_not_finite(model, monkeypatch):
-    """Found by the merge, or, with a budget on a GPU, left to be read behind the prompt."""
+    """Found by the merge, or, with a budget on a GPU, left to be read after the prompt."""
     inputs = question()
     inputs["pixel_values_videos"][0, 3, 0, 0, 0] = torch.nan
     with prune(model, CONFIG) as handle:
@@ -348,7 +348,7 @@ def test_merge_alone_needs_no_cache(model):
     assert result.sequences.equal(expected.sequences)
 
 
-def test_short_mask_behind_a_pruned_prompt_is_refused(model):
+def test_short_mask_after_a_pruned_prompt_is_refused(model):
     with prune(model, CONFIG):
         cache = model(**question()).past_key_values
         with pytest.raises(ValueError, match="attention_mask must cover the 141 tokens fed before"):
