@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .engine.engine import unprune
     from .engine.interface import PromptVisuals, VideoSpan
     from .engine.report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
     from .families.video_model import ModelError, VideoModel, load_video_model
@@ -28,9 +29,11 @@ __all__ = [
     "load_video_model",
     "prune",
     "prune_by",
+    "unprune",
 ]
 
 _HOMES = {
+    ".engine.engine": ("unprune",),
     ".engine.interface": ("PromptVisuals", "VideoSpan"),
     ".engine.report": ("NothingPrunedWarning", "PruneCall", "PruneReport", "VideoRecord"),
     ".families.video_model": ("ModelError", "VideoModel", "load_video_model"),

@@ -10,21 +10,21 @@ its class is swapped for a subclass of itself, and swapped back by ``reset()``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache as memoize
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
 from prunevid_kernels import compact
 
 
 @dataclass(frozen=True)
 class LateLayers:
-    """The layers behind a selection, where the earlier ones have kept everything they had cached.
+    """The layers after a selection, where the earlier ones have kept everything they had cached.
 
     Attributes:
         first: index of the first of them.
@@ -46,7 +46,7 @@ class PrunedState:
         fed: tokens that the caller had fed, padding included.
         held: entries of each layer, save for the late ones.
         kv_mask: [B, held] bool, False for padding; None if there is none. A static cache, whose
-            length no graph may read, has it at full capacity, True behind ``held``.
+            length no graph may read, has it at full capacity, True after ``held``.
         position_offset: [B] int64: the position of a token, less its place in the cache; None where
             the caller's own positions hold.
         is_active: whether the model that the cache belongs to is still pruned.
@@ -169,7 +169,7 @@ def is_static(cache: Cache) -> bool:
     return bool(cache.layers) and isinstance(cache.layers[0], StaticLayer)
 
 
-def require_supported(cache: Cache) -> None:
+def _require_supported(cache: Cache) -> None:
     """Refuse the caches whose entries cannot be gathered.
 
     Raises:
@@ -185,9 +185,33 @@ def require_supported(cache: Cache) -> None:
         )
 
 
+def cache_to_fill(kwargs: Mapping[str, Any], config: Any) -> Cache | None:
+    """The cache that a decoder will fill; made here if the decoder would make it.
+
+    Args:
+        kwargs: the decoder's arguments.
+        config: of the decoder.
+
+    Raises:
+        ValueError: a cache of a kind that cannot be pruned.
+    """
+    cache, use_cache = kwargs.get("past_key_values"), kwargs.get("use_cache")
+    if cache is None and (config.use_cache if use_cache is None else use_cache):
+        cache = DynamicCache(config=config)
+    if cache is not None:
+        _require_supported(cache)
+    return cache
+
+
 def gather_entries(cache: Cache, num_layers: int, index: Tensor) -> None:
-    """Cut the entries of the first ``num_layers`` layers down to ``index`` [B, K], keys and values
-    of all layers in one launch for each device."""
+    """Cut the entries of the first layers, keys and values of all of them in one launch for each
+    device.
+
+    Args:
+        cache: of a call.
+        num_layers: how many layers.
+        index: [B, K] the entries to keep.
+    """
     by_device: dict[torch.device, list[Any]] = {}
     for layer in cache.layers[:num_layers]:
         by_device.setdefault(layer.keys.device, []).append(layer)
@@ -199,8 +223,15 @@ def gather_entries(cache: Cache, num_layers: int, index: Tensor) -> None:
 
 
 def replace_entries(cache: Cache, layer: int, past: int, keys: Tensor, values: Tensor) -> None:
-    """Let one layer hold ``keys`` and ``values`` [B, Hkv, K, D] behind its first ``past`` entries,
-    instead of what it has there."""
+    """Let one layer hold other entries after its first ones.
+
+    Args:
+        cache: of a call.
+        layer: index of the layer.
+        past: the entries that stay as they are.
+        keys: [B, Hkv, K, D] instead of the keys that it has after those.
+        values: [B, Hkv, K, D].
+    """
     held: Any = cache.layers[layer]
     _store(
         held,

@@ -1,4 +1,4 @@
-"""One forward call as the engine sees it: its arguments, and what is known of it on the way.
+"""One forward call of a pruned model: where its videos are, and what is known of it on the way.
 
 What a call needs between its entry and the decoder lives in a context variable, one for each thread
 and task, never on a module.
@@ -7,48 +7,44 @@ and task, never on a module.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from .interface import PromptVisuals
-from .prefill import Prefill
+from .interface import ModelAdapter, PromptVisuals
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .prefill import Prefill
 
 
 @dataclass(eq=False)
 class Call:
-    """A call with visual features on its way through the model.
+    """A call that brings a prompt, on its way through the model.
 
     Attributes:
         engine: whose call it is.
-        owner: the entry that it began at.
-        prompts: what its prompts hold.
+        entry: the module that it began at.
+        prompts: what its prompts hold besides text.
         candidates: tokens at the end that assisted decoding wants checked; not part of the prompt.
+        has_videos: whether any of its prompts has a video.
+        stage: how far it has come: it is not yet in the decoder, in it, or has run through it.
         prefill: the pruning under way, from the decoder's call on.
-        is_done: the prompt has run.
         last_hidden: [B, 1, C] the prompt's last row, when it ran without its candidates.
     """
 
-    engine: object
-    owner: nn.Module
+    engine: Engine
+    entry: object
     prompts: list[PromptVisuals]
     candidates: int
+    has_videos: bool
+    stage: Literal["entered", "running", "done"] = "entered"
     prefill: Prefill | None = None
-    is_done: bool = False
     last_hidden: Tensor | None = None
-
-    def has_started(self) -> bool:
-        """Whether its decoder was reached."""
-        return self.is_done or self.prefill is not None
-
-    def close(self) -> None:
-        """Unhook the decoder layers."""
-        if self.prefill is not None:
-            self.prefill.close()
 
 
 @dataclass(eq=False)
@@ -64,21 +60,63 @@ current_call: ContextVar[Call | None] = ContextVar("prunevid_call", default=None
 announced: ContextVar[Announcement | None] = ContextVar("prunevid_announcement", default=None)
 
 
-def discard_call() -> None:
-    """End the call that is under way in this context, if there is one."""
-    call = current_call.get()
-    if call is not None:
-        call.close()
-        current_call.set(None)
+def read_prompts(
+    adapter: ModelAdapter,
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    announcement: Announcement | None,
+) -> list[PromptVisuals] | None:
+    """What is not text in the prompts of a call; None if it continues some.
+
+    Args:
+        adapter: of the model.
+        model: the model, without a wrapper.
+        inputs: the arguments of the call.
+        announcement: the videos of a prompt that comes as embeddings, if the caller has told them.
+
+    Raises:
+        ValueError: videos that cannot be placed, or whose features are missing.
+    """
+    if adapter.brings_visuals(inputs):
+        return adapter.locate(model, inputs)
+    ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+    if embeds is not None and announcement is not None and not announcement.is_used:
+        announcement.is_used = True
+        return _expand_prompts(announcement.prompts, embeds.shape[0])
+    tokens = ids if embeds is None else embeds
+    if tokens is None or not is_first(inputs.get("past_key_values"), tokens.shape[1]):
+        return None
+    video_id = adapter.video_token_id(model)
+    if ids is not None and video_id is not None and (ids == video_id).any():
+        raise ValueError(
+            "the prompt has video tokens but no video features came with it; pixel values are "
+            "missing, or it was cut by prefill_chunk_size, which pruning does not support"
+        )
+    return [PromptVisuals()] * len(tokens)
+
+
+def count_candidates(inputs: Mapping[str, Any]) -> int:
+    """Tokens at the end of the prompt that are there to be checked: assisted decoding asks for the
+    logits of each of them and of the one before."""
+    logits_to_keep = inputs.get("logits_to_keep")
+    return max(0, logits_to_keep - 1) if isinstance(logits_to_keep, int) else 0
+
+
+def end_call(call: Call) -> None:
+    """End the call that is under way in this context, and unhook its layers."""
+    current_call.set(None)
+    if call.prefill is not None:
+        call.prefill.hooks.close()
+    call.engine.forget(call)
 
 
 def bind_arguments(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """The arguments of a forward call by name."""
+    """The arguments of a call of ``forward`` by name."""
     if not args:
         return kwargs
-    bound = inspect.signature(module.forward).bind_partial(*args)
+    bound = inspect.signature(forward).bind_partial(*args)
     return {**bound.arguments, **kwargs}
 
 
@@ -98,13 +136,6 @@ def is_first(cache: Cache | None, length: int) -> bool:
     return fed == 0
 
 
-def count_candidates(inputs: Mapping[str, Any]) -> int:
-    """Tokens at the end of the prompt that are there to be checked: assisted decoding asks for the
-    logits of each of them and of the one before."""
-    logits_to_keep = inputs.get("logits_to_keep")
-    return max(0, logits_to_keep - 1) if isinstance(logits_to_keep, int) else 0
-
-
 def without_last(mask: Any, count: int) -> Any:
     """An attention mask for the prompt without its last ``count`` tokens."""
     if isinstance(mask, dict):
@@ -114,8 +145,16 @@ def without_last(mask: Any, count: int) -> Any:
     return mask[:, :, :-count]
 
 
-def expand_prompts(prompts: list[PromptVisuals], batch: int) -> list[PromptVisuals]:
-    """``generate`` repeats each prompt for its beams and returned sequences."""
+def _expand_prompts(prompts: list[PromptVisuals], batch: int) -> list[PromptVisuals]:
+    """One entry for each row: ``generate`` repeats prompts for its beams and returned sequences.
+
+    Args:
+        prompts: as they were announced.
+        batch: rows of the call.
+
+    Raises:
+        ValueError: ``batch`` is no multiple of the announced prompts.
+    """
     if not prompts or batch % len(prompts):
         raise ValueError(
             f"videos were announced for {len(prompts)} prompts, but the batch has {batch}"

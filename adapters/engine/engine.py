@@ -1,11 +1,17 @@
 """Pruning inside an unmodified transformers model, by hooks.
 
-Hooks sit on three kinds of modules. The *entries*, where a call with videos begins, find out where
-the videos are. The *text decoder* gets merged prompts instead of full ones, and, when it continues
-a pruned cache, the mask and positions that fit it. The *decoder layers* are hooked only while one
-such prompt runs (:mod:`.prefill`). What a sequence needs later lives on its cache (:mod:`.cache`),
-what a call needs on the way in a context variable, so nothing is kept on modules and threads do not
-meet.
+Hooks sit on three kinds of modules, and this is the way of a prompt past them:
+
+1. The *entries*, where a call begins, find out where the videos are (``_at_entry``).
+2. The *text decoder* gets merged prompts instead of whole ones (``_before_decoder``), and, when it
+   continues a pruned cache, the mask and positions that fit it (:mod:`.decoding`).
+3. The *decoder layers* are hooked only while one such prompt runs (:mod:`.prefill`).
+4. After the decoder, the call is written down (``_after_decoder``, ``_after_entry``).
+
+What a sequence needs later lives on its cache (:mod:`.cache`), what a call needs on the way in a
+context variable (:mod:`.calls`), so nothing is kept on modules and threads do not meet. A model may
+be pruned and restored while other threads run it: hooks act once all are up; a prompt that began
+pruned ends pruned, and the hooks go with the last of those.
 
 Tried and rejected: subclassing the model (its ``forward`` would have to be copied for each family
 and version); a loop of our own over the decoder's layers (loses ``output_hidden_states`` and
@@ -15,16 +21,16 @@ wrong).
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, DynamicCache
 
-from .cache import is_static, require_supported, state_of
+from .cache import cache_to_fill, is_static, state_of
 from .calls import (
     Announcement,
     Call,
@@ -32,25 +38,31 @@ from .calls import (
     bind_arguments,
     count_candidates,
     current_call,
-    discard_call,
-    expand_prompts,
-    is_first,
+    end_call,
+    read_prompts,
     tokens_of,
-    without_last,
 )
+from .decoding import continue_late_layer, continue_prompt, prompt_then_candidates
 from .interface import ModelAdapter, PromptVisuals
-from .masks import continue_pruned, layer_mask, read_padding
+from .layer_attention import tensor_parallel_group
 from .method import PruningMethod
-from .prefill import Prefill
+from .prefill import PrunedModel, begin, finish
 from .report import NothingPrunedWarning, PruneCall, PruneReport
-from .scoring import tensor_parallel_group
+from .supported import (
+    refuse_compiled_prompt,
+    require_supported_decoder,
+    require_uncompiled,
+    transformers_model,
+)
+
+_pruning = threading.Lock()  # of two threads that prune one model, the second is refused
 
 
 class Engine:
     """The hooks of one pruned model. Use :func:`prunevid_kernels.adapters.prune`.
 
     Args:
-        model: the model to prune.
+        model: the model to prune, inside a PEFT wrapper or not.
         adapter: where things live in it.
         method: what to do.
 
@@ -59,30 +71,51 @@ class Engine:
     """
 
     def __init__(self, model: nn.Module, adapter: ModelAdapter, method: PruningMethod) -> None:
-        self._model = model
-        self._adapter = adapter
-        self._method = method
-        self._decoder: Any = adapter.decoder(model)
-        self._entries = list(adapter.entries(model))
-        self._group = tensor_parallel_group(model)
-        _require_supported_decoder(self._decoder, method)
-        _require_unpruned(self._decoder)
+        require_uncompiled([model])
+        inner = transformers_model(model)
+        decoder: Any = adapter.decoder(inner)
+        entries = list(adapter.entries(inner))
+        require_supported_decoder(decoder, method)
+        require_uncompiled([*entries, *decoder.modules()])
+        self._inner, self._adapter = inner, adapter
+        # A wrapper's own forward may take anything; what it takes is what the model takes.
+        self._forwards = {id(entry): entry.forward for entry in entries}
+        if model is not inner:
+            entries.insert(0, model)
+            self._forwards[id(model)] = inner.forward
+        self._entries = entries
+        late = decoder.layers[method.layer + 1 :] if method.keeps_early_caches else []
+        self._model = PrunedModel(
+            method=method,
+            decoder=decoder,
+            renumbers=adapter.positions == "renumber",
+            late_layers=list(late),
+            group=tensor_parallel_group(inner),
+            is_active=self.is_active,
+        )
         self.report = PruneReport()
         self._has_pruned = False
-        self._is_active = True
+        self._is_active = False
+        self._running: set[Call] = set()
+        self._lock = threading.RLock()
         self._hooks = ExitStack()
-        method.watch(model, adapter, self._hooks)
+        with _pruning:
+            if find_engine(decoder) is not None:
+                raise ValueError("model is already pruned; remove the other handle first")
+            with ExitStack() as undo:
+                undo.callback(self._hooks.close)
+                method.watch(inner, adapter, self._hooks)
+                self._hook_modules()
+                undo.pop_all()
+            self._is_active = True
+
+    def _hook_modules(self) -> None:
         for entry in self._entries:
-            self._hook(entry, self._on_entry, self._on_exit)
-        self._hook(self._decoder, self._before_decoder, self._after_decoder)
-        self._late_layers: list[nn.Module] = []
-        if method.keeps_early_caches and method.layer is not None:
-            layers = cast(nn.ModuleList, self._decoder.layers)
-            self._late_layers = list(layers[method.layer + 1 :])
-        for layer in self._late_layers:
-            self._hooks.callback(
-                layer.register_forward_pre_hook(self._before_late_layer, with_kwargs=True).remove
-            )
+            self._hook(entry, self._at_entry, self._after_entry)
+        self._hook(self._model.decoder, self._before_decoder, self._after_decoder)
+        for layer in self._model.late_layers:
+            handle = layer.register_forward_pre_hook(self._before_late_layer, with_kwargs=True)
+            self._hooks.callback(handle.remove)
 
     def _hook(self, module: nn.Module, before: Any, after: Any) -> None:
         self._hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -98,23 +131,36 @@ class Engine:
     def is_active(self) -> bool:
         return self._is_active
 
-    def owns(self, decoder: nn.Module) -> bool:
-        return decoder is self._decoder
+    def prunes(self, module: nn.Module) -> bool:
+        """Whether a module is the decoder of this engine's model, which is still pruned."""
+        return self._is_active and module is self._model.decoder
 
     def remove(self) -> None:
-        """Unhook the model; again does nothing."""
-        if self._call() is not None:
-            discard_call()
-        self._hooks.close()
-        self._is_active = False
+        """Stop pruning, and unhook the model; again does nothing.
 
-    def _call(self) -> Call | None:
-        """This model's call that is under way in this context."""
-        call = current_call.get()
-        return call if call is not None and call.engine is self else None
+        Prompts that other threads are in the middle of end as they began, and the hooks, which do
+        nothing else by then, go with the last of them.
+        """
+        with self._lock:
+            self._is_active = False
+        call = self._call()
+        if call is not None:
+            end_call(call)
+        self._unhook_if_over()
+
+    def forget(self, call: Call) -> None:
+        """A call has ended."""
+        with self._lock:
+            self._running.discard(call)
+        self._unhook_if_over()
+
+    def _unhook_if_over(self) -> None:
+        with self._lock:
+            if not self._is_active and not self._running:
+                self._hooks.close()
 
     def warn_if_idle(self) -> None:
-        if not self._has_pruned:
+        if not self._has_pruned and not self._running:
             warnings.warn(
                 "the model was pruned, but no prompt with a video reached it: nothing was pruned",
                 NothingPrunedWarning,
@@ -135,257 +181,164 @@ class Engine:
                 "videos were announced, but no prompt given as inputs_embeds reached the model"
             )
 
-    # ---------------------------------------------------------------------------------- entries
+    def _call(self) -> Call | None:
+        """This model's call that is under way in this context."""
+        call = current_call.get()
+        return call if call is not None and call.engine is self else None
 
-    def _on_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not any(module is entry for entry in self._entries):
+    # -------------------------------------------------------------------- 1. where the videos are
+
+    def _at_entry(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any = None) -> None:
+        # While torch puts the hook up or takes it down, it calls it without kwargs.
+        if kwargs is None or id(module) not in self._forwards:
             return
-        inputs = bind_arguments(module, args, kwargs)
         if torch.compiler.is_compiling():
-            if self._adapter.brings_visuals(inputs):
-                raise RuntimeError(
-                    "a prompt with videos cannot run inside torch.compile while the model is "
-                    "pruned; compile the decoding steps only, as generate does"
-                )
+            inputs = bind_arguments(self._forwards[id(module)], args, kwargs)
+            if self._is_active and self._adapter.brings_visuals(inputs):
+                refuse_compiled_prompt()
             return
-        call = self._call()
-        if call is not None and call.owner is not module and not call.has_started():
+        call = current_call.get()
+        if call and call.engine is self and call.entry is not module and call.stage == "entered":
             return  # an inner entry of a call that has begun
-        discard_call()  # left over from one that was killed, by Ctrl-C for example
-        prompts = self._locate(inputs)
+        if call is not None:
+            end_call(call)  # left over from one that was killed, by Ctrl-C for example
+        if not self._is_active:
+            return
+        inputs = bind_arguments(self._forwards[id(module)], args, kwargs) if args else kwargs
+        announcement = announced.get()
+        if announcement is not None and announcement.engine is not self:
+            announcement = None
+        prompts = read_prompts(self._adapter, self._inner, inputs, announcement)
         if prompts is None:
             return
-        if inputs.get("labels") is not None:
+        has_videos = any(prompt.videos for prompt in prompts)
+        if has_videos and inputs.get("labels") is not None:
             raise ValueError(
                 "labels: the training loss of a pruned prompt is not defined, its tokens are fewer"
             )
-        current_call.set(Call(self, module, prompts, count_candidates(inputs)))
+        call = Call(self, module, prompts, count_candidates(inputs), has_videos)
+        with self._lock:
+            if self._is_active:
+                self._running.add(call)
+                current_call.set(call)
 
-    def _locate(self, inputs: Mapping[str, Any]) -> list[PromptVisuals] | None:
-        """What the prompts of a call hold; None if it brings no visual features."""
-        if self._adapter.brings_visuals(inputs):
-            return self._adapter.locate(self._model, inputs)
-        embeds, announcement = inputs.get("inputs_embeds"), announced.get()
-        if embeds is not None and announcement is not None:
-            if announcement.engine is self and not announcement.is_used:
-                announcement.is_used = True
-                return expand_prompts(announcement.prompts, embeds.shape[0])
-        ids, video_id = inputs.get("input_ids"), self._adapter.video_token_id(self._model)
-        if ids is not None and video_id is not None:
-            if is_first(inputs.get("past_key_values"), ids.shape[1]) and (ids == video_id).any():
-                raise ValueError(
-                    "the prompt has video tokens but no video features came with it; pixel values "
-                    "are missing, or it was cut by prefill_chunk_size, which pruning does not "
-                    "support"
-                )
-        return None
-
-    def _on_exit(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
-        call = self._call()
-        if call is None or call.owner is not module:
-            return
-        discard_call()
-        # output is None when forward raised
-        if output is not None and not call.is_done:
-            raise RuntimeError(
-                "a prompt with videos ran, but its text decoder was never called in a way that "
-                "could be pruned (is it compiled?)"
-            )
-
-    # ---------------------------------------------------------------------------------- decoder
+    # ------------------------------------------------------------------------- 2. into the decoder
 
     def _before_decoder(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Any = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if module is not self._decoder:
+        if kwargs is None or module is not self._model.decoder:
             return None
-        kwargs = bind_arguments(module, args, kwargs)
+        kwargs = bind_arguments(module.forward, args, kwargs) if args else kwargs
         call = None if torch.compiler.is_compiling() else self._call()
-        if call is not None and not call.is_done:
-            if any(prompt.videos for prompt in call.prompts):
+        if call is not None and call.stage != "done":
+            if call.has_videos:
                 return (), self._begin(call, kwargs)
-            self._pass_through(kwargs, call.prompts)
-            call.is_done = True
-            return (), kwargs
-        cache = kwargs.get("past_key_values")
-        state = state_of(cache)
-        if state is not None:
-            return (), self._continue(kwargs)
-        if torch.compiler.is_compiling() or call is not None:
-            return (), kwargs
-        batch, length = tokens_of(kwargs).shape[:2]
-        if is_first(cache, length):
-            self._pass_through(kwargs, [PromptVisuals()] * batch)
+            self._pass_through(call, kwargs)
+        elif self._is_active and state_of(kwargs.get("past_key_values")) is not None:
+            return (), continue_prompt(self._model, kwargs)
         return (), kwargs
 
     def _begin(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Start pruning the prompt of a decoder call."""
-        method, embeds = self._method, kwargs["inputs_embeds"]
-        cache = self._cache_of(kwargs)
+        method = self._model.method
+        cache = cache_to_fill(kwargs, self._model.decoder.config)
         if cache is None and method.needs_cache:
             raise ValueError(
                 "pruning inside the decoder needs a key/value cache: use_cache=False runs the "
                 "whole sequence anew at each step, answer included; pass use_cache=True, or prune "
                 "before the decoder only (select=False)"
             )
-        if call.candidates and method.needs_cache:
-            return self._prompt_then_candidates(call, kwargs)
-        padding, late_padding = (
-            read_padding(
-                kwargs.get("attention_mask"),
-                cache,
-                batch=embeds.shape[0],
-                length=embeds.shape[1],
-                late=late,
-            )
-            for late in (False, True)
-        )
-        call.prefill = Prefill(
-            method,
-            self._adapter.positions,
-            self._decoder,
-            call.prompts,
-            cache,
-            group=self._group,
-            is_current=lambda: current_call.get() is call,
-            is_active=self.is_active,
-        )
-        inputs = call.prefill.begin(embeds, padding, late_padding, kwargs.get("position_ids"))
-        return {**kwargs, **inputs, "past_key_values": cache}
-
-    def _cache_of(self, kwargs: Mapping[str, Any]) -> Cache | None:
-        """The cache that the decoder will fill; made here if the decoder would make it."""
-        cache = kwargs.get("past_key_values")
-        use_cache = kwargs.get("use_cache")
-        if cache is None and (self._decoder.config.use_cache if use_cache is None else use_cache):
-            cache = DynamicCache(config=self._decoder.config)
-        if cache is not None:
-            require_supported(cache)
-            if self._late_layers and is_static(cache):
-                raise ValueError(
-                    f"{self._method.name} leaves layers with caches of two lengths, which a static "
-                    "cache cannot answer for; use a dynamic one"
-                )
-        return cache
-
-    def _prompt_then_candidates(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Run the prompt alone first, and go on with the candidates behind its pruned cache.
-
-        In one pass, the candidates would be question rows, and would see, in the first layers, the
-        tokens that are dropped.
-        """
-        if kwargs.get("output_hidden_states") or kwargs.get("output_attentions"):
+        if cache is not None and self._model.late_layers and is_static(cache):
             raise ValueError(
-                "output_hidden_states and output_attentions are not supported where a pruned "
-                "prompt comes with candidate tokens (assisted decoding, logits_to_keep > 1)"
+                f"{method.name} leaves layers with caches of two lengths, which a static cache "
+                "cannot answer for; use a dynamic one"
             )
-        count, call.candidates = call.candidates, 0
-        embeds, positions = kwargs["inputs_embeds"], kwargs.get("position_ids")
-        mask = kwargs.get("attention_mask")
-        prompt = {
-            **kwargs,
-            "inputs_embeds": embeds[:, :-count],
-            "attention_mask": without_last(mask, count),
-            "position_ids": None if positions is None else positions[..., :-count],
-        }
-        outputs = self._decoder(**prompt)
-        call.last_hidden = outputs.last_hidden_state[:, -1:]
-        candidates = {
-            **kwargs,
-            "inputs_embeds": embeds[:, -count:],
-            "position_ids": None if positions is None else positions[..., -count:],
-            "past_key_values": outputs.past_key_values,
-        }
-        return self._continue(candidates)
+        if call.candidates and method.needs_cache:
+            return prompt_then_candidates(self._model, call, kwargs)
+        call.prefill, inputs = begin(self._model, call.prompts, cache, kwargs)
+        call.stage = "running"
+        return inputs
 
-    def _continue(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Mask and positions for tokens behind a pruned prompt."""
-        cache, tokens = kwargs["past_key_values"], tokens_of(kwargs)
-        state, given = (
-            cache.pruned_state,
-            (kwargs.get("attention_mask"), kwargs.get("position_ids")),
-        )
-        mask, positions = continue_pruned(state, cache, *given, tokens)
-        if self._late_layers:
-            late, first = state.of_late_layers(), state.late.first
-            late_mask, _ = continue_pruned(late, cache, *given, tokens, layer=first)
-            cache.late_mask = layer_mask(self._decoder, tokens, late_mask, cache, first)
-        return {**kwargs, "attention_mask": mask, "position_ids": positions}
+    def _pass_through(self, call: Call, kwargs: Mapping[str, Any]) -> None:
+        images = tuple(sum(stop - start for start, stop in each.images) for each in call.prompts)
+        num_layers, length = len(self._model.decoder.layers), tokens_of(kwargs).shape[1]
+        name = self._model.method.name
+        self.report.calls.append(PruneCall.passed_through(name, num_layers, length, images))
+        call.stage = "done"
 
     def _before_late_layer(
-        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+        self, module: nn.Module, args: Any, kwargs: Any = None
     ) -> tuple[Any, dict[str, Any]] | None:
-        """The mask that :meth:`_continue` has left on the cache. While a prompt is pruned, the
-        prefill's own hook comes after this one and has the last word."""
-        cache = kwargs.get("past_key_values")
-        if module not in self._late_layers or state_of(cache) is None:
+        if kwargs is None or not self._is_active or module not in self._model.late_layers:
             return None
-        return args, {**kwargs, "attention_mask": cache.late_mask}  # type: ignore[union-attr]
+        inputs = continue_late_layer(kwargs)
+        return None if inputs is None else (args, inputs)
 
-    def _pass_through(self, kwargs: Mapping[str, Any], prompts: Sequence[PromptVisuals]) -> None:
-        """Record prompts without a video."""
-        images = tuple(sum(b - a for a, b in prompt.images) for prompt in prompts)
-        length = tokens_of(kwargs).shape[1]
-        self.report.calls.append(
-            PruneCall(
-                kind="image-only" if any(images) else "text-only",
-                num_layers=len(self._decoder.layers),
-                layer=None,
-                videos=(),
-                other_tokens=(length,) * len(prompts),
-                image_tokens=images,
-                method=self._method.name,
-            )
-        )
+    # ------------------------------------------------------------------------ 4. out of the model
 
-    def _after_decoder(
-        self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any
-    ) -> Any:
-        if torch.compiler.is_compiling() or module is not self._decoder:
+    def _after_decoder(self, module: nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
+        if torch.compiler.is_compiling() or module is not self._model.decoder:
             return None
-        call = self._call()
+        call, output = self._call(), kwargs_and_output[-1]
         if call is None or output is None:  # output is None when forward raised
             return None
-        if call.prefill is not None and not call.is_done:
-            call.close()
-            self._finish(call.prefill.end())
-            call.is_done = True
+        if call.prefill is not None and call.stage == "running":
+            call.prefill.hooks.close()
+            self._write_down(finish(call.prefill))
+            call.stage = "done"
         elif call.last_hidden is not None:
             hidden = torch.cat((call.last_hidden, output.last_hidden_state), dim=1)
             output.last_hidden_state, call.last_hidden = hidden, None
             return output
         return None
 
-    def _finish(self, record: PruneCall) -> None:
+    def _write_down(self, record: PruneCall) -> None:
         self.report.calls.append(record)
         self._has_pruned = True
-        if self._method.prunes and not record.has_pruned:
+        if self._model.method.prunes and not record.has_pruned:
             warnings.warn(
                 f"nothing was pruned: all {record.tokens_before} visual tokens of a prompt were "
-                f"kept, with {self._method}",
+                f"kept, with {self._model.method}",
                 NothingPrunedWarning,
                 stacklevel=2,
             )
 
+    def _after_entry(self, module: nn.Module, args: Any, *kwargs_and_output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        call, output = self._call(), kwargs_and_output[-1]
+        if call is None or call.entry is not module:
+            return
+        end_call(call)
+        # output is None when forward raised
+        if output is not None and call.has_videos and call.stage != "done":
+            raise RuntimeError(
+                "a prompt with videos ran, but its text decoder was never called in a way that "
+                "could be pruned (is it compiled?)"
+            )
 
-def _require_supported_decoder(decoder: Any, method: PruningMethod) -> None:
-    kind = decoder.config.model_type
-    if kind not in ("llama", "qwen2"):
-        raise ValueError(f"pruning supports the text decoders llama and qwen2, got {kind}")
-    layer_types = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention"}
-    if layer_types:
-        raise ValueError(f"pruning supports full attention only, the model has {layer_types.pop()}")
-    if method.layer is not None and method.layer >= len(decoder.layers):
-        raise ValueError(
-            f"layer must be less than the model's {len(decoder.layers)} decoder layers, "
-            f"got {method.layer}"
-        )
+
+def find_engine(model: nn.Module) -> Engine | None:
+    """The engine that prunes a model, or the decoder or wrapper of one."""
+    for module in model.modules():
+        for hook in list(module._forward_pre_hooks.values()):
+            engine = getattr(hook, "__self__", None)
+            if isinstance(engine, Engine) and engine.prunes(module):
+                return engine
+    return None
 
 
-def _require_unpruned(decoder: nn.Module) -> None:
-    for hook in decoder._forward_pre_hooks.values():
-        owner = getattr(hook, "__self__", None)
-        if isinstance(owner, Engine) and owner.owns(decoder):
-            raise ValueError("model is already pruned; remove the other handle first")
+def unprune(model: nn.Module) -> bool:
+    """Restore a model whose handle was lost, as one is in a notebook.
+
+    Args:
+        model: pruned or not, in a wrapper or not.
+
+    Returns:
+        Whether it was pruned.
+    """
+    engine = find_engine(model)
+    if engine is not None:
+        engine.remove()
+    return engine is not None

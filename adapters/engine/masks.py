@@ -9,7 +9,7 @@ caches, one already expanded to 4-D.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,21 @@ from .cache import PrunedState, is_static, state_of
 
 
 @dataclass(frozen=True)
+class Held:
+    """What a run of layers holds in its caches once it has seen the prompts.
+
+    Attributes:
+        lengths: entries of each prompt, padding and what was fed before excluded.
+        total: entries of a layer, padding and what was fed before included.
+        kv_mask: [B, total] bool, False for padding; None if there is none.
+    """
+
+    lengths: list[int]
+    total: int
+    kv_mask: Tensor | None
+
+
+@dataclass(frozen=True)
 class PromptPadding:
     """The padding of a prompt that is about to be fed, and of what was fed before.
 
@@ -30,7 +45,7 @@ class PromptPadding:
         held: entries that the cache holds of them.
         first: for each row of the batch, the first token of the prompt that is not padding.
         past_mask: [B, held] bool, False for padding; None if there is none.
-        past_offset: [B] int64, position less place in the cache for what comes behind a pruned
+        past_offset: [B] int64, position less place in the cache for what comes after a pruned
             prompt; None if nothing was pruned before.
         needs_mask: the decoder must get a mask even where nothing is padding. FlashAttention tells
             by its length how much of a static cache is filled.
@@ -46,8 +61,12 @@ class PromptPadding:
     def next_position(self, position_ids: Tensor | None, device: torch.device) -> Tensor:
         """[B] int64: the position of the first token of each prompt that is not padding.
 
-        Behind a pruned prompt it follows from the cache. Behind anything else it is the one that
-        the caller gives, in ``position_ids`` [B or 1, S], or the decoder's own: padding counts.
+        After a pruned prompt it follows from the cache. After anything else it is the one that the
+        caller gives, or the decoder's own: padding counts.
+
+        Args:
+            position_ids: [B or 1, S] the caller's, or None.
+            device: of the result.
         """
         first = torch.tensor(self.first, device=device)
         if self.past_offset is not None:
@@ -56,37 +75,64 @@ class PromptPadding:
             return self.fed + first
         return position_ids.expand(len(first), -1).gather(1, first[:, None])[:, 0]
 
-    def mask(self, lengths: Sequence[int], device: torch.device) -> Tensor | None:
-        """[B, held + longest] bool once the prompts have shrunk to these lengths, padded on the
-        left; None if nothing is padding."""
+    def hold(self, lengths: Sequence[int], device: torch.device) -> Held:
+        """The caches once the prompts have shrunk to ``lengths``, padded on the left."""
         longest, past = max(lengths), self.past_mask
+        held = Held(list(lengths), self.held + longest, None)
         if past is None and min(lengths) == longest and not self.needs_mask:
-            return None
+            return held
         places = torch.arange(longest, device=device)
         block = (
             places >= torch.tensor([longest - length for length in lengths], device=device)[:, None]
         )
         if past is None:
             past = block.new_ones(len(lengths), self.held)
-        return torch.cat((past, block), dim=1)
+        return replace(held, kv_mask=torch.cat((past, block), dim=1))
 
 
 def read_padding(
-    attention_mask: Any, cache: Cache | None, *, batch: int, length: int, late: bool = False
-) -> PromptPadding:
-    """Read the mask of a prompt [batch, length] that goes behind what ``cache`` holds, in its late
-    layers if asked for those.
+    attention_mask: Any, cache: Cache | None, *, batch: int, length: int
+) -> tuple[PromptPadding, PromptPadding]:
+    """Read the mask of a prompt [batch, length] that goes after what ``cache`` holds.
+
+    Args:
+        attention_mask: the caller's.
+        cache: what was fed before; None: nothing, and nothing will be kept.
+        batch: rows.
+        length: of the prompt, padding included.
+
+    Returns:
+        The padding as the first layers see it, and as the late layers of :class:`.cache.LateLayers`
+        do; the same where there are none.
 
     Raises:
         ValueError: a mask of an unknown form or of the wrong length; padding that is not on the
             left of the prompt.
     """
-    state = state_of(cache)
-    fed = 0 if cache is None else int(cache.get_seq_length())
-    held = 0 if cache is None else int(cache.get_query_offset())
-    if late and cache is not None and state is not None and state.late is not None:
-        held = int(cache.get_query_offset(state.late.first))
-        state = state.of_late_layers()
+    if cache is None:
+        padding = _read_padding(attention_mask, None, None, 0, 0, batch, length)
+        return padding, padding
+    state, fed = state_of(cache), int(cache.get_seq_length())
+    padding = _read_padding(
+        attention_mask, cache, state, fed, int(cache.get_query_offset()), batch, length
+    )
+    if state is None or state.late is None:
+        return padding, padding
+    late = state.of_late_layers()
+    held = int(cache.get_query_offset(state.late.first))
+    return padding, _read_padding(attention_mask, cache, late, fed, held, batch, length)
+
+
+def _read_padding(
+    attention_mask: Any,
+    cache: Cache | None,
+    state: PrunedState | None,
+    fed: int,
+    held: int,
+    batch: int,
+    length: int,
+) -> PromptPadding:
+    """The padding as some layers see it, of whose caches ``state`` and ``held`` tell."""
     mask = _as_2d(attention_mask, fed, length, is_pruned=state is not None)
     if mask is None:
         past_mask = None if state is None else _pad_to(state.kv_mask, state.held, held)
@@ -132,11 +178,18 @@ def continue_pruned(
     *,
     layer: int = 0,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The decoder's mask and positions for tokens [B, Q, C] fed behind a pruned prompt; with the
-    state and the first of its late layers, the mask of those.
+    """The decoder's mask and positions for tokens that are fed after a pruned prompt.
 
     A compiled decoding step runs through this with a static cache: its length, a tensor, must not
     be read.
+
+    Args:
+        state: of the cache, as the layers see it that the mask is for.
+        cache: the pruned cache.
+        attention_mask: the caller's.
+        position_ids: the caller's.
+        embeds: [B, Q, C] or ids [B, Q], the new tokens.
+        layer: the first of the layers that the mask is for.
 
     Raises:
         ValueError: an attention mask that does not cover what was fed.
@@ -168,9 +221,15 @@ def continue_pruned(
 def layer_mask(
     decoder: Any, tokens: Tensor, mask: Tensor | None, cache: Cache | None, layer: int
 ) -> Any:
-    """The mask that one layer of ``decoder`` gets for ``tokens``, embeddings [B, Q, C] or ids
-    [B, Q], in the form that its attention implementation takes; ``mask`` [B, K] is of that layer's
-    cache entries."""
+    """The mask that one layer gets, in the form that its attention implementation takes.
+
+    Args:
+        decoder: the text decoder.
+        tokens: embeddings [B, Q, C] or ids [B, Q], the queries.
+        mask: [B, K] bool over the layer's cache entries, the new ones included; None: no padding.
+        cache: holds what was fed before.
+        layer: its index.
+    """
     if not tokens.is_floating_point():
         # Embeddings are looked at for their sizes and dtype alone: the mask is added to logits.
         tokens = tokens.new_empty((*tokens.shape, 0), dtype=decoder.dtype)
@@ -199,7 +258,7 @@ def _as_2d(mask: Any, fed: int, length: int, *, is_pruned: bool) -> Tensor | Non
         return mask.bool()
     if is_pruned:
         # It was expanded from a mask over fed tokens to one over held entries: meaningless. A
-        # prompt behind others has no padding of its own in any caller that expands.
+        # prompt after others has no padding of its own in any caller that expands.
         return None
     last = mask[:, 0, -1, : fed + length]  # the last token sees all that is not padding
     return last if last.dtype == torch.bool else last >= 0

@@ -1,9 +1,15 @@
-"""What a pruning method decides. How it is carried out inside a model, with hooks, caches, masks
-and positions, is the engine's and is the same for every method.
+"""The contract of a pruning method: what it decides. How that is carried out inside a model, with
+hooks, caches, masks and positions, is the engine's and is the same for every method.
 
-A method may act in three places: before the decoder (:meth:`~PruningMethod.merge`), at the end of
-one decoder layer (:meth:`~PruningMethod.select`), and on what each layer has cached
-(:meth:`~PruningMethod.compress`). The base class acts in none of them.
+A method may act in three places, and overrides what it does there:
+
+==========================================  ================================================
+before the decoder, each video on its own   ``merge_video``; all of a call at once: ``merge``
+at the end of one decoder layer             ``select_video``; all at once: ``select``
+on what each layer has cached               ``compress``
+==========================================  ================================================
+
+The base class acts in none of them.
 """
 
 from __future__ import annotations
@@ -15,11 +21,11 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos
+from prunevid_kernels import MergedVideo, PruneVidConfig, merge_video
 
 from .interface import ModelAdapter
-from .prompt import MergedPrompt
-from .scoring import LayerAttention
+from .layer_attention import LayerAttention
+from .prompt import MergedBatch, MergedPrompt, VideoPlace
 
 
 class VideoSelection(NamedTuple):
@@ -35,7 +41,6 @@ class VideoSelection(NamedTuple):
 
 
 # Of each prompt of a batch, for each of its videos.
-Videos: TypeAlias = Sequence[Sequence[MergedVideo]]
 Selections: TypeAlias = list[list[VideoSelection]]
 
 
@@ -80,22 +85,49 @@ class PruningMethod:
             features: [sum(frames), N, C] of all videos of a call, one after the other.
             frames: frames of each video.
         """
-        return merge_videos(features, frames, PruneVidConfig(merge=False))
+        return [self.merge_video(video) for video in features.split(list(frames))]
 
-    def select(
-        self, attention: LayerAttention, prompts: Sequence[MergedPrompt], videos: Videos
-    ) -> Selections:
-        """What to keep of each video of each prompt behind :attr:`layer`, whose attention it is:
-        where that makes no difference, what :meth:`keep` says."""
-        return [[VideoSelection(None, self.keep(video)) for video in row] for row in videos]
+    def merge_video(self, features: Tensor) -> MergedVideo:
+        """The tokens of one video [T, N, C] that go into the decoder."""
+        return merge_video(features, PruneVidConfig(merge=False))
 
-    def keep(self, video: MergedVideo) -> Tensor:
-        """[K] int64, ascending: the tokens of a video to keep, whatever is asked; all of them."""
-        return torch.arange(len(video.tokens), device=video.tokens.device)
+    def select(self, attention: LayerAttention, batch: MergedBatch) -> Selections:
+        """What to keep of each video of each prompt after :attr:`layer`.
+
+        Args:
+            attention: of that layer.
+            batch: the prompts that ran through it.
+        """
+        return [
+            [self.select_video(attention, place, video) for place, video in row]
+            for row in batch.each_video()
+        ]
+
+    def select_video(
+        self, attention: LayerAttention, place: VideoPlace, video: MergedVideo
+    ) -> VideoSelection:
+        """What to keep of one video after :attr:`layer`.
+
+        Args:
+            attention: of that layer.
+            place: where the video's tokens are among the rows of ``attention``.
+            video: those tokens as they went into the decoder.
+        """
+        return keep_all(video)
 
     def compress(
         self, attention: LayerAttention, prompts: Sequence[MergedPrompt]
     ) -> list[tuple[Tensor, Tensor]]:
         """Keys and values [Hkv, K, D] that one layer's cache holds of each prompt from now on; K is
-        the same in every layer."""
+        the same in every layer.
+
+        Args:
+            attention: of that layer, which knows its keys and values.
+            prompts: what is in each row of it.
+        """
         return [attention.entries(row, prompt) for row, prompt in enumerate(prompts)]
+
+
+def keep_all(video: MergedVideo) -> VideoSelection:
+    """Every merged token of a video, chosen by nothing."""
+    return VideoSelection(None, torch.arange(len(video.tokens), device=video.tokens.device))

@@ -1,399 +1,386 @@
-"""One prompt with videos on its way through the decoder: merge, layer-M selection, cache rewrite.
+"""A batch of prompts with videos on its way through the decoder, one step after the other:
 
-The decoder's own ``forward`` runs, untouched. Before it, the videos' tokens among ``inputs_embeds``
-are merged and mask and positions made anew for the shorter prompt. While it runs, hooks that live
-only as long select at layer M, cut what has been cached so far, and hand the later layers the mask
-and rotary embeddings of the kept tokens. After it, the cache is told what happened to it. What is
-merged, selected and cut is the method's to say (:mod:`.method`).
+1. :func:`begin`: read the padding, merge the videos, make mask and positions anew, hook the layers.
+2. The decoder's own ``forward`` runs, untouched, on the shorter prompts.
+3. ``_select``, at the end of the method's layer: choose; cut the hidden states; give the later
+   layers their mask and rotary embeddings; cut what has been cached so far. For methods that
+   rewrite each layer's cache: ``_compress``, at the end of each layer.
+4. :func:`finish`: tell the cache what happened to it, and write the record.
 
-Rows of a batch shrink by different amounts, so they are padded on the left, anew after each stage.
+What is merged, chosen and cut is the method's to say (:mod:`.method`). The hooks on layers live as
+long as the prompt. Another thread may run the same modules, hooks included; they act for the prompt
+of the running context alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from prunevid_kernels import MergedVideo, compact
+from prunevid_kernels import compact
 
 from .cache import LateLayers, PrunedState, attach_state, gather_entries, replace_entries
+from .calls import current_call
 from .interface import PromptVisuals
-from .masks import PromptPadding, layer_mask
-from .method import PruningMethod, VideoSelection
-from .prompt import MergedPrompt, split_prompt
+from .layer_attention import LayerAttention
+from .masks import Held, PromptPadding, layer_mask, read_padding
+from .method import PruningMethod, Selections, keep_all
+from .prompt import MergedBatch, merge_prompts
 from .report import PruneCall, StageTimer, VideoRecord
-from .scoring import LayerAttention, ProjectionTap
+
+Rotary: TypeAlias = tuple[Tensor, Tensor]  # cos and sin, [B or 1, L, D] each
 
 
-class Prefill:
-    """The pruning of one decoder call.
+@dataclass(frozen=True)
+class PrunedModel:
+    """What stays the same as long as a model is pruned.
 
-    Args:
+    Attributes:
         method: what to do.
-        positions: see :class:`ModelAdapter`.
         decoder: the text decoder.
-        prompts: what is not text in each prompt of the batch.
-        cache: the call's key/value cache, None where the call uses none.
-        group: see :class:`~.scoring.LayerAttention`.
-        is_current: whether the running context is the one this call belongs to. Another thread may
-            run the same modules, hooks included.
-        is_active: goes into the cache's state.
+        renumbers: whether merged tokens get positions of their own, see
+            :attr:`~.interface.ModelAdapter.positions`.
+        late_layers: the layers that hold less than the first, where a method leaves such.
+        group: see :class:`~.layer_attention.LayerAttention`.
+        is_active: whether the model is still pruned.
     """
 
-    def __init__(
-        self,
-        method: PruningMethod,
-        positions: str,
-        decoder: nn.Module,
-        prompts: Sequence[PromptVisuals],
-        cache: Cache | None,
-        *,
-        group: Any,
-        is_current: Callable[[], bool],
-        is_active: Callable[[], bool],
-    ) -> None:
-        self._method = method
-        self._renumbers = positions == "renumber"
-        self._decoder: Any = decoder
-        self._visuals = list(prompts)
-        self._cache = cache
-        self._group = group
-        self._is_current = is_current
-        self._is_active = is_active
-        self._hooks = ExitStack()
-        self._timer = StageTimer()
-        self._late_kwargs: dict[str, Any] = {}
-        self._late: LateLayers | None = None
-        self._selections: list[list[VideoSelection]] = []
-        self._lengths: list[list[int]] = []  # entries of each prompt, for each layer
+    method: PruningMethod
+    decoder: Any
+    renumbers: bool
+    late_layers: Sequence[nn.Module]
+    group: Any
+    is_active: Callable[[], bool]
 
-    # ---------------------------------------------------------------------------------- before
 
-    def begin(
-        self,
-        embeds: Tensor,
-        padding: PromptPadding,
-        late_padding: PromptPadding,
-        position_ids: Tensor | None,
-    ) -> dict[str, Tensor | None]:
-        """Merge, and hook the layers for the selection.
+@dataclass(eq=False)
+class Prefill:
+    """How far the pruning of one decoder call has come.
 
-        Args:
-            embeds: [B, S, C] the prompts, visual features in place.
-            padding: of ``embeds`` and of what the cache holds already.
-            late_padding: the same for the layers behind the selection.
-            position_ids: the caller's, [B or 1, S] with any leading dimensions.
+    Attributes:
+        model: the pruned model.
+        cache: the call's key/value cache, None where the call uses none.
+        visuals: what is not text in each prompt.
+        fed: tokens of each prompt, padding included.
+        padding: of the prompts and of what the cache held before.
+        late_padding: the same for the layers after the selection.
+        batch: the merged prompts.
+        next_position: [B] the position of each prompt's first token; None where the caller's hold.
+        early: what the layers up to the selection hold of the prompts.
+        late: what those after it hold.
+        selections: what was chosen; None before, and where nothing is.
+        timer: seconds of each stage.
+        hooks: takes the removals of the layers' hooks.
+    """
 
-        Returns:
-            The decoder's new ``inputs_embeds``, ``attention_mask`` and ``position_ids``.
-        """
-        self._fed = embeds.shape[1]
-        self._padding, self._late_padding = padding, late_padding
-        pieces = [
-            split_prompt(visuals, first, self._fed)
-            for visuals, first in zip(self._visuals, padding.first, strict=True)
+    model: PrunedModel
+    cache: Cache | None
+    visuals: Sequence[PromptVisuals]
+    fed: int
+    padding: PromptPadding
+    late_padding: PromptPadding
+    batch: MergedBatch
+    next_position: Tensor | None
+    early: Held
+    late: Held
+    timer: StageTimer
+    selections: Selections | None = None
+    hooks: ExitStack = field(default_factory=ExitStack)
+
+
+# ------------------------------------------------------------------------------ before the decoder
+
+
+def begin(
+    model: PrunedModel,
+    visuals: Sequence[PromptVisuals],
+    cache: Cache | None,
+    kwargs: dict[str, Any],
+) -> tuple[Prefill, dict[str, Any]]:
+    """Merge the videos of a decoder call, and hook its layers for what comes later.
+
+    Args:
+        model: the pruned model.
+        visuals: what is not text in each prompt of the batch.
+        cache: the call's key/value cache, None where it uses none.
+        kwargs: the decoder's arguments.
+
+    Returns:
+        The prefill, and the decoder's arguments for the merged prompts.
+    """
+    embeds, position_ids = kwargs["inputs_embeds"], kwargs.get("position_ids")
+    batch_size, fed, _ = embeds.shape
+    device = embeds.device
+    padding, late_padding = read_padding(
+        kwargs.get("attention_mask"), cache, batch=batch_size, length=fed
+    )
+    timer = StageTimer()
+    with timer.measure("merge", device):
+        batch, embeds = merge_prompts(model.method.merge, visuals, embeds, padding.first)
+    held = padding.hold(batch.lengths, device)
+    next_position = padding.next_position(position_ids, device) if model.renumbers else None
+    prefill = Prefill(
+        model=model,
+        cache=cache,
+        visuals=visuals,
+        fed=fed,
+        padding=padding,
+        late_padding=late_padding,
+        batch=batch,
+        next_position=next_position,
+        early=held,
+        late=held,
+        timer=timer,
+    )
+    _hook_layers(prefill)
+    return prefill, {
+        **kwargs,
+        "inputs_embeds": embeds,
+        "attention_mask": held.kv_mask,
+        "position_ids": _positions(prefill, position_ids, device),
+        "past_key_values": cache,
+    }
+
+
+def _positions(prefill: Prefill, position_ids: Tensor | None, device: torch.device) -> Tensor:
+    """[B, L] (with any leading dimensions of ``position_ids``); 0 for padding."""
+    lengths = prefill.batch.lengths
+    longest = max(lengths)
+    if prefill.next_position is not None:
+        rows = [
+            F.pad(torch.arange(length, device=device), (longest - length, 0)) for length in lengths
         ]
-        with self._timer.measure("merge", embeds.device):
-            self._merged = self._merge(embeds)
-            self._prompts = [
-                MergedPrompt.build(row, [len(video.tokens) for video in videos])
-                for row, videos in zip(pieces, self._merged, strict=True)
-            ]
-            embeds = self._assemble(embeds)
-        self._held = embeds.shape[1]
-        lengths = [prompt.length for prompt in self._prompts]
-        self._kv_mask = padding.mask(lengths, embeds.device)
-        self._lengths = [lengths] * len(self._decoder.layers)
-        if self._renumbers:
-            self._next_position = padding.next_position(position_ids, embeds.device)
-        self._hook_layers()
-        return {
-            "inputs_embeds": embeds,
-            "attention_mask": self._kv_mask,
-            "position_ids": self._positions(position_ids, embeds.device),
-        }
+        positions = torch.stack(rows) + prefill.next_position[:, None]
+        mask = prefill.early.kv_mask
+        return positions if mask is None else positions * mask[:, -longest:]
+    if position_ids is None:
+        position_ids = torch.arange(prefill.fed, device=device)[None] + prefill.padding.fed
+    sources = prefill.batch.source_places(device)
+    position_ids = position_ids.expand(*position_ids.shape[:-2], len(sources), prefill.fed)
+    return position_ids.gather(-1, sources.expand(*position_ids.shape[:-1], longest))
 
-    def _merge(self, embeds: Tensor) -> list[list[MergedVideo]]:
-        """The merged videos of each prompt; those with equally many tokens a frame in one call."""
-        merged: list[list[Any]] = [[None] * len(prompt.videos) for prompt in self._visuals]
-        by_width: dict[int, list[tuple[int, int]]] = {}
-        for row, prompt in enumerate(self._visuals):
-            for index, span in enumerate(prompt.videos):
-                by_width.setdefault(span.tokens_per_frame, []).append((row, index))
-        for width, places in by_width.items():
-            spans = [self._visuals[row].videos[index] for row, index in places]
-            features = [
-                embeds[row, span.start : span.stop].unflatten(0, (span.num_frames, width))
-                for (row, _), span in zip(places, spans, strict=True)
-            ]
-            videos = self._method.merge(
-                torch.cat(features) if len(features) > 1 else features[0],
-                [span.num_frames for span in spans],
-            )
-            for (row, index), video in zip(places, videos, strict=True):
-                merged[row][index] = video
-        return merged
 
-    def _assemble(self, embeds: Tensor) -> Tensor:
-        """The merged prompts [B, L, C], padded on the left."""
-        longest = max(prompt.length for prompt in self._prompts)
-        rows = []
-        for row, prompt in enumerate(self._prompts):
-            parts = [
-                self._merged[row][piece.video].tokens
-                if piece.kind == "video"
-                else embeds[row, piece.start : piece.stop]
-                for piece in prompt.pieces
-            ]
-            rows.append(F.pad(torch.cat(parts), (0, 0, longest - prompt.length, 0)))
-        return torch.stack(rows)
+# ------------------------------------------------------------------------------ inside the decoder
 
-    def _positions(self, position_ids: Tensor | None, device: torch.device) -> Tensor:
-        """[B, L] (with any leading dimensions of ``position_ids``); 0 for padding."""
-        if self._renumbers:
-            rows = [
-                F.pad(torch.arange(prompt.length, device=device), (self._held - prompt.length, 0))
-                for prompt in self._prompts
-            ]
-            positions = torch.stack(rows) + self._next_position[:, None]
-            return (
-                positions if self._kv_mask is None else positions * self._kv_mask[:, -self._held :]
-            )
-        if position_ids is None:
-            position_ids = torch.arange(self._fed, device=device)[None] + self._padding.fed
-        sources = torch.stack(
-            [
-                F.pad(self._sources(row, device), (self._held - prompt.length, 0))
-                for row, prompt in enumerate(self._prompts)
-            ]
-        )
-        position_ids = position_ids.expand(*position_ids.shape[:-2], len(sources), self._fed)
-        return position_ids.gather(-1, sources.expand(*position_ids.shape[:-1], self._held))
 
-    def _sources(self, row: int, device: torch.device) -> Tensor:
-        """[L] the caller's place of each merged token; of a merged one, its first source's."""
-        return torch.cat(
-            [
-                piece.start + self._merged[row][piece.video].layout.merged_anchor
-                if piece.kind == "video"
-                else torch.arange(piece.start, piece.stop, device=device)
-                for piece in self._prompts[row].pieces
-            ]
-        )
+def _hook_layers(prefill: Prefill) -> None:
+    method = prefill.model.method
+    if method.compresses_caches:
+        for index in range(len(prefill.model.decoder.layers)):
+            _observe(prefill, index, _compress)
+    if method.layer is not None:
+        _observe(prefill, method.layer, _select)
 
-    # ---------------------------------------------------------------------------------- inside
 
-    def _hook_layers(self) -> None:
-        layers, selecting = self._decoder.layers, self._method.layer
-        if self._method.compresses_caches:
-            for index in range(len(layers)):
-                self._observe(index, self._compress)
-        if selecting is None:
-            return
-        self._observe(selecting, self._select)
-        for layer in layers[selecting + 1 :]:
-            self._hooks.callback(
-                layer.register_forward_pre_hook(self._before_later, with_kwargs=True).remove
-            )
+def _observe(
+    prefill: Prefill,
+    index: int,
+    act: Callable[[Prefill, LayerAttention, Tensor, Rotary], Tensor],
+) -> None:
+    """Have ``act`` look at the attention of a layer at its end, and change what it hands on."""
+    layer = prefill.model.decoder.layers[index]
+    projections: dict[str, Tensor] = {}
 
-    def _observe(
-        self, index: int, act: Callable[[LayerAttention, Tensor, tuple[Tensor, Tensor]], Any]
-    ) -> None:
-        """Have ``act`` look at the attention of a layer at its end, and change what it hands on."""
-        layer = self._decoder.layers[index]
-        tap = ProjectionTap(layer.self_attn, self._is_current)
+    def catch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            if _is_running(prefill):
+                projections[name] = output
 
-        def after(module: nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
-            # While torch puts it up or takes it down, another thread may call it without kwargs.
-            if not self._is_current():
-                return None
-            kwargs, hidden = kwargs_and_output
-            assert self._cache is not None
-            rotary = kwargs["position_embeddings"]
-            attention = LayerAttention(
-                tap,
-                layer.self_attn,
-                position_embeddings=rotary,
-                cache=self._cache,
-                layer=index,
-                past=self._padding.held,
-                kv_mask=self._kv_mask,
-                group=self._group,
-            )
-            hidden = act(attention, hidden, rotary)
-            tap.release()
-            return hidden
+        return hook
 
-        tap.hook(self._hooks)
-        self._hooks.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
-
-    def _select(
-        self, attention: LayerAttention, hidden: Tensor, rotary: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        """Select, and cut hidden states, caches and rotary embeddings."""
-        assert self._cache is not None
-        with self._timer.measure("score", hidden.device):
-            self._selections = self._method.select(attention, self._prompts, self._merged)
-        with self._timer.measure("gather", hidden.device):
-            index, lengths = self._kept_index(hidden.device)  # [B, K]
-            # Before the cut, while the later layers' caches tell how long the past is.
-            mask = self._late_padding.mask(lengths, hidden.device)
-            hidden = compact([hidden], index, dim=1)[0]
-            later = attention.layer + 1
-            if later < len(self._decoder.layers):
-                self._late_kwargs = self._later_inputs(hidden, index, mask, rotary)
-            if self._method.keeps_early_caches:
-                held = self._late_padding.held + index.shape[1]
-                self._late = LateLayers(later, held, mask)
-                self._lengths[later:] = [lengths] * len(self._lengths[later:])
-            else:
-                past = self._padding.held
-                earlier = torch.arange(past, device=index.device).expand(len(index), past)
-                gather_entries(self._cache, later, torch.cat((earlier, past + index), dim=1))
-                self._shorten(lengths, mask)
-        return hidden
-
-    def _compress(
-        self, attention: LayerAttention, hidden: Tensor, rotary: tuple[Tensor, Tensor]
-    ) -> Tensor:
-        """Rewrite what one layer has cached; the hidden states go on as they are."""
-        assert self._cache is not None
-        with self._timer.measure("score", hidden.device):
-            entries = self._method.compress(attention, self._prompts)
-        with self._timer.measure("gather", hidden.device):
-            lengths = [keys.shape[1] for keys, _ in entries]
-            longest = max(lengths)
-            keys, values = (
-                torch.stack([F.pad(row, (0, 0, longest - row.shape[1], 0)) for row in rows])
-                for rows in zip(*entries, strict=True)
-            )
-            replace_entries(self._cache, attention.layer, attention.past, keys, values)
-            if attention.layer + 1 == len(self._decoder.layers):
-                self._shorten(lengths, self._padding.mask(lengths, hidden.device))
-        return hidden
-
-    def _shorten(self, lengths: list[int], mask: Tensor | None) -> None:
-        """All layers' caches have been cut to prompts of these lengths."""
-        self._held, self._kv_mask = max(lengths), mask
-        self._lengths = [lengths] * len(self._lengths)
-
-    def _kept_index(self, device: torch.device) -> tuple[Tensor, list[int]]:
-        """[B, K] the merged places to keep, padded on the left with 0, and how many a row has."""
-        rows = []
-        for row, prompt in enumerate(self._prompts):
-            shift = self._held - prompt.length
-            parts = []
-            for piece, start in zip(prompt.pieces, prompt.starts, strict=True):
-                if piece.kind == "video":
-                    parts.append(self._selections[row][piece.video].kept + (shift + start))
-                else:
-                    stop = start + piece.stop - piece.start
-                    parts.append(torch.arange(shift + start, shift + stop, device=device))
-            rows.append(torch.cat(parts))
-        lengths = [len(row) for row in rows]
-        longest = max(lengths)
-        return torch.stack([F.pad(row, (longest - len(row), 0)) for row in rows]), lengths
-
-    def _later_inputs(
-        self, hidden: Tensor, index: Tensor, mask: Tensor | None, rotary: tuple[Tensor, Tensor]
-    ) -> dict[str, Any]:
-        """What the layers behind the selection get instead of the decoder's."""
-        assert self._method.layer is not None
-        embeddings = [part.expand(len(index), -1, -1) for part in rotary]
-        return {
-            "attention_mask": layer_mask(
-                self._decoder, hidden, mask, self._cache, self._method.layer + 1
-            ),
-            "position_embeddings": tuple(compact(embeddings, index, dim=1)),
-            # FlashAttention takes gaps in the positions for the borders of packed sequences.
-            "position_ids": None,
-        }
-
-    def _before_later(
-        self, module: nn.Module, args: Any, kwargs: Any = None
-    ) -> tuple[Any, dict[str, Any]] | None:
-        if not self._is_current():  # kwargs may be missing, see _observe
+    def after(module: nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
+        # While torch puts it up or takes it down, another thread may call it without kwargs.
+        if not _is_running(prefill):
             return None
-        return args, {**kwargs, **self._late_kwargs}
-
-    # ---------------------------------------------------------------------------------- after
-
-    def end(self) -> PruneCall:
-        """Tell the cache what happened to it; what happened, for the report.
-
-        Raises:
-            ValueError: features that are not finite, where the merge left it to be found out here.
-        """
-        self._require_finite()
-        if self._cache is not None:
-            attach_state(self._cache, self._state())
-        return self._record()
-
-    def close(self) -> None:
-        """Unhook the layers; safe to call at any time, and again."""
-        self._hooks.close()
-
-    def _require_finite(self) -> None:
-        """With a budget on a GPU the merge does not wait for its own check of the features. By now
-        the whole prompt is on its way, and the caller is about to wait for it anyhow."""
-        videos = [video for row in self._merged for video in row]
-        flags = [video.first_bad_frame for video in videos if video.first_bad_frame is not None]
-        frames = torch.stack(flags).tolist() if flags else []
-        for index, (frame, video) in enumerate(zip(frames, videos, strict=False)):
-            if frame < video.layout.num_frames:
-                raise ValueError(
-                    f"the tokens of a video must be finite: video {index}, frame {frame} holds a "
-                    "NaN or an infinity"
-                )
-
-    def _state(self) -> PrunedState:
-        fed, held = self._padding.fed + self._fed, self._padding.held + self._held
-        offset = None
-        if self._renumbers:
-            lengths = torch.tensor([prompt.length for prompt in self._prompts])
-            offset = self._next_position + lengths.to(self._next_position.device) - held
-        return PrunedState(
-            fed=fed,
-            held=held,
-            kv_mask=self._kv_mask,
-            position_offset=offset,
-            is_active=self._is_active,
-            late=self._late,
+        kwargs, hidden = kwargs_and_output
+        if len(projections) < 2:
+            raise RuntimeError(
+                f"decoder layer {index} ran, but its projections did not call their hooks, so "
+                "pruning could not see its attention (is the layer compiled?)"
+            )
+        assert prefill.cache is not None
+        rotary = kwargs["position_embeddings"]
+        attention = LayerAttention(
+            layer.self_attn,
+            **projections,
+            position_embeddings=rotary,
+            cache=prefill.cache,
+            layer=index,
+            past=prefill.padding.held,
+            kv_mask=prefill.early.kv_mask,
+            group=prefill.model.group,
         )
+        projections.clear()
+        return act(prefill, attention, hidden, rotary)
 
-    def _record(self) -> PruneCall:
-        videos = []
-        for row, (visuals, merged) in enumerate(zip(self._visuals, self._merged, strict=True)):
-            for index, (span, video) in enumerate(zip(visuals.videos, merged, strict=True)):
-                everything = torch.arange(len(video.tokens), device=video.tokens.device)
-                scores, kept = (
-                    self._selections[row][index] if self._selections else (None, everything)
-                )
-                videos.append(
-                    VideoRecord(
-                        prompt=row,
-                        span=(span.start, span.stop),
-                        layout=video.layout,
-                        scores=scores,
-                        kept=kept,
-                    )
-                )
-        return PruneCall(
-            kind="pruned",
-            num_layers=len(self._decoder.layers),
-            layer=self._method.layer,
-            videos=tuple(videos),
-            other_tokens=tuple(prompt.other_tokens for prompt in self._prompts),
-            image_tokens=tuple(
-                sum(stop - start for start, stop in visuals.images) for visuals in self._visuals
-            ),
-            cached_tokens=() if self._cache is None else tuple(zip(*self._lengths, strict=True)),
-            method=self._method.name,
-            timer=self._timer,
+    for name, module in (("query", layer.self_attn.q_proj), ("key", layer.self_attn.k_proj)):
+        prefill.hooks.callback(module.register_forward_hook(catch(name)).remove)
+    prefill.hooks.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
+
+
+def _is_running(prefill: Prefill) -> bool:
+    """Whether the running context is the one that the prompt belongs to."""
+    call = current_call.get()
+    return call is not None and call.prefill is prefill
+
+
+def _select(prefill: Prefill, attention: LayerAttention, hidden: Tensor, rotary: Rotary) -> Tensor:
+    """Choose what to keep, and cut hidden states, caches and what the later layers get."""
+    assert prefill.cache is not None
+    model, device = prefill.model, hidden.device
+    with prefill.timer.measure("score", device):
+        prefill.selections = model.method.select(attention, prefill.batch)
+    with prefill.timer.measure("gather", device):
+        kept = [[selection.kept for selection in row] for row in prefill.selections]
+        index, lengths = prefill.batch.kept_places(kept, device)  # [B, K]
+        # Before the cut, while the later layers' caches tell how long the past is.
+        held = prefill.late_padding.hold(lengths, device)
+        hidden = compact([hidden], index, dim=1)[0]
+        _hand_on(prefill, attention.layer + 1, hidden, index, held, rotary)
+        prefill.late = held
+        if not model.method.keeps_early_caches:
+            past = prefill.padding.held
+            earlier = torch.arange(past, device=device).expand(len(index), past)
+            places = torch.cat((earlier, past + index), dim=1)
+            gather_entries(prefill.cache, attention.layer + 1, places)
+            prefill.early = held
+    return hidden
+
+
+def _hand_on(
+    prefill: Prefill, later: int, hidden: Tensor, index: Tensor, held: Held, rotary: Rotary
+) -> None:
+    """Give the layers from ``later`` on the inputs of the kept places ``index`` [B, K]."""
+    layers = prefill.model.decoder.layers[later:]
+    if not len(layers):
+        return
+    embeddings = [part.expand(len(index), -1, -1) for part in rotary]
+    inputs = {
+        "attention_mask": layer_mask(
+            prefill.model.decoder, hidden, held.kv_mask, prefill.cache, later
+        ),
+        "position_embeddings": tuple(compact(embeddings, index, dim=1)),
+        # FlashAttention takes gaps in the positions for the borders of packed sequences.
+        "position_ids": None,
+    }
+
+    def before(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
+        if not _is_running(prefill):  # kwargs may be missing, see _observe
+            return None
+        return args, {**kwargs, **inputs}
+
+    for layer in layers:
+        prefill.hooks.callback(layer.register_forward_pre_hook(before, with_kwargs=True).remove)
+
+
+def _compress(
+    prefill: Prefill, attention: LayerAttention, hidden: Tensor, rotary: Rotary
+) -> Tensor:
+    """Rewrite what one layer has cached; the hidden states go on as they are."""
+    assert prefill.cache is not None
+    with prefill.timer.measure("score", hidden.device):
+        entries = prefill.model.method.compress(attention, prefill.batch.prompts)
+    with prefill.timer.measure("gather", hidden.device):
+        lengths = [keys.shape[1] for keys, _ in entries]
+        longest = max(lengths)
+        keys, values = (
+            torch.stack([F.pad(row, (0, 0, longest - row.shape[1], 0)) for row in rows])
+            for rows in zip(*entries, strict=True)
         )
+        replace_entries(prefill.cache, attention.layer, attention.past, keys, values)
+        if attention.layer + 1 == len(prefill.model.decoder.layers):
+            prefill.early = prefill.late = prefill.padding.hold(lengths, hidden.device)
+    return hidden
+
+
+# ------------------------------------------------------------------------------- after the decoder
+
+
+def finish(prefill: Prefill) -> PruneCall:
+    """Tell the cache what happened to it; the record of the call.
+
+    Raises:
+        ValueError: features that are not finite, where the merge left it to be found out here.
+    """
+    _require_finite(prefill.batch)
+    if prefill.cache is not None:
+        attach_state(prefill.cache, _state(prefill))
+    return _record(prefill)
+
+
+def _require_finite(batch: MergedBatch) -> None:
+    """With a budget on a GPU the merge does not wait for its own check of the features. By now the
+    whole prompt is on its way, and the caller is about to wait for it anyhow."""
+    videos = [video for row in batch.videos for video in row]
+    flags = [video.first_bad_frame for video in videos if video.first_bad_frame is not None]
+    frames = torch.stack(flags).tolist() if flags else []
+    for index, (frame, video) in enumerate(zip(frames, videos, strict=False)):
+        if frame < video.layout.num_frames:
+            raise ValueError(
+                f"the tokens of a video must be finite: video {index}, frame {frame} holds a "
+                "NaN or an infinity"
+            )
+
+
+def _state(prefill: Prefill) -> PrunedState:
+    early, late, offset = prefill.early, prefill.late, None
+    if prefill.next_position is not None:
+        lengths = torch.tensor(prefill.batch.lengths).to(prefill.next_position.device)
+        offset = prefill.next_position + lengths - early.total
+    late_layers = None
+    if prefill.model.late_layers:
+        assert prefill.model.method.layer is not None
+        first = prefill.model.method.layer + 1
+        late_layers = LateLayers(first, late.total, late.kv_mask)
+    return PrunedState(
+        fed=prefill.padding.fed + prefill.fed,
+        held=early.total,
+        kv_mask=early.kv_mask,
+        position_offset=offset,
+        is_active=prefill.model.is_active,
+        late=late_layers,
+    )
+
+
+def _record(prefill: Prefill) -> PruneCall:
+    model, batch = prefill.model, prefill.batch
+    selections = prefill.selections or [[keep_all(video) for video in row] for row in batch.videos]
+    videos = [
+        VideoRecord(
+            prompt=row,
+            span=(span.start, span.stop),
+            layout=video.layout,
+            scores=selection.scores,
+            kept=selection.kept,
+        )
+        for row, of_prompt in enumerate(zip(prefill.visuals, batch.videos, selections, strict=True))
+        for span, video, selection in zip(
+            of_prompt[0].videos, of_prompt[1], of_prompt[2], strict=True
+        )
+    ]
+    num_layers = len(model.decoder.layers)
+    num_early = num_layers if model.method.layer is None else model.method.layer + 1
+    cached = [
+        (early,) * num_early + (late,) * (num_layers - num_early)
+        for early, late in zip(prefill.early.lengths, prefill.late.lengths, strict=True)
+    ]
+    return PruneCall(
+        kind="pruned",
+        num_layers=num_layers,
+        layer=model.method.layer,
+        videos=tuple(videos),
+        other_tokens=tuple(prompt.other_tokens for prompt in batch.prompts),
+        image_tokens=tuple(
+            sum(stop - start for start, stop in prompt.images) for prompt in prefill.visuals
+        ),
+        cached_tokens=() if prefill.cache is None else tuple(cached),
+        method=model.method.name,
+        timer=prefill.timer,
+    )

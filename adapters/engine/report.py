@@ -29,8 +29,8 @@ class NothingPrunedWarning(UserWarning):
 class StageTimer:
     """Time spent in each stage of one call: wall clock on a CPU, events on a GPU.
 
-    A GPU works behind the host's back, so two events a stage are recorded in its stream and read,
-    after waiting for them, only when somebody asks.
+    A GPU runs asynchronously, so two events a stage are recorded in its stream and read, after
+    waiting for them, only when somebody asks.
     """
 
     def __init__(self) -> None:
@@ -122,6 +122,28 @@ class PruneCall:
     method: str = "prunevid"
     timer: StageTimer = field(default_factory=StageTimer, repr=False)
 
+    @classmethod
+    def passed_through(
+        cls, method: str, num_layers: int, length: int, image_tokens: tuple[int, ...]
+    ) -> PruneCall:
+        """The record of prompts without a video.
+
+        Args:
+            method: name of the pruning method.
+            num_layers: decoder layers.
+            length: of the prompts, padding included.
+            image_tokens: for each prompt, its tokens that are of images.
+        """
+        return cls(
+            kind="image-only" if any(image_tokens) else "text-only",
+            num_layers=num_layers,
+            layer=None,
+            videos=(),
+            other_tokens=(length,) * len(image_tokens),
+            image_tokens=image_tokens,
+            method=method,
+        )
+
     @property
     def tokens_before(self) -> int:
         return sum(video.tokens_before for video in self.videos)
@@ -167,8 +189,8 @@ class PruneCall:
         nothing is known of a cache)."""
         if not self.cached_tokens:
             return 1.0
-        dense = self.num_layers * (self.tokens_before + sum(self.other_tokens))
-        return sum(map(sum, self.cached_tokens)) / dense
+        unpruned = self.num_layers * (self.tokens_before + sum(self.other_tokens))
+        return sum(map(sum, self.cached_tokens)) / unpruned
 
     @property
     def merge_seconds(self) -> float:

@@ -14,12 +14,13 @@ needs their mean: one call a head would do, one softmax over [H, 1, S] is the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..engine.method import PruningMethod, Selections, Videos, VideoSelection
-from ..engine.prompt import MergedPrompt
-from ..engine.scoring import LayerAttention
+from prunevid_kernels import MergedVideo
+
+from ..engine.layer_attention import LayerAttention
+from ..engine.method import PruningMethod, VideoSelection
+from ..engine.prompt import VideoPlace
 from .attention import attention_received, best
 from .options import require_count, require_ratio
 
@@ -45,25 +46,19 @@ class FastV(PruningMethod):
         require_ratio("keep_ratio", self.keep_ratio)
         self.layer = self.k - 1
 
-    def select(
-        self, attention: LayerAttention, prompts: Sequence[MergedPrompt], videos: Videos
-    ) -> Selections:
+    def select_video(
+        self, attention: LayerAttention, place: VideoPlace, video: MergedVideo
+    ) -> VideoSelection:
         if attention.group is not None:
             raise ValueError("fastv averages over all heads, which a tensor-parallel model splits")
-        # Prompts are padded on the left: the last row is the last token of each.
+        row = slice(place.row, place.row + 1)
+        # Prompts are padded on the left: the last row is the last token.
         received = attention_received(
-            attention.rotated_queries(slice(None), slice(-1, None)),
-            attention.keys,
+            attention.rotated_queries(row, slice(-1, None)),
+            attention.keys[row],
             scale=attention.scale,
-            key_mask=attention.kv_mask,
-        ).mean(dim=1)  # [B, past + L]
-        selections = []
-        for row, prompt, row_videos in zip(received, prompts, videos, strict=True):
-            row = row[len(row) - prompt.length :]
-            sizes = [len(video.tokens) for video in row_videos]
-            starts = [prompt.video_start(index) for index in range(len(sizes))]
-            scores = [row[start : start + n] for start, n in zip(starts, sizes, strict=True)]
-            selections.append(
-                [VideoSelection(s, best(s, round(self.keep_ratio * len(s)))) for s in scores]
-            )
-        return selections
+            key_mask=None if attention.kv_mask is None else attention.kv_mask[row],
+        )[0].mean(dim=0)  # [past + L]
+        start, stop = place.prompt.video_run(place.video)
+        scores = received[len(received) - place.prompt.length :][start:stop]
+        return VideoSelection(scores, best(scores, round(self.keep_ratio * len(scores))))

@@ -13,7 +13,7 @@ Each dropped pair of key and value is averaged into the kept pair whose key has 
 similarity to its own. Keys are compared and averaged as the cache has them, rotated. Dropped
 against kept is the largest thing here, 0.8 S x 0.2 S a head; it is walked through in blocks.
 
-Each layer is cut at its own end, while the prompt runs; the layers behind it do not see its cache.
+Each layer is cut at its own end, while the prompt runs; the layers after it do not see its cache.
 What earlier turns left in the cache stays.
 """
 
@@ -26,9 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..engine.layer_attention import LayerAttention
 from ..engine.method import PruningMethod
 from ..engine.prompt import MergedPrompt
-from ..engine.scoring import LayerAttention
 from .attention import ROWS_PER_BLOCK, attention_received, best
 from .options import require_ratio
 
@@ -95,7 +95,8 @@ def merge_dropped(keys: Tensor, values: Tensor, kept: Tensor) -> tuple[Tensor, T
     """Average what is dropped into what is kept.
 
     Args:
-        keys, values: [Hkv, S, D].
+        keys: [Hkv, S, D].
+        values: [Hkv, S, D].
         kept: [Hkv, K] int64, ascending.
 
     Returns:

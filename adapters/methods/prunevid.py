@@ -13,9 +13,9 @@ from torch import Tensor
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos, select_tokens
 
-from ..engine.method import PruningMethod, Selections, Videos, VideoSelection
-from ..engine.prompt import MergedPrompt
-from ..engine.scoring import LayerAttention
+from ..engine.layer_attention import LayerAttention
+from ..engine.method import PruningMethod, VideoSelection
+from ..engine.prompt import VideoPlace
 
 
 class PruneVid(PruningMethod):
@@ -33,19 +33,8 @@ class PruneVid(PruningMethod):
     def merge(self, features: Tensor, frames: Sequence[int]) -> list[MergedVideo]:
         return merge_videos(features, frames, self.config)
 
-    def select(
-        self, attention: LayerAttention, prompts: Sequence[MergedPrompt], videos: Videos
-    ) -> Selections:
-        selections = []
-        for row, (prompt, row_videos) in enumerate(zip(prompts, videos, strict=True)):
-            scores = [
-                attention.score(self.config.score, row, prompt, index, len(video.tokens))
-                for index, video in enumerate(row_videos)
-            ]
-            selections.append(
-                [
-                    VideoSelection(score, select_tokens(score, video.layout, self.config))
-                    for score, video in zip(scores, row_videos, strict=True)
-                ]
-            )
-        return selections
+    def select_video(
+        self, attention: LayerAttention, place: VideoPlace, video: MergedVideo
+    ) -> VideoSelection:
+        scores = attention.score(self.config.score, place)
+        return VideoSelection(scores, select_tokens(scores, video.layout, self.config))

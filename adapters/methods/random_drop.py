@@ -19,7 +19,9 @@ from torch import Tensor
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos, select_tokens
 
-from ..engine.method import PruningMethod
+from ..engine.layer_attention import LayerAttention
+from ..engine.method import PruningMethod, VideoSelection
+from ..engine.prompt import VideoPlace
 from .options import require_count
 from .subset import subset_layout
 
@@ -80,9 +82,11 @@ class RandomDrop(PruningMethod):
             tokens[taken], layout, video.first_bad_frame, kept=draw(size, kept).to(tokens.device)
         )
 
-    def keep(self, video: MergedVideo) -> Tensor:
+    def select_video(
+        self, attention: LayerAttention, place: VideoPlace, video: MergedVideo
+    ) -> VideoSelection:
         assert isinstance(video, RandomVideo)
-        return video.kept
+        return VideoSelection(None, video.kept)
 
 
 class DropAll(PruningMethod):
@@ -104,5 +108,7 @@ class DropAll(PruningMethod):
     def merge(self, features: Tensor, frames: Sequence[int]) -> list[MergedVideo]:
         return merge_videos(features, frames, self.config)
 
-    def keep(self, video: MergedVideo) -> Tensor:
-        return torch.arange(0, device=video.tokens.device)
+    def select_video(
+        self, attention: LayerAttention, place: VideoPlace, video: MergedVideo
+    ) -> VideoSelection:
+        return VideoSelection(None, torch.arange(0, device=video.tokens.device))

@@ -1,6 +1,6 @@
 """LLaVA-OneVision in vLLM, its videos merged between projector and text decoder.
 
-The newline embedding behind a video is never merged. Videos go through the vision tower one after
+The newline embedding after a video is never merged. Videos go through the vision tower one after
 the other, and each is merged before the next starts: vLLM sizes batches by placeholders, and a
 batch of pruned videos holds many more frames than it takes a pruned video for.
 """
@@ -25,13 +25,13 @@ from .processing import TOKENS_FIELD, PruningProcessor
 
 
 class PruneVidLlavaOnevisionProcessor(PruningProcessor, LlavaOnevisionMultiModalProcessor):
-    """Counts T frames of N pooled tokens, and one newline behind them."""
+    """Counts T frames of N pooled tokens, and one newline after them."""
 
-    tokens_behind_video = 1
+    tokens_after_video = 1
 
     def video_shapes(self, data: Mapping[str, Any]) -> list[tuple[int, int]]:
         one_frame = self.info.get_num_video_tokens(image_width=0, image_height=0, num_frames=1)
-        tokens_per_frame = one_frame - self.tokens_behind_video
+        tokens_per_frame = one_frame - self.tokens_after_video
         return [(len(video), tokens_per_frame) for video in data.get("pixel_values_videos", ())]
 
 

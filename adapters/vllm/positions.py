@@ -1,7 +1,7 @@
 """Three-dimensional positions (M-RoPE) of merged tokens, for models such as Qwen2.5-VL.
 
 A merged token keeps the time, row and column of its first source token, so its place is known only
-when features are. Text does not depend on that: behind a video it goes on where it would go on
+when features are. Text does not depend on that: after a video it goes on where it would go on
 without pruning. So the whole prompt is numbered when the request comes (:func:`prompt_positions`),
 and the merged tokens' places, which come out of the encoder together with the features, are filled
 in when they are needed (:func:`fill_positions`).
@@ -39,7 +39,7 @@ class Grid:
 
     @property
     def extent(self) -> int:
-        """Positions that the whole grid takes: text goes on behind the largest one."""
+        """Positions that the whole grid takes: text goes on after the largest one."""
         return max(int((self.frames - 1) * self.frame_step) + 1, self.rows, self.columns)
 
     def positions(self, index: Tensor) -> Tensor:
@@ -65,12 +65,16 @@ class Media:
 
 
 def prompt_positions(num_tokens: int, media: Sequence[Media]) -> tuple[Tensor, int]:
-    """Number a prompt of ``num_tokens`` tokens; ``media`` in the prompt's order.
+    """Number the tokens of a prompt.
+
+    Args:
+        num_tokens: of the prompt, merged media included.
+        media: in the prompt's order.
 
     Returns:
         [3, num_tokens] int64, where tokens of media have the position that their grid starts at
         (:func:`fill_positions` moves them from there); and what is to be added to a token's index
-        behind the prompt to get its position.
+        after the prompt to get its position.
 
     Raises:
         ValueError: a grid that is too large for two bytes.
@@ -91,7 +95,12 @@ def prompt_positions(num_tokens: int, media: Sequence[Media]) -> tuple[Tensor, i
 
 
 def append_positions(tokens: Tensor, positions: Tensor) -> Tensor:
-    """[K, C + CHANNELS]: tokens [K, C] and, behind them, their positions [3, K] within the grid."""
+    """[K, C + CHANNELS]: tokens and, in the last channels, their positions.
+
+    Args:
+        tokens: [K, C].
+        positions: [3, K] within the grid.
+    """
     low_and_high = torch.cat([positions % 256, torch.div(positions, 256, rounding_mode="floor")])
     return torch.cat([tokens, low_and_high.T.to(tokens.dtype)], dim=1)
 
@@ -119,7 +128,7 @@ def fill_positions(positions: Tensor, is_media: Tensor, first: int, in_grid: Ten
     if count == 0:
         return positions
     index = torch.arange(length, device=positions.device)
-    # A grid starts one behind the text before it.
+    # A grid starts one after the text before it.
     start = torch.where(is_media, -1, positions[0]).cummax(dim=0).values + 1
     pending = is_media & (index >= first)
     rank = pending.cumsum(dim=0) - 1

@@ -6,7 +6,7 @@ memory, so that nobody counts again or waits for a device.
 
 What vLLM asks about the largest video (its profile run, its encoder's budget) is answered for
 unpruned videos: a request may keep everything, and the vision tower's memory does not depend on
-what is kept behind it.
+what is kept after it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class PruningProcessor(BaseMultiModalProcessor):
     """Goes before a model's own processor among the bases.
 
     Attributes:
-        tokens_behind_video: placeholders of a video that are not merged, such as a newline.
+        tokens_after_video: placeholders of a video that are not merged, such as a newline.
     """
 
-    tokens_behind_video = 0
+    tokens_after_video = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,7 +94,7 @@ class PruningProcessor(BaseMultiModalProcessor):
         def shortened(update: PromptReplacement) -> PromptReplacement:
             def placeholders(index: int) -> list[int]:
                 tokens = int(out_mm_kwargs["video"][index][TOKENS_FIELD].data)
-                return list(update.target) * (tokens + self.tokens_behind_video)
+                return list(update.target) * (tokens + self.tokens_after_video)
 
             return replace(update, replacement=placeholders)
 

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL in vLLM, its videos merged behind the vision tower's own patch merger.
+"""Qwen2.5-VL in vLLM, its videos merged after the vision tower's own patch merger.
 
 A video's features are [T / 2, H * W / 4, C] then: the tower has already put two frames and two by
 two patches together. A merged token keeps the three-dimensional position of its first source token
@@ -161,5 +161,5 @@ class PruneVidQwen2_5_VLForConditionalGeneration(Qwen2_5_VLForConditionalGenerat
                 mrope_positions = fill_positions(
                     mrope_positions, is_media, num_computed_tokens, in_grid
                 )
-            behind = int(mrope_positions.max()) + 1 - len(ids)
-        return [tokens for tokens, _ in split], mrope_positions, behind
+            offset = int(mrope_positions.max()) + 1 - len(ids)
+        return [tokens for tokens, _ in split], mrope_positions, offset

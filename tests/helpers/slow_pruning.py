@@ -41,7 +41,7 @@ class SlowDecoder:
         return self.decoder.embed_tokens.weight[torch.tensor(list(ids), dtype=torch.int64)]
 
     def feed_tokens(self, ids: Sequence[int]) -> None:
-        """Text behind a pruned prompt."""
+        """Text after a pruned prompt."""
         self._append(self.embed(ids))
 
     def feed_prompt(
@@ -186,7 +186,7 @@ class SlowDecoder:
 
 
 def pieces(model: Any, ids: list[int], clips: Any) -> list[Any]:
-    """A prompt of LLaVA-OneVision, cut at its videos; a newline stands behind each."""
+    """A prompt of LLaVA-OneVision, cut at its videos; a newline stands after each."""
     videos = (tiny_models.features(model, clip) for clip in clips)
     return cut(ids, tiny_models.VIDEO_ID, videos, model.model.image_newline[None])
 

@@ -128,9 +128,9 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return torch.tensor(ids), torch.tensor(mask)
 
 
-def question(frames: int = 8, seed: int = 0, before: int = 5, behind: int = 7) -> dict[str, Tensor]:
+def question(frames: int = 8, seed: int = 0, before: int = 5, after: int = 7) -> dict[str, Tensor]:
     """The inputs of a prompt with one video."""
-    ids = text_tokens(before, seed) + video_tokens(frames) + text_tokens(behind, seed + 50)
+    ids = text_tokens(before, seed) + video_tokens(frames) + text_tokens(after, seed + 50)
     return {
         "input_ids": torch.tensor([ids]),
         "attention_mask": torch.ones(1, len(ids), dtype=torch.int64),

@@ -36,18 +36,18 @@ class Oracle:
         """Prompt length and greedy tokens."""
         tokenizer = self.processor.tokenizer
         before = [] if self.family == "llava_onevision" else [self._id("<|vision_start|>")]
-        behind = [] if self.family == "llava_onevision" else [self._id("<|vision_end|>")]
-        behind += tokenizer(text, add_special_tokens=False)["input_ids"]
+        after = [] if self.family == "llava_onevision" else [self._id("<|vision_end|>")]
+        after += tokenizer(text, add_special_tokens=False)["input_ids"]
         visual, visual_positions, extent = self._visual(video, retain)
         embed = self.model.get_input_embeddings()
         embeddings = torch.cat([embed(torch.tensor([before])[0].long()), visual])
-        embeddings = torch.cat([embeddings, embed(torch.tensor(behind))])
+        embeddings = torch.cat([embeddings, embed(torch.tensor(after))])
         start = len(before) + extent
         positions = torch.cat(
             [
                 torch.arange(len(before)).expand(3, -1),
                 len(before) + visual_positions,
-                (start + torch.arange(len(behind) + MAX_TOKENS)).expand(3, -1),
+                (start + torch.arange(len(after) + MAX_TOKENS)).expand(3, -1),
             ],
             dim=1,
         )

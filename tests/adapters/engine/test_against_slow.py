@@ -100,8 +100,8 @@ def test_padded_batch_of_several_videos(model, score):
 def test_batch_equals_one_by_one(build, attention, score):
     model, config = build("qwen2", attention), PruneVidConfig(layer=2, score=score)
     prompts = [
-        text_tokens(before, before) + video_tokens(8) + text_tokens(behind, behind)
-        for before, behind in ((2, 11), (8, 3), (5, 5))
+        text_tokens(before, before) + video_tokens(8) + text_tokens(after, after)
+        for before, after in ((2, 11), (8, 3), (5, 5))
     ]
     clips = torch.stack([clip(8, seed) for seed in (3, 4, 5)])
     ids, mask = left_pad(prompts)
@@ -223,8 +223,8 @@ def rewind(slow: SlowDecoder) -> SlowDecoder:
     return slow
 
 
-def test_question_rows_are_the_text_behind_the_video_alone(model):
-    """Neither the newline embedding nor an image behind the video scores it."""
+def test_question_rows_are_the_text_after_the_video_alone(model):
+    """Neither the newline embedding nor an image after the video scores it."""
     inputs = question()
     ids = inputs["input_ids"][0].tolist()
     image = [1] * (64 + 72)

@@ -156,7 +156,7 @@ def test_static_cache_reused_across_calls(model):
         question(8),
         {"input_ids": torch.tensor([text_tokens(12)])},
         two_prompts(),
-        question(4, seed=3, behind=9),
+        question(4, seed=3, after=9),
     ]
     config = model.config.get_text_config()
     caches = {batch: StaticCache(config=config, max_cache_len=200) for batch in (1, 2)}

@@ -21,7 +21,7 @@ from transformers.cache_utils import (
 )
 
 from prunevid_kernels import PruneVidConfig, merge_videos
-from prunevid_kernels.adapters import NothingPrunedWarning, prune
+from prunevid_kernels.adapters import NothingPrunedWarning, prune, unprune
 from prunevid_kernels.adapters.engine.engine import Engine
 from prunevid_kernels.adapters.methods import prunevid
 
@@ -40,6 +40,19 @@ def test_handle_without_a_with_block(model):
     handle.remove()
     assert logits_of(model).equal(before)
     handle.remove()
+    assert handle.report.last.kind == "pruned"
+
+
+def test_model_whose_handle_was_lost(model):
+    before = logits_of(model)
+    assert not unprune(model)
+    prune(model, CONFIG)
+    assert not logits_of(model).equal(before)
+    assert unprune(model)
+    assert logits_of(model).equal(before)
+    assert not unprune(model)
+    with prune(model, CONFIG) as handle:
+        logits_of(model)
     assert handle.report.last.kind == "pruned"
 
 
@@ -89,7 +102,7 @@ def test_error_between_selection_and_the_last_layer_leaves_no_context(model):
     inputs = question()
     with prune(model, CONFIG) as handle:
         expected = generate(model, inputs)
-        with pytest.raises(ValueError, match="text behind each video"):
+        with pytest.raises(ValueError, match="text after each video"):
             ids = inputs["input_ids"][:, :-7]
             model(input_ids=ids, pixel_values_videos=inputs["pixel_values_videos"])
         assert generate(model, inputs).sequences.equal(expected.sequences)
@@ -228,7 +241,7 @@ REFUSED = [
         id="quantized-cache",
     ),
     pytest.param(
-        lambda model: model(**prompt(TEXT + VIDEO)), "text behind each video", id="no-question"
+        lambda model: model(**prompt(TEXT + VIDEO)), "text after each video", id="no-question"
     ),
     pytest.param(
         lambda model: model(**prompt([*VIDEO, *TEXT, 0], [1] * (len(VIDEO) + 4) + [0])),
@@ -307,7 +320,7 @@ def test_linear_attention_cache_is_refused(model):
 
 
 def test_features_that_are_not_finite(model, monkeypatch):
-    """Found by the merge, or, with a budget on a GPU, left to be read behind the prompt."""
+    """Found by the merge, or, with a budget on a GPU, left to be read after the prompt."""
     inputs = question()
     inputs["pixel_values_videos"][0, 3, 0, 0, 0] = torch.nan
     with prune(model, CONFIG) as handle:
@@ -335,7 +348,7 @@ def test_merge_alone_needs_no_cache(model):
     assert result.sequences.equal(expected.sequences)
 
 
-def test_short_mask_behind_a_pruned_prompt_is_refused(model):
+def test_short_mask_after_a_pruned_prompt_is_refused(model):
     with prune(model, CONFIG):
         cache = model(**question()).past_key_values
         with pytest.raises(ValueError, match="attention_mask must cover the 141 tokens fed before"):

@@ -25,8 +25,8 @@ def slow_for(family, model, name: str, options: dict):
     ("name", "options"),
     [
         pytest.param("fastv", {}, id="fastv"),
-        pytest.param("fastv", {"k": 1, "keep_ratio": 0.53}, id="fastv-behind-the-first-layer"),
-        pytest.param("fastv", {"k": 5}, id="fastv-behind-the-last-layer"),
+        pytest.param("fastv", {"k": 1, "keep_ratio": 0.53}, id="fastv-after-the-first-layer"),
+        pytest.param("fastv", {"k": 5}, id="fastv-after-the-last-layer"),
         pytest.param("look_m", {}, id="look-m"),
         pytest.param(
             "look_m", {"recent_ratio": 0.3, "important_ratio": 0.01}, id="look-m-much-text"
@@ -68,7 +68,7 @@ def test_padded_batch(family, name):
 
 
 @pytest.mark.parametrize("name", ["fastv", "look_m"])
-def test_text_behind_the_answer(model, name):
+def test_text_after_the_answer(model, name):
     """A second turn goes on from the cut cache, with several tokens at once."""
     inputs, more = question(frames=4), text_tokens(5, 9)
     with apply_method(model, name, {}):
@@ -90,7 +90,7 @@ def test_text_behind_the_answer(model, name):
     assert_same(second, 0, slow)
 
 
-def test_fastv_second_video_behind_a_cut_cache(model):
+def test_fastv_second_video_after_a_cut_cache(model):
     inputs, more = question(frames=4), question(frames=3, seed=7)
     with apply_method(model, "fastv", {}) as handle:
         outputs = model(**inputs)

@@ -69,9 +69,9 @@ def test_prumerge_needs_a_run_of_the_tower(model, build_lm):
         )
         assert encoded is not None
         with pytest.raises(ValueError, match="the vision tower last saw 3 frames"):
-            handle._engine._method._take([2])
+            handle._engine._model.method._take([2])
         with pytest.raises(ValueError, match="without a run of the tower"):
-            handle._engine._method._take([3])
+            handle._engine._model.method._take([3])
     with pytest.raises(ValueError, match="CausalLMAdapter names no vision side whose"):
         apply_method(build_lm(), "prumerge", {})
 

@@ -30,7 +30,7 @@ def test_model_is_restored_bit_for_bit(family, name):
     with apply_method(model, name, options_for(name)) as handle:
         pruned = model(**inputs).logits
     assert model(**inputs).logits.equal(plain)
-    assert pruned.equal(plain) == (name in ("full", "look_m"))  # look_m acts behind the prefill
+    assert pruned.equal(plain) == (name in ("full", "look_m"))  # look_m acts after the prefill
     call = handle.report.last
     assert call.method == name
     assert call.has_pruned == (name != "full")

@@ -121,8 +121,8 @@ def test_unmerged_media_are_where_they_would_be(first: int) -> None:
     image = Grid(1, 3, 5)
     media = [Media(2, 24, GRID), Media(29, 15, image)]
     expected = torch.tensor(plain_positions(50, media)).T
-    positions, behind = prompt_positions(50, media)
-    assert 50 + behind == expected.max() + 1
+    positions, after = prompt_positions(50, media)
+    assert 50 + after == expected.max() + 1
     is_media = torch.zeros(50, dtype=torch.bool)
     is_media[2:26] = is_media[29:44] = True
     assert torch.equal(positions[:, ~is_media], expected[:, ~is_media])
@@ -139,14 +139,14 @@ def test_unmerged_media_are_where_they_would_be(first: int) -> None:
 
 def test_merged_tokens_keep_their_first_source_and_text_does_not_move() -> None:
     anchors = torch.tensor([0, 17, 5])
-    positions, behind = prompt_positions(10, [Media(4, 3, GRID)])
+    positions, after = prompt_positions(10, [Media(4, 3, GRID)])
     is_media = torch.zeros(10, dtype=torch.bool)
     is_media[4:7] = True
     filled = fill_positions(positions, is_media, 2, GRID.positions(anchors))
     assert filled[:, 4:7].T.tolist() == [[4, 4, 4], [4 + 5, 4, 4 + 1], [4, 4 + 1, 4 + 1]]
     assert GRID.extent == 6  # frames at 0, 2 and 5
     assert filled[0, 7:].tolist() == [10, 11, 12]
-    assert 10 + behind == 13
+    assert 10 + after == 13
 
 
 def test_nothing_to_fill_changes_nothing() -> None:

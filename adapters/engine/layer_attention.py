@@ -1,16 +1,14 @@
-"""How much each question attends to each visual token, read off the decoder layer that selects.
+"""One decoder layer's attention, as pruning methods get to see it.
 
 The layer runs as it is, on whatever attention implementation the user chose: its attention
 probabilities are never asked for, since fused kernels have none and eager attention in half
-precision breaks some checkpoints. Instead the outputs of its query and key projections are tapped
-by hooks, and the few question rows that matter are scored from them. Rotated keys need no second
-rotation: they are in the key/value cache.
+precision breaks some checkpoints. Instead the outputs of its query and key projections are caught
+on their way, and the few question rows that matter are scored from them. Rotated keys need no
+second rotation: they are in the key/value cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
@@ -19,36 +17,7 @@ from transformers.cache_utils import Cache
 
 from prunevid_kernels import score_visual_tokens
 
-from .prompt import MergedPrompt
-
-
-class ProjectionTap:
-    """Holds the query and key projections [B, heads, L, D] of one attention module while hooked."""
-
-    def __init__(self, attention: nn.Module, is_current: Callable[[], bool]) -> None:
-        self._attention: Any = attention
-        self._is_current = is_current
-        self._outputs: dict[str, Tensor] = {}
-
-    def hook(self, hooks: ExitStack) -> None:
-        for name in ("q_proj", "k_proj"):
-            hooks.callback(
-                getattr(self._attention, name).register_forward_hook(self._capture(name)).remove
-            )
-
-    def _capture(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def capture(module: nn.Module, args: Any, output: Tensor) -> None:
-            if self._is_current():
-                self._outputs[name] = output
-
-        return capture
-
-    def heads(self, name: str) -> Tensor:
-        output = self._outputs[name]
-        return output.unflatten(-1, (-1, self._attention.head_dim)).transpose(1, 2)
-
-    def release(self) -> None:
-        self._outputs.clear()
+from .prompt import MergedPrompt, VideoPlace
 
 
 class LayerAttention:
@@ -56,8 +25,9 @@ class LayerAttention:
     and keys; its probabilities exist nowhere.
 
     Args:
-        tap: the layer's projections.
-        attention: the attention module, for its scale.
+        attention: the attention module, for its scale and the size of its heads.
+        query: [B, L, H * D] what its query projection gave.
+        key: [B, L, Hkv * D] what its key projection gave.
         position_embeddings: the layer's (cos, sin), [B or 1, L, D] each.
         cache: holds the layer's rotated keys and its values, this prompt's included.
         layer: index of the layer.
@@ -68,9 +38,10 @@ class LayerAttention:
 
     def __init__(
         self,
-        tap: ProjectionTap,
-        attention: nn.Module,
+        attention: Any,
         *,
+        query: Tensor,
+        key: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         cache: Cache,
         layer: int,
@@ -78,10 +49,12 @@ class LayerAttention:
         kv_mask: Tensor | None,
         group: Any,
     ) -> None:
-        self._query, self._key = tap.heads("q_proj"), tap.heads("k_proj")
+        self._query, self._key = (
+            rows.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for rows in (query, key)
+        )  # [B, heads, L, D]
         self._position_embeddings = position_embeddings
         self._cached: Any = cache.layers[layer]
-        self.scale = float(attention.scaling)  # type: ignore[arg-type]
+        self.scale = float(attention.scaling)
         self.layer = layer
         self.past = past
         self.kv_mask = kv_mask
@@ -98,7 +71,12 @@ class LayerAttention:
         return self._cached.keys[:, :, : self.past + self.length].to(self._query.device)
 
     def entries(self, row: int, prompt: MergedPrompt) -> tuple[Tensor, Tensor]:
-        """The cached keys and values [Hkv, length, D] of one prompt, without its padding."""
+        """The cached keys and values [Hkv, length, D] of one prompt, without its padding.
+
+        Args:
+            row: of the batch.
+            prompt: what is in that row.
+        """
         stop = self.past + self.length
         keys, values = (
             entries[row, :, stop - prompt.length : stop]
@@ -107,7 +85,12 @@ class LayerAttention:
         return keys, values
 
     def rotated_queries(self, batch: slice, rows: slice) -> Tensor:
-        """[b, H, q, D] under the half-split rotation that all Llama-like decoders use."""
+        """[b, H, q, D] under the half-split rotation that all Llama-like decoders use.
+
+        Args:
+            batch: rows of the batch, b of them.
+            rows: places in the padded prompts, q of them.
+        """
         query = self._query[batch, :, rows]
         cos, sin = (
             part[batch if part.shape[0] > 1 else slice(None), None, rows]
@@ -116,40 +99,35 @@ class LayerAttention:
         first, second = query.chunk(2, dim=-1)
         return query * cos + torch.cat((-second, first), dim=-1) * sin
 
-    def score(
-        self, mode: Literal["nope", "rope"], row: int, prompt: MergedPrompt, video: int, size: int
-    ) -> Tensor:
-        """[size] float32: the most attention that any question row pays to each merged token of a
+    def score(self, mode: Literal["nope", "rope"], place: VideoPlace) -> Tensor:
+        """[L'] float32: the most attention that any question row pays to each merged token of a
         video.
 
         Args:
             mode: ``"nope"``: un-rotated queries and keys, every row sees every token of the prompt,
                 and of the prompt alone (un-rotated keys of earlier turns are not kept anywhere).
                 ``"rope"``: the layer's own causal attention, earlier turns included.
-            row: of the batch.
-            prompt: what is in that row.
-            video: which one of the prompt.
-            size: its merged tokens.
+            place: which video.
         """
-        padding = self.length - prompt.length
-        start = prompt.video_start(video)
-        one = slice(row, row + 1)
+        padding = self.length - place.prompt.length
+        start, stop = place.prompt.video_run(place.video)
+        one = slice(place.row, place.row + 1)
         scores = []
-        for first, stop in prompt.question_runs(video):
-            rows = slice(padding + first, padding + stop)
+        for first_row, last_row in place.prompt.question_runs(place.video):
+            rows = slice(padding + first_row, padding + last_row)
             if mode == "nope":
                 query, key = self._query[one, :, rows], self._key[one, :, padding:]
                 shift, offset, mask = 0, None, None
             else:
                 query, key = self.rotated_queries(one, rows), self.keys[one]
                 shift = self.past + padding
-                offset = shift + first
+                offset = shift + first_row
                 mask = None if self.kv_mask is None else self.kv_mask[one]
             scores.append(
                 score_visual_tokens(
                     query,
                     key,
-                    slice(shift + start, shift + start + size),
+                    slice(shift + start, shift + stop),
                     scale=self.scale,
                     causal_offset=offset,
                     key_mask=mask,
