@@ -22,13 +22,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from openai import OpenAI, OpenAIError
+from typing import TYPE_CHECKING
 
 from ..datasets.sample import Sample
 from ..datasets.vcgbench import DIMENSIONS
 from ..support.terminal import Progress
 from .run_log import JUDGEMENTS, Judgement, Record, Run, append_lines
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 SETTINGS = "judge.json"
 MAX_RETRIES = 6  # the client's pauses grow from half a second to eight
@@ -130,6 +132,8 @@ def judge(
     Raises:
         JudgeError: the run has scores of another judge; the endpoint cannot be reached or refuses.
     """
+    from openai import OpenAI, OpenAIError
+
     _check_judge(run.folder, url, model)
     client = OpenAI(
         base_url=url,

@@ -18,11 +18,11 @@ from statistics import fmean
 from typing import Any
 
 from ..accuracy.run_log import SETTINGS, Run, RunLogError, read_run
-from ..datasets.registry import BENCHMARKS
+from ..datasets.registry import DATASETS
 from ..datasets.vcgbench import DIMENSIONS
 from .notes import distinct, latency_notes, run_notes
 from .published import FULL_SET, PublishedRow, published_row, published_rows
-from .summary import Comparison, Row, compare, method_label, paired_values, summarise
+from .summary import Comparison, RunScore, compare, method_label, paired_values, summarise
 
 DENSE = "full"
 LATENCY_FILE = "latency.json"
@@ -49,7 +49,7 @@ class Column:
 
     @property
     def title(self) -> str:
-        benchmark = BENCHMARKS[self.benchmark]
+        benchmark = DATASETS[self.benchmark]
         if self.part == FULL_SET:
             return f"EgoSchema ({FULL_SET})"
         if benchmark.scoring != "judge":
@@ -67,7 +67,7 @@ class Entry:
         shared: scored questions that both answered.
     """
 
-    row: Row
+    row: RunScore
     against_dense: Comparison | None = None
     shared: int = 0
 
@@ -142,7 +142,7 @@ def build_table(paths: Sequence[Path], extractor: str) -> Table:
                 latency.append(found)
     _require_distinct(runs)
     lines = _lines(runs, extractor)
-    names = [name for name in BENCHMARKS if any(name in line.entries for line in lines)]
+    names = [name for name in DATASETS if any(name in line.entries for line in lines)]
     rows = [row for content in latency for row in content["rows"]]
     environments = [content["environment"] for content in latency]
     return Table(
@@ -206,7 +206,7 @@ def _require_distinct(runs: Sequence[Run]) -> None:
             if key not in settings:
                 raise RunLogError(f"{run.folder}: the settings have no {key!r}")
         cell = json.dumps([settings[key] for key in CELL_KEYS], sort_keys=True)
-        if settings["benchmark"] not in BENCHMARKS:
+        if settings["benchmark"] not in DATASETS:
             raise RunLogError(f"{run.folder}: unknown benchmark {settings['benchmark']!r}")
         if cell in seen:
             raise ReportError(
@@ -224,7 +224,7 @@ def _require_distinct(runs: Sequence[Run]) -> None:
 def _columns(benchmark: str) -> list[Column]:
     if benchmark == "egoschema":
         return [Column(benchmark), Column(benchmark, FULL_SET)]
-    if BENCHMARKS[benchmark].scoring != "judge":
+    if DATASETS[benchmark].scoring != "judge":
         return [Column(benchmark)]
     return [*(Column(benchmark, name) for name in DIMENSIONS), Column(benchmark)]
 

@@ -7,11 +7,10 @@ to show where time goes; ``prunevid bench`` is for measuring.
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from ..cost.flops.methods import sample_flops
 from ..cost.latency.stages import StageClock
 from ..embedded import model as embedded_model
 from ..embedded.sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
+from ..support.options import InputError, parse_config, resolve_device
 from .drawing import PrunedVideo
 
 STAGE_NAMES = {
@@ -42,10 +42,6 @@ STAGE_NAMES = {
 
 # Announces a stage of work for as long as the ``with`` block runs.
 Progress = Callable[[str], AbstractContextManager[None]]
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -194,27 +190,6 @@ def prepare(request: RunRequest) -> Inputs:
     )
 
 
-def parse_config(items: tuple[str, ...]) -> dict[str, Any]:
-    """Config values from ``key=value`` pairs and JSON files; a later one replaces an earlier one.
-
-    Raises:
-        InputError: an item that is neither, an unreadable file, a file without a JSON object.
-    """
-    values: dict[str, Any] = {}
-    for item in items:
-        key, equals, text = item.partition("=")
-        if item.endswith(".json"):
-            values.update(_read_config_file(Path(item)))
-        elif equals and key:
-            try:
-                values[key.strip()] = json.loads(text)
-            except ValueError:
-                values[key.strip()] = text.strip()  # a bare word, such as score=rope
-        else:
-            raise InputError(f"--config must be key=value or a .json file, got {item!r}")
-    return values
-
-
 def run(inputs: Inputs, progress: Progress) -> RunResult:
     """Answer the question pruned and unpruned.
 
@@ -272,30 +247,6 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     )
 
 
-def _read_config_file(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config: {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"--config: {path}: not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"--config: {path}: must hold a JSON object, got {type(values).__name__}")
-    return values
-
-
-def resolve_device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"--device: {name!r} cannot be used: {str(error).splitlines()[0]}"
-        ) from error
-    return name
-
-
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
@@ -311,9 +262,11 @@ def _answer(
 ) -> tuple[str, dict[str, float], PruneCall | None]:
     """The answer, the seconds of its stages and what was pruned; without a config, unpruned."""
     clock = StageClock(model.model, model.model.device)
-    handle = nullcontext() if config is None else prune(model.model, config)
-    # The clock's hooks first, so that the decoder's times include what pruning does around it.
-    with clock.hooked(), handle as pruned:
+    with ExitStack() as stack:
+        # The clock's hooks go before those of prune(), so that the decoder's time includes what
+        # pruning does in its call, and the tower's does not.
+        stack.enter_context(clock.hooked())
+        pruned = None if config is None else stack.enter_context(prune(model.model, config))
         clock.start()
         answer = model.generate(encoded, max_new_tokens=max_new_tokens)
         call = pruned.report.last if pruned else None

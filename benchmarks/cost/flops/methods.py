@@ -40,9 +40,6 @@ class Flops:
             self.end_to_end + other.end_to_end,
         )
 
-    def __truediv__(self, count: float) -> Flops:
-        return Flops(self.paper / count, self.exact / count, self.end_to_end / count)
-
 
 @dataclass(frozen=True)
 class SampleFlops:
@@ -173,14 +170,3 @@ def total_flops(samples: Iterable[SampleFlops]) -> SampleFlops:
     return SampleFlops(
         sum((item.method for item in items), zero), sum((item.dense for item in items), zero)
     )
-
-
-def mean_flops(samples: Iterable[SampleFlops]) -> SampleFlops:
-    """The mean over samples, of the FLOPs.
-
-    Raises:
-        ValueError: there are none.
-    """
-    items = list(samples)
-    total = total_flops(items)
-    return SampleFlops(total.method / len(items), total.dense / len(items))

@@ -12,7 +12,7 @@ import tiny_pllava
 
 from prunevid_kernels.adapters.families.video_model import load_video_model
 
-TOKENS_A_FRAME = {"llava_onevision": 144, "pllava": 16, "st_llm": 32, "st_llm_residual": 32}
+TOKENS_A_FRAME = {"llava_onevision": 16, "pllava": 16, "st_llm": 32, "st_llm_residual": 32}
 
 
 @pytest.fixture(scope="module")
