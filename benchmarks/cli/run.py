@@ -16,6 +16,10 @@ from ..support.terminal import AsJson, fail, print_summary
 if TYPE_CHECKING:
     from ..run.run import RunResult
 
+TOO_SMALL_TO_RACE = (
+    "(where time goes; for what pruning saves in a model of real size: prunevid bench latency)"
+)
+
 
 def run_command(
     video: Annotated[
@@ -94,8 +98,9 @@ def _print_result(result: RunResult, report: Path) -> None:
         print(f"               {model.limits}")
     print(f"video          {result.inputs.video.source} ({which}, {counts.segments} segments)")
     print(f"question       {result.inputs.question}")
-    print(f"answer         {result.answer}")
-    print(f"unpruned       {result.dense_answer}")
+    guess = "" if result.knows_the_video else "   (a guess: the model does not know such videos)"
+    print(f"answer         {result.answer}{guess}")
+    print(f"unpruned       {result.unpruned_answer}{guess}")
     print(
         f"visual tokens  {visual} -> {merged} merged ({merged / visual:.1%})"
         f" -> {kept} kept ({kept / visual:.1%}{where})"
@@ -103,13 +108,15 @@ def _print_result(result: RunResult, report: Path) -> None:
     if kept == visual:
         print("               WARNING: nothing was pruned with this config")
     print(
-        f"FLOPs          {result.flops_ratio_exact:.3f}x of the unpruned prompt"
-        f" ({result.flops_ratio_paper:.3f}x by the paper's formula)"
+        f"FLOPs          {result.flops_ratio_exact:.1%} of the unpruned prompt's"
+        f" ({result.flops_ratio_paper:.1%} by the paper's formula)"
     )
     for stage, seconds in result.seconds.items():
-        dense = result.dense_seconds.get(stage)
-        beside = "" if dense is None else f"   (unpruned {dense:.3f} s)"
+        unpruned = result.unpruned_seconds.get(stage) if result.times_compare else None
+        beside = "" if unpruned is None else f"   (unpruned {unpruned:.3f} s)"
         print(f"  {stage:<28}{seconds:8.3f} s{beside}")
+    if not result.times_compare:
+        print(f"               {TOO_SMALL_TO_RACE}")
     print(f"report         {report}")
 
 

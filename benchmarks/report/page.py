@@ -47,7 +47,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class PairedLine:
-    """One comparison with the dense model, ready to print."""
+    """One comparison with the unpruned model, ready to print."""
 
     model: str
     label: str
@@ -102,12 +102,12 @@ def cell(line: Line, column: Column) -> Cell:
 
 
 def paired_lines(table: Table) -> list[PairedLine]:
-    """Every method beside the dense run of its model."""
+    """Every method beside the unpruned run of its model."""
     found = []
     for line in table.lines:
         for name, entry in line.entries.items():
-            if entry.against_dense is not None:
-                compared = entry.against_dense
+            if entry.against_unpruned is not None:
+                compared = entry.against_unpruned
                 low, high = compared.interval
                 p_value = "–" if compared.p_value is None else f"{compared.p_value:.3g}"
                 found.append(
@@ -151,7 +151,7 @@ def report_markdown(table: Table) -> str:
     if table.lines:
         parts.append("## Scores\n\n" + _scores(table))
     if paired := paired_lines(table):
-        parts.append("## Against the dense model\n\n" + _paired(paired))
+        parts.append("## Against the unpruned model\n\n" + _paired(paired))
     if table.latency:
         parts.append("## Where the time goes\n\n" + latency_markdown(table.latency))
     stamps = [f"{environment_line(item)}\n" for item in table.environments]

@@ -136,7 +136,7 @@ def _draw_benchmark(axes: Axes, lines: Sequence[Line], benchmark: str) -> None:
                 color=METHOD_COLORS.get(line.method, OTHER_COLOR),
             )  # fmt: skip
     axes.set_title(DATASETS[benchmark].title, fontsize=11)
-    axes.set_xlabel("FLOPs of the prefill, share of the dense model")
+    axes.set_xlabel("FLOPs of the prefill, share of the unpruned model")
     judged = DATASETS[benchmark].scoring == "judge"
     axes.set_ylabel("judge's score, 0 to 5" if judged else "right answers, %")
     axes.set_xlim(0, 1.06)

@@ -247,8 +247,8 @@ def _flops_ratio(run: Run) -> dict[str, float]:
         for form, counts in record.flops.items():
             total = totals.setdefault(form, [0.0, 0.0])
             total[0] += counts["method"]
-            total[1] += counts["dense"]
-    return {form: method / dense for form, (method, dense) in totals.items()}
+            total[1] += counts["unpruned"]
+    return {form: method / unpruned for form, (method, unpruned) in totals.items()}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,8 +1,8 @@
 """One video, one question: pruned and unpruned, with everything needed to look at what happened.
 
-The pruned run and the dense run see the same inputs after one warm-up; the dense one goes last,
-so that whatever still warms up works against pruning and not for it. Times are single runs, meant
-to show where time goes; ``prunevid bench`` is for measuring.
+The pruned run and the unpruned run see the same inputs after one warm-up; the unpruned one goes
+last, so that whatever still warms up works against pruning and not for it. Times are single runs,
+meant to show where time goes; ``prunevid bench`` is for measuring.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..cost.flops.methods import sample_flops
 from ..cost.latency.stages import StageClock
 from ..embedded import model as embedded_model
 from ..embedded.sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
-from ..support.options import InputError, parse_config, resolve_device
+from ..support.options import InputError, no_such_layer, parse_config, resolve_device
 from .drawing import PrunedVideo
 
 STAGE_NAMES = {
@@ -101,18 +101,29 @@ class Counts:
 class RunResult:
     """Both answers, what pruning did, and what it cost.
 
-    ``seconds`` and ``dense_seconds`` map stages of the pruned and of the unpruned run to seconds.
+    ``seconds`` and ``unpruned_seconds`` map the stages of the two runs to seconds.
     """
 
     inputs: Inputs
     answer: str
-    dense_answer: str
+    unpruned_answer: str
     counts: Counts
     pruned_video: PrunedVideo
     flops_ratio_paper: float
     flops_ratio_exact: float
     seconds: dict[str, float]
-    dense_seconds: dict[str, float]
+    unpruned_seconds: dict[str, float]
+
+    @property
+    def knows_the_video(self) -> bool:
+        """False: the answers are guesses, by a model that was trained on other videos."""
+        return self.inputs.model.limits is None or self.inputs.video_is_sample
+
+    @property
+    def times_compare(self) -> bool:
+        """Whether both runs' times say something about pruning: not those of a model so small
+        that its decoder costs less than merging and scoring."""
+        return self.inputs.model.limits is None
 
     def summary(self) -> dict[str, Any]:
         """The result as plain JSON values."""
@@ -127,13 +138,13 @@ class RunResult:
             "video": str(self.inputs.video.source),
             "question": self.inputs.question,
             "answer": self.answer,
-            "dense_answer": self.dense_answer,
+            "unpruned_answer": self.unpruned_answer,
             "config": asdict(self.inputs.config),
             **asdict(self.counts),
             "flops_ratio_paper": self.flops_ratio_paper,
             "flops_ratio_exact": self.flops_ratio_exact,
             "seconds": self.seconds,
-            "dense_seconds": self.dense_seconds,
+            "unpruned_seconds": self.unpruned_seconds,
         }
 
 
@@ -175,10 +186,7 @@ def prepare(request: RunRequest) -> Inputs:
     read_seconds = time.perf_counter() - start
     num_layers = model.model.config.text_config.num_hidden_layers
     if config.select and config.layer >= num_layers:
-        raise InputError(
-            f"--config: layer {config.layer} does not exist, the decoder has layers 0 to"
-            f" {num_layers - 1}; choose one with --config layer=N"
-        )
+        raise InputError(f"--config: {no_such_layer(config.layer, num_layers)}")
     return Inputs(
         video=video,
         video_is_sample=request.video is None,
@@ -207,7 +215,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     assert call is not None
     record = call.videos[0]
     with progress("Answering, unpruned (for comparison)"):
-        dense_answer, dense_seconds, _ = _answer(model, encoded, inputs.max_new_tokens, None)
+        unpruned_answer, unpruned_seconds, _ = _answer(model, encoded, inputs.max_new_tokens, None)
     shared = {"read frames": inputs.read_seconds, "resize frames": encode_seconds}
 
     counts = Counts(
@@ -229,7 +237,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     return RunResult(
         inputs=inputs,
         answer=answer,
-        dense_answer=dense_answer,
+        unpruned_answer=unpruned_answer,
         counts=counts,
         pruned_video=PrunedVideo(
             frames=shown,
@@ -243,7 +251,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
         flops_ratio_paper=flops.ratio("paper"),
         flops_ratio_exact=flops.ratio("exact"),
         seconds=shared | seconds,
-        dense_seconds=shared | dense_seconds,
+        unpruned_seconds=shared | unpruned_seconds,
     )
 
 

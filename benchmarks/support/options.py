@@ -45,6 +45,15 @@ def parse_value(text: str) -> Any:
         return text.strip()
 
 
+def no_such_layer(layer: int, num_layers: int) -> str:
+    """What to tell a user whose model has fewer layers than the selection's default asks for."""
+    return (
+        f"layer {layer} does not exist, the decoder has layers 0 to {num_layers - 1}; choose one"
+        f" with --config layer=N, such as layer={num_layers // 3} (the paper's is a third of the"
+        " way through the decoder)"
+    )
+
+
 def resolve_device(name: str) -> str:
     """A torch device by name; ``"auto"`` is CUDA where there is one, otherwise the CPU.
 

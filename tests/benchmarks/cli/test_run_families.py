@@ -42,7 +42,7 @@ def test_every_family_is_detected_and_pruned(prunevid, folders, clip, kind) -> N
     assert record["kept_tokens"] < record["merged_tokens"] < record["visual_tokens"]
     assert record["layer"] == 2
     assert 0 < record["flops_ratio_exact"] < 1
-    assert list(record["dense_seconds"]) == [
+    assert list(record["unpruned_seconds"]) == [
         "read frames",
         "resize frames",
         "vision tower and projector",

@@ -63,12 +63,15 @@ def test_sample_by_hand():
     flops, decoder = sample_flops(call(900), PLLAVA), PLLAVA.decoder
     lengths = [2304 + 12] * 11 + [900 + 12] * 21
     assert flops.method.paper == prefill_macs(lengths, decoder, "paper")
-    assert flops.dense.exact == prefill_macs([2316] * 32, decoder, "exact")
+    assert flops.unpruned.exact == prefill_macs([2316] * 32, decoder, "exact")
     encoder = 16 * (PLLAVA.vision_macs + PLLAVA.projector_macs)
-    assert flops.dense.end_to_end == flops.dense.exact + encoder
+    assert flops.unpruned.end_to_end == flops.unpruned.exact + encoder
     scoring = 12 * 2316 * 4096
     assert flops.method.end_to_end == flops.method.exact + encoder + scoring
-    assert flops.as_dict()["paper"] == {"method": flops.method.paper, "dense": flops.dense.paper}
+    assert flops.as_dict()["paper"] == {
+        "method": flops.method.paper,
+        "unpruned": flops.unpruned.paper,
+    }
 
 
 def test_batch_is_the_sum_of_its_prompts():
