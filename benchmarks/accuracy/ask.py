@@ -25,7 +25,7 @@ from prunevid_kernels.adapters.video.reader import VideoError, read_video
 from prunevid_kernels.adapters.video.sampling import Rule, frame_indices
 
 from ..cost.flops.methods import sample_flops
-from ..datasets.registry import BENCHMARKS, Scoring
+from ..datasets.registry import DATASETS, Scoring
 from ..datasets.sample import LETTERS, Sample, VideoSource
 from ..support.terminal import Advance
 from .extract import EXTRACTORS, is_word
@@ -107,7 +107,7 @@ def _ask(
         response = model.generate(encoded, **settings["generation"])
     done = time.perf_counter()
     call = _one_prompt(handle.report.last)
-    predictions, correct = read_answer(BENCHMARKS[benchmark].scoring, sample, response)
+    predictions, correct = read_answer(DATASETS[benchmark].scoring, sample, response)
     return Record(
         id=sample.id,
         task=sample.task,

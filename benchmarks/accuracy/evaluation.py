@@ -24,11 +24,11 @@ from prunevid_kernels.adapters import (
 )
 from prunevid_kernels.adapters.methods.registry import METHODS
 
-from ..datasets.registry import BENCHMARKS
+from ..datasets.registry import DATASETS
 from ..datasets.sample import LETTERS, Questions, Sample
 from ..embedded import model as embedded_model
-from ..run.run import parse_config, resolve_device
 from ..support.environment import describe
+from ..support.options import parse_config, resolve_device
 from ..support.terminal import Progress
 from .ask import answer_questions
 from .plan import Plan, plan_runs
@@ -46,7 +46,7 @@ class EvaluationRequest:
     """What the user asked for.
 
     Attributes:
-        benchmark: name in :data:`.datasets.registry.BENCHMARKS`.
+        benchmark: name in :data:`.datasets.registry.DATASETS`.
         data_root: folder of the data sets.
         model: checkpoint folder; None: the embedded model.
         methods, config, sweeps: see :func:`.eval_plan.plan_runs`; config items as for ``run``.
@@ -95,7 +95,7 @@ def load_questions(
         DatasetError: the benchmark's files cannot be used.
         EvaluationError: nothing is left.
     """
-    loaded = BENCHMARKS[benchmark].load(data_root)
+    loaded = DATASETS[benchmark].load(data_root)
     samples: list[Sample] = []
     taken: Counter[str] = Counter()
     for sample in loaded.samples:

@@ -5,7 +5,7 @@ asked to. Questions, right answers and predictions are sent, no videos. Judging 
 unfinished run and appends to its ``judgements.jsonl``, so it needs no video model and can be
 stopped and resumed by itself. Lost connections and busy servers are retried by the client library,
 with growing pauses; a reply without a score is recorded as such, reported, and asked again next
-time.
+time. Requests ask for temperature 0; a model that refuses it is asked at its own.
 
 The wording of the requests is this project's own: scores compare methods judged by the same model.
 They are near the paper's only as far as the judge is.
@@ -14,21 +14,21 @@ They are near the paper's only as far as the judge is.
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-from openai import OpenAI, OpenAIError
+from typing import TYPE_CHECKING, Any
 
 from ..datasets.sample import Sample
 from ..datasets.vcgbench import DIMENSIONS
 from ..support.terminal import Progress
+from .judge_replies import parse_score
 from .run_log import JUDGEMENTS, Judgement, Record, Run, append_lines
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 SETTINGS = "judge.json"
 MAX_RETRIES = 6  # the client's pauses grow from half a second to eight
@@ -130,6 +130,8 @@ def judge(
     Raises:
         JudgeError: the run has scores of another judge; the endpoint cannot be reached or refuses.
     """
+    from openai import OpenAI, OpenAIError
+
     _check_judge(run.folder, url, model)
     client = OpenAI(
         base_url=url,
@@ -146,10 +148,14 @@ def judge(
         progress("judging", len(wanted), len(wanted) - len(todo)) as advance,
     ):
         try:
-            for item in pool.map(partial(_ask, client, model), todo):
+            for item in pool.map(_Judge(client, model).ask, todo):
                 log.write(item)
                 bad = f"{item.id}: the judge gave no score from 0 to 5: {item.reply!r}"
                 advance(None if item.score is not None else bad)
+        except json.JSONDecodeError as error:
+            raise JudgeError(f"--judge-url: {url}: its answer is not JSON: {error}") from error
+        except JudgeError as error:
+            raise JudgeError(f"--judge-url: {url}: {error}") from error
         except OpenAIError as error:
             first_line = (str(error).splitlines() or [type(error).__name__])[0]
             raise JudgeError(f"--judge-url: {url}: {first_line}") from error
@@ -157,26 +163,52 @@ def judge(
             pool.shutdown(cancel_futures=True)
 
 
-def parse_score(reply: str) -> float | None:
-    """The score in a judge's reply; None unless it holds exactly one, from 0 to 5."""
-    found = re.findall(r"""["']?score["']?\s*[:=]\s*["']?(-?[\d.]+)""", reply, re.IGNORECASE)
-    if len(found) != 1:
-        return None
-    try:
-        score = float(found[0].rstrip("."))
-    except ValueError:
-        return None
-    return score if math.isfinite(score) and 0 <= score <= 5 else None
+class _Judge:
+    """The model behind the endpoint; several threads ask it at once."""
+
+    def __init__(self, client: OpenAI, model: str) -> None:
+        self._client = client
+        self._model = model
+        self._options: dict[str, Any] = {"temperature": 0}
+
+    def ask(self, request: Request) -> Judgement:
+        from openai import BadRequestError
+
+        options = self._options
+        try:
+            answer = self._complete(request, options)
+        except BadRequestError as error:
+            if not options or "temperature" not in str(error).lower():
+                raise
+            self._options = {}  # some models take their own temperature only
+            answer = self._complete(request, {})
+        reply = _words(answer)
+        return Judgement(request.id, request.dimension, parse_score(reply), reply)
+
+    def _complete(self, request: Request, options: Mapping[str, Any]) -> Any:
+        return self._client.chat.completions.create(
+            model=self._model,
+            messages=request.messages(),  # type: ignore[arg-type]
+            **options,
+        )
 
 
-def _ask(client: OpenAI, model: str, request: Request) -> Judgement:
-    answer = client.chat.completions.create(
-        model=model,
-        messages=request.messages(),  # type: ignore[arg-type]
-        temperature=0,
-    )
-    reply = (answer.choices[0].message.content if answer.choices else None) or ""
-    return Judgement(request.id, request.dimension, parse_score(reply), reply)
+def _words(answer: Any) -> str:
+    """What a chat completion says; empty where it says nothing.
+
+    Raises:
+        JudgeError: it is none, as from a web page that answers every address.
+    """
+    choices = getattr(answer, "choices", None)
+    if not isinstance(choices, list):
+        raise JudgeError(
+            "the endpoint does not answer with chat completions; its address usually ends in /v1"
+        )
+    content = getattr(getattr(choices[0], "message", None), "content", None) if choices else None
+    if isinstance(content, list):  # in parts
+        parts = (part.get("text") for part in content if isinstance(part, dict))
+        return "".join(text for text in parts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
 
 
 def _check_judge(folder: Path, url: str, model: str) -> None:

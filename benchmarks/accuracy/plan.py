@@ -8,13 +8,14 @@ run once.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from prunevid_kernels.adapters.methods.registry import METHODS
+
+from ..support.options import parse_value
 
 # The paper's letters for the options that it sweeps over.
 LETTERS = {"alpha": "keep_ratio", "beta": "cluster_ratio", "gamma": "segment_ratio"}
@@ -89,12 +90,5 @@ def parse_sweep(text: str) -> list[dict[str, Any]]:
         name = LETTERS.get(key.strip(), key.strip())
         if name in grid:
             raise PlanError(f"--sweep: {name} comes twice in {text!r}")
-        grid[name] = [_value(item) for item in items]
+        grid[name] = [parse_value(item) for item in items]
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text  # a bare word, such as score=rope

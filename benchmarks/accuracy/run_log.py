@@ -39,7 +39,7 @@ class Record:
         tokens_before, tokens_merged, tokens_kept: visual tokens at each step.
         tokens_text: tokens of the prompt that are of no video.
         cached_ratio: entries of all layers' caches, as a share of those without pruning.
-        flops: form -> ``method`` and ``dense`` multiply-accumulates of the prompt.
+        flops: form -> ``method`` and ``unpruned`` multiply-accumulates of the prompt.
         seconds: stage -> seconds.
         skipped: why the model was not asked; None where it was.
     """

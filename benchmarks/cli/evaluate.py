@@ -1,6 +1,6 @@
 """``prunevid eval``: one command for each benchmark, with the same options, and ``prepare``.
 
-The table goes to stdout, its last line is JSON; bars, skipped videos and errors go to stderr. Of
+The table goes to stdout; bars, skipped videos and errors go to stderr. Of
 several processes the first one prints, once all are done.
 """
 
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..accuracy.extract import EXTRACTORS
-from ..support.terminal import fail, progress_bar, show_problems
+from ..support.terminal import AsJson, fail, print_summary, progress_bar, show_problems
 
 if TYPE_CHECKING:
     from ..datasets.sample import Questions, Sample
@@ -25,7 +24,7 @@ eval_app = typer.Typer(
     help="Accuracy on the paper's benchmarks.", no_args_is_help=True, rich_markup_mode=None
 )
 DATA_ROOT = Path("DATAS")
-DATASETS = ("mvbench", "videomme", "egoschema", "vcgbench", "synthetic")
+DATASET_NAMES = ("mvbench", "videomme", "egoschema", "vcgbench", "synthetic")
 
 
 def evaluate_command(
@@ -45,7 +44,7 @@ def evaluate_command(
     sweep: Annotated[
         list[str] | None,
         typer.Option(
-            help="Options to go through, such as 'alpha=0.2,0.4;tau=0.7,0.8' for all four pairs:"
+            help="Values of options to try, such as 'alpha=0.2,0.4;tau=0.7,0.8' for four runs:"
             " alpha (keep_ratio), tau, layer, segment_ratio, cluster_ratio; may be repeated."
         ),
     ] = None,
@@ -57,9 +56,7 @@ def evaluate_command(
         int | None, typer.Option(help="Longest answer.  [default: the benchmark's]")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("prunevid-eval"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with runs that are in --out.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the runs in --out.")] = False,
     extractor: Annotated[
         str, typer.Option(help="How answers are read: strict, or released as published.")
     ] = "strict",
@@ -77,8 +74,9 @@ def evaluate_command(
         str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.")
     ] = "auto",
     lora_alpha: Annotated[
-        float | None, typer.Option(help="For PLLaVA checkpoints whose LoRA is not merged.")
+        float | None, typer.Option(help="For a checkpoint whose LoRA is not merged.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Ask the questions, read the answers, print the score beside the published one."""
     benchmark = str(context.info_name)
@@ -89,6 +87,8 @@ def evaluate_command(
         fail("--judge-url and --judge-model belong to vcgbench")
     if bool(judge_url) != bool(judge_model):
         fail("--judge-url and --judge-model are needed together")
+
+    from ..accuracy.extract import EXTRACTORS
 
     if extractor not in EXTRACTORS:
         fail(f"--extractor must be one of {', '.join(EXTRACTORS)}, got {extractor!r}")
@@ -135,7 +135,7 @@ def evaluate_command(
                 _judge(folders, questions.samples, judge_url, judge_model)
             if export is not None:
                 _export(folders[0], extractor, export)
-            _print_table(folders, questions, extractor)
+            _print_table(folders, questions, extractor, as_json)
 
 
 def judge_command(
@@ -143,6 +143,7 @@ def judge_command(
     judge_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint of the judge.")],
     judge_model: Annotated[str, typer.Option(help="The judge's name there.")],
     data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = DATA_ROOT,
+    as_json: AsJson = False,
 ) -> None:
     """Score the answers of VCG-Bench runs; needs no video model, goes on where it was stopped."""
     with _user_errors():
@@ -150,7 +151,7 @@ def judge_command(
 
         questions = load_questions("vcgbench", data_root)
         _judge(run, questions.samples, judge_url, judge_model)
-        _print_table(run, questions, "strict")
+        _print_table(run, questions, "strict", as_json)
 
 
 def prepare_command(
@@ -163,6 +164,7 @@ def prepare_command(
         ),
     ],
     data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = DATA_ROOT,
+    as_json: AsJson = False,
 ) -> None:
     """Convert official question files; MVBench and VCG-Bench are used as they are published."""
     with _user_errors():
@@ -178,10 +180,10 @@ def prepare_command(
     show_problems(dataset, questions.problems)
     count = len(questions.samples)
     print(f"{count} questions in {len(files)} file(s)")
-    print(json.dumps({"files": [str(file) for file in files], "questions": count}))
+    print_summary({"files": [str(file) for file in files], "questions": count}, as_json)
 
 
-for _name in DATASETS:
+for _name in DATASET_NAMES:
     eval_app.command(_name, help=f"Evaluate on {_name}.")(evaluate_command)
 eval_app.command("judge")(judge_command)
 eval_app.command("prepare")(prepare_command)
@@ -197,7 +199,7 @@ def _user_errors() -> Iterator[None]:
     from ..accuracy.plan import PlanError
     from ..accuracy.run_log import RunLogError
     from ..datasets.sample import DatasetError
-    from ..run.run import InputError
+    from ..support.options import InputError
 
     try:
         yield
@@ -230,16 +232,18 @@ def _export(folder: Path, extractor: str, file: Path) -> None:
     file.write_text(json.dumps(submission(read_run(folder), extractor)) + "\n", encoding="utf-8")
 
 
-def _print_table(folders: Sequence[Path], questions: Questions, extractor: str) -> None:
+def _print_table(
+    folders: Sequence[Path], questions: Questions, extractor: str, as_json: bool
+) -> None:
     """The table, then everything in it as one line of JSON."""
     from ..accuracy.run_log import read_run
-    from ..report.summary import compare, comparison_lines, markdown, summarise
+    from ..report.summary import compare, comparison_lines, scores_markdown, summarise
 
     runs = [read_run(folder) for folder in folders]
     rows = [summarise(run, extractor) for run in runs]
     compared = [compare(runs[0], run, extractor) for run in runs[1:]]
     comparisons = [item for item in compared if item is not None]
-    print(markdown(rows))
+    print(scores_markdown(rows))
     if comparisons:
         print("\n" + comparison_lines(comparisons))
     result = {
@@ -249,4 +253,4 @@ def _print_table(folders: Sequence[Path], questions: Questions, extractor: str) 
         "bad_rows": len(questions.problems),
         "runs": [str(folder) for folder in folders],
     }
-    print(json.dumps(result))
+    print_summary(result, as_json)

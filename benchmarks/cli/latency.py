@@ -1,52 +1,14 @@
-"""``prunevid bench latency``: rows of :mod:`.latency`, as a table on the screen and in a folder.
-
-Without a GPU the embedded model, or a tiny model in place of a published size, runs on the CPU with
-fewer runs: that shows that everything works and where time goes, and says nothing about a GPU. The
-results go to ``latency.json`` and ``latency.md``; ``prunevid report`` draws them.
-"""
+"""``prunevid bench latency``: how long a model takes end to end, unpruned and pruned."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..support.terminal import fail
-
-if TYPE_CHECKING:
-    from ..cost.harness import Row
-    from ..cost.latency.rows import LatencyRow, LatencySettings
-
-SCHEMA_VERSION = 1
-NO_GPU = (
-    "No GPU here: tiny models on the CPU with few runs. No time below says anything about a GPU."
-)
-
-
-@dataclass(frozen=True)
-class LatencyRequest:
-    """What to measure; empty tuples and None stand for defaults.
-
-    Attributes:
-        model: see :func:`.latency_models.load_subject`.
-        methods: names. frames: counts. batches: sizes. dtype: a name of :data:`.cases.DTYPES`.
-        with_compile: measure the merge under ``torch.compile`` too.
-        lora_alpha: for a PLLaVA checkpoint whose LoRA is not merged.
-    """
-
-    model: str | None = None
-    methods: tuple[str, ...] = ()
-    frames: tuple[int, ...] = ()
-    batches: tuple[int, ...] = ()
-    dtype: str | None = None
-    output_tokens: int = 128
-    with_compile: bool = True
-    lora_alpha: float | None = None
+from ..support.terminal import AsJson, fail, print_summary
 
 
 def latency_command(
@@ -59,7 +21,7 @@ def latency_command(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="May be repeated; the dense model always runs.  [default: all]"),
+        typer.Option(help="May be repeated; the unpruned model always runs.  [default: all]"),
     ] = None,
     frames: Annotated[
         list[int] | None,
@@ -73,19 +35,21 @@ def latency_command(
         str | None, typer.Option(help="bf16, fp16 or fp32.  [default: bf16; without a GPU fp32]")
     ] = None,
     output_tokens: Annotated[
-        int, typer.Option(help="Length of the answers, whatever the model takes for an end.")
+        int, typer.Option(help="Tokens of every answer, wherever the model would have ended it.")
     ] = 128,
     with_compile: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Merge under torch.compile as well.")
     ] = True,
     lora_alpha: Annotated[
-        float | None, typer.Option(help="For PLLaVA checkpoints whose LoRA is not merged.")
+        float | None, typer.Option(help="For a checkpoint whose LoRA is not merged.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables and JSON.")] = Path("latency"),
+    as_json: AsJson = False,
 ) -> None:
-    """Time a model end to end, dense and pruned, split by stage; each row is checked before."""
-    # Imported here and not above: transformers takes seconds, and --help should not.
+    """Time a model end to end, unpruned and pruned, split by stage; each row is checked first."""
     from prunevid_kernels.adapters.families.video_model import ModelError, silence_transformers
+
+    from ..cost.latency.bench import LatencyRequest, bench_latency
 
     silence_transformers()
     request = LatencyRequest(
@@ -100,148 +64,6 @@ def latency_command(
         fail(f"--out: {error.filename or out}: {error.strerror or error}")
     print((out / "latency.md").read_text(encoding="utf-8"))
     summary = {key: results[key] for key in ("kind", "is_gpu", "environment")}
-    print(json.dumps({"results": str(out / "latency.json"), **summary}))
+    print_summary({"results": str(out / "latency.json"), **summary}, as_json)
     if any(row["status"] in ("incorrect", "failed") for row in results["rows"]):
         raise typer.Exit(1)
-
-
-def bench_latency(
-    request: LatencyRequest,
-    out: Path,
-    *,
-    settings: LatencySettings | None = None,
-    progress: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Measure; returns what ``latency.json`` holds.
-
-    Args:
-        out: folder for the files, which are written anew after each row.
-        settings: default 10 warm-ups and 50 runs; on a CPU fewer.
-        progress: gets a line for each row.
-
-    Raises:
-        ModelError: a model that is not known or cannot be loaded.
-        ValueError: an unknown method or dtype, or a number below its least.
-    """
-    import torch
-
-    from prunevid_kernels.adapters.methods.registry import METHODS
-
-    from ..cost.kernels.cases import DTYPES
-    from ..cost.latency.rows import ON_CPU, LatencySettings, latency_rows
-    from ..cost.latency.subjects import load_subject
-    from ..support.environment import describe
-
-    on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    dtype_name = request.dtype or ("bf16" if on_gpu else "fp32")
-    _require_known("method", request.methods, METHODS)
-    _require_known("dtype", (dtype_name,), DTYPES)
-    _require_least("frames", request.frames, 1)
-    _require_least("batch", request.batches, 1)
-    _require_least("output-tokens", (request.output_tokens,), 2)
-    model = request.model or ("llava-onevision-7b" if on_gpu else None)
-    subject = load_subject(
-        model,
-        device,
-        DTYPES[dtype_name],
-        is_reduced=not on_gpu,
-        lora_alpha=request.lora_alpha,
-    )
-    settings = replace(
-        settings or (LatencySettings() if on_gpu else ON_CPU), output_tokens=request.output_tokens
-    )
-    results: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "latency",
-        "is_gpu": on_gpu,
-        "environment": describe(device),
-        "settings": {key: value for key, value in asdict(settings).items() if key != "seconds"},
-        "rows": [],
-        "merge_rows": [],
-    }
-    write_results(results, out)
-    for row in latency_rows(
-        subject,
-        methods={name: subject.options(name) for name in request.methods or METHODS},
-        frames=request.frames or (subject.video_model.default_frames,),
-        batches=request.batches or ((1, 4, 8) if on_gpu else (1,)),
-        settings=settings,
-    ):
-        results["rows"].append(row.to_json())
-        write_results(results, out)
-        progress(_line(row))
-    for merge_row in _merge_rows(results["rows"], subject.decoder.config, dtype_name, request):
-        results["merge_rows"].append(merge_row.to_json())
-        write_results(results, out)
-        progress(f"merge alone: {merge_row.variant}: {merge_row.status}")
-    return results
-
-
-def write_results(results: Mapping[str, Any], folder: Path) -> None:
-    """Write ``latency.json`` and ``latency.md``."""
-    from ..cost.latency.tables import markdown, merge_markdown
-
-    environment = results["environment"]
-    device = environment["gpu"]["name"] if results["is_gpu"] else "CPU"
-    head = f"# Latency: {device}\n\n" + ("" if results["is_gpu"] else f"{NO_GPU}\n\n")
-    stamp = f"`{json.dumps(environment)}`\n\n"
-    text = head + stamp + markdown(results["rows"]) + merge_markdown(results["merge_rows"])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "latency.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (folder / "latency.md").write_text(text, encoding="utf-8")
-
-
-def _merge_rows(
-    rows: Sequence[Mapping[str, Any]],
-    decoder_config: Any,
-    dtype_name: str,
-    request: LatencyRequest,
-) -> Iterator[Row]:
-    """The merge alone, in every way to do it, at the shapes of the rows."""
-    import torch
-
-    from prunevid_kernels.adapters.families.shape import DecoderShape
-
-    from ..cost.harness import Settings, measure
-    from ..cost.kernels.cases import Case, CaseModel
-    from ..cost.kernels.stages import stage_benchmarks
-
-    on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    settings = Settings() if on_gpu else Settings(1, 5, 2.0)
-    decoder = DecoderShape.from_text_config(decoder_config)
-    shapes = {
-        (row["visual_tokens"] // row["tokens_per_frame"], row["tokens_per_frame"]): row["model"]
-        for row in rows
-        if row["tokens_per_frame"]
-    }
-    for (frames, tokens_per_frame), name in shapes.items():
-        case = Case(CaseModel(name, frames, tokens_per_frame, decoder, 0, 1), frames, dtype_name)
-        for benchmark in stage_benchmarks(
-            case,
-            device,
-            stages=("merge",),
-            ours="triton" if on_gpu else "reference",
-            with_compile=request.with_compile,
-        ):
-            yield from measure(benchmark, device, settings, None)
-
-
-def _require_known(what: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}")
-
-
-def _require_least(what: str, values: Sequence[int], least: int) -> None:
-    for value in values:
-        if value < least:
-            raise ValueError(f"{what} must be at least {least}, got {value}")
-
-
-def _line(row: LatencyRow) -> str:
-    what = f"{row.model}, {row.frames} frames, batch {row.batch}, {row.method}: {row.status}"
-    if row.first_token_ms is None:
-        return f"{what}, {row.reason}" if row.reason else what
-    return f"{what}, first token after {row.first_token_ms.median:.2f} ms"

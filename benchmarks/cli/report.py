@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..support.terminal import fail
+from ..support.terminal import AsJson, fail, print_summary
 
 
 def report_command(
@@ -23,12 +22,12 @@ def report_command(
         str, typer.Option(help="How answers are read: strict, or released as published.")
     ] = "strict",
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("prunevid-paper"),
+    as_json: AsJson = False,
 ) -> None:
-    """Put runs together: the paper's table with published numbers beside, intervals, plots."""
-    # Imported here and not above: matplotlib and scipy take seconds, and --help should not.
+    """Put runs together: the paper's table beside the published numbers, intervals, plots."""
     from ..accuracy.extract import EXTRACTORS
     from ..accuracy.run_log import RunLogError
-    from ..report.page import markdown, write_paper_report
+    from ..report.page import report_markdown, write_paper_report
     from ..report.table import ReportError, build_table
 
     if extractor not in EXTRACTORS:
@@ -42,5 +41,5 @@ def report_command(
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or out}: {error.strerror or error}")
-    print(markdown(table))
-    print(json.dumps({"report": str(files[0]), "files": [str(file) for file in files]}))
+    print(report_markdown(table))
+    print_summary({"report": str(files[0]), "files": [str(file) for file in files]}, as_json)

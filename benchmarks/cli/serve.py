@@ -1,8 +1,7 @@
-"""``prunevid bench serve``: arguments in, exit codes and streams out; serve.py does the work."""
+"""``prunevid bench serve``: a vLLM server's throughput and latency, unpruned and pruned."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ..support.terminal import fail
+from ..support.terminal import AsJson, fail, print_summary
 
 
 def serve_command(
@@ -47,6 +46,7 @@ def serve_command(
     out: Annotated[Path, typer.Option(help="Folder for table, JSON and server logs.")] = Path(
         "serve-benchmark"
     ),
+    as_json: AsJson = False,
 ) -> None:
     """Requests/s and time to the first token of a vLLM server, with and without pruning.
 
@@ -90,4 +90,5 @@ def serve_command(
     if results["note"] == CPU_FIGURES:
         print(CPU_FIGURES, file=sys.stderr)
     keys = ("kind", "device", "environment")
-    print(json.dumps({"results": str(out / "serve.json")} | {key: results[key] for key in keys}))
+    found = {"results": str(out / "serve.json")} | {key: results[key] for key in keys}
+    print_summary(found, as_json)

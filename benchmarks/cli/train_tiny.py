@@ -1,46 +1,44 @@
 """``prunevid train-tiny``: train the embedded model again, measure it, write its folder.
 
-Progress goes to stderr; the last line on stdout is JSON. A run that was killed goes on with
-``--resume``: its state lies in the folder until the checkpoint is complete.
+A run that was killed goes on with ``--resume``: its state is in the folder until the checkpoint is
+complete. The code that trains is part of the repository and not of the installed package.
 """
 
 from __future__ import annotations
 
-import json
 import time
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from tqdm import tqdm
 
-from ..support.terminal import fail, progress_bar
-
-if TYPE_CHECKING:
-    from ..train_tiny.training import Training
+from ..support.terminal import AsJson, fail, print_summary
 
 STATE_FILE = "training-state.pt"
-SAVE_EVERY_STEPS = 50
 HELD_OUT_QUESTIONS = 2000
 
 
 def train_tiny_command(
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
-    seed: Annotated[int, typer.Option(min=0, help="What data and weights follow from.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the data and the weights.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     steps: Annotated[
         int | None,
-        typer.Option(help="Steps in all, fewer than all for a trial run.  [default: all]"),
+        typer.Option(help="Steps in all, fewer for a trial run.  [default: the whole curriculum]"),
     ] = None,
     questions: Annotated[
         int, typer.Option(min=10, help="Held-out questions to measure each method on.")
     ] = HELD_OUT_QUESTIONS,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume the run in --out.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train the embedded model from a seed, measure it, and write a checkpoint with a model card.
 
-    Needs less than an hour on two cores.
+    Needs a checkout of the repository, and less than an hour on two cores.
     """
+    if find_spec("prunevid_kernels.benchmarks.train_tiny") is None:
+        fail("train-tiny needs a checkout of the repository, installed with pip install -e")
     state = out / STATE_FILE
     if out.exists() and not out.is_dir():
         fail(f"--out: {out} is not a folder")
@@ -51,8 +49,9 @@ def train_tiny_command(
 
     from prunevid_kernels.adapters.families.video_model import silence_transformers
 
-    from ..run.run import InputError, resolve_device
+    from ..support.options import InputError, resolve_device
     from ..train_tiny.model import save_checkpoint
+    from ..train_tiny.produce import measure_and_describe, train
     from ..train_tiny.training import CURRICULUM, StateError, Training, shortened
 
     silence_transformers()
@@ -66,9 +65,9 @@ def train_tiny_command(
         if resume:
             training.load(state)
         out.mkdir(parents=True, exist_ok=True)
-        _train(training, state)
+        train(training, state)
         save_checkpoint(training.model, training.tokenizer, out)
-        accuracy = _measure(out, training, questions)
+        accuracy = measure_and_describe(out, training, questions)
         state.unlink()
     except InputError as error:
         fail(str(error))
@@ -76,47 +75,7 @@ def train_tiny_command(
         fail(f"--resume: {error}")
     except OSError as error:
         fail(f"--out: {error.filename or out}: {error.strerror or error}")
+    print(f"checkpoint {out}, " + ", ".join(f"{name} {x:.1%}" for name, x in accuracy.items()))
     result = {"checkpoint": str(out), "seed": seed, "steps": training.total_steps}
-    print(json.dumps(result | {"seconds": time.perf_counter() - start, "accuracy": accuracy}))
-
-
-def _train(training: Training, state: Path) -> None:
-    """All steps that are left, with a bar; the state is saved on the way and at the end."""
-    total, done = training.total_steps, training.steps_done
-    with tqdm(total=total, initial=done, unit="step", dynamic_ncols=True) as bar:
-        while not training.is_done:
-            bar.set_description(training.stage.name)
-            loss, accuracy = training.advance()
-            bar.set_postfix(loss=f"{loss:.3f}", right=f"{accuracy:.0%}", refresh=False)
-            bar.update()
-            if training.steps_done % SAVE_EVERY_STEPS == 0 or training.is_done:
-                training.save(state)
-
-
-def _measure(out: Path, training: Training, questions: int) -> dict[str, float]:
-    """Measure the checkpoint in ``out`` and write its card; macro accuracy of each method."""
-    from prunevid_kernels.adapters.families.video_model import load_video_model
-
-    from ..datasets.synthetic import held_out_questions
-    from ..support.environment import describe
-    from ..train_tiny.card import model_card
-    from ..train_tiny.measure import MEASURED, measure
-
-    model = load_video_model(out, str(training.model.device))
-    results = []
-    for method in MEASURED:
-        with progress_bar(f"measuring {method}", questions, 0) as advance:
-            results.append(measure(model, held_out_questions(questions), method, advance))
-    environment = describe(training.model.device)
-    device = environment["gpu"]["name"] if environment["gpu"] else "CPU"
-    card = model_card(
-        results,
-        seed=training.seed,
-        steps=training.steps_by_stage,
-        parameters=sum(p.numel() for p in training.model.parameters()),
-        words=len(training.tokenizer),
-        where=f"{device}, CPU threads: {environment['cpu_threads']},"
-        f" torch {environment['packages']['torch']}",
-    )
-    (out / "README.md").write_text(card, encoding="utf-8")
-    return {result.method: result.macro for result in results}
+    result |= {"seconds": time.perf_counter() - start, "accuracy": accuracy}
+    print_summary(result, as_json)

@@ -1,4 +1,4 @@
-"""The benchmarks that ``prunevid eval`` knows, by name."""
+"""The data sets that ``prunevid eval`` knows, by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Scoring = Literal["choice", "word", "judge"]
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Dataset:
     """Where questions come from, and what their answers are."""
 
     title: str
@@ -45,10 +45,10 @@ def load_synthetic(data_root: Path) -> Questions:
     return Questions(samples)
 
 
-BENCHMARKS: dict[str, Benchmark] = {
-    "mvbench": Benchmark("MVBench", load_mvbench, "choice"),
-    "videomme": Benchmark("Video-MME", load_videomme, "choice"),
-    "egoschema": Benchmark("EgoSchema (subset)", load_egoschema, "choice"),
-    "vcgbench": Benchmark("VCG-Bench", load_vcgbench, "judge"),
-    "synthetic": Benchmark("generated clips", load_synthetic, "word"),
+DATASETS: dict[str, Dataset] = {
+    "mvbench": Dataset("MVBench", load_mvbench, "choice"),
+    "videomme": Dataset("Video-MME", load_videomme, "choice"),
+    "egoschema": Dataset("EgoSchema (subset)", load_egoschema, "choice"),
+    "vcgbench": Dataset("VCG-Bench", load_vcgbench, "judge"),
+    "synthetic": Dataset("generated clips", load_synthetic, "word"),
 }

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import VideoModel, load_video_model
 
 from ..datasets import synthetic
@@ -42,11 +41,6 @@ def load_embedded_model(device: str = "cpu", dtype: torch.dtype = torch.float32)
     """The embedded model on a device."""
     model = load_video_model(EMBEDDED_MODEL, device, dtype=dtype)
     return replace(model, name=NAME, default_frames=FRAMES, limits=LIMITS)
-
-
-def embedded_config() -> PruneVidConfig:
-    """The method's defaults, at a layer that the embedded model has."""
-    return PruneVidConfig(layer=SELECTION_LAYER)
 
 
 def write_sample_clip(path: Path) -> None:

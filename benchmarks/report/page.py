@@ -18,8 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prunevid_kernels import __version__
 
-from ..cost.latency import tables as latency_tables
-from ..datasets.registry import BENCHMARKS
+from ..cost.latency.tables import latency_markdown, method_name
+from ..datasets.registry import DATASETS
 from .notes import device_name
 from .plots import accuracy_plot, time_plot
 from .published import FULL_SET
@@ -47,7 +47,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class PairedLine:
-    """One comparison with the dense model, ready to print."""
+    """One comparison with the unpruned model, ready to print."""
 
     model: str
     label: str
@@ -70,7 +70,7 @@ def write_paper_report(table: Table, folder: Path) -> list[Path]:
     accuracy, time = accuracy_plot(table), time_plot(table.latency)
     files = {
         HTML_NAME: _html(table, accuracy, time).encode(),
-        MARKDOWN_NAME: markdown(table).encode(),
+        MARKDOWN_NAME: report_markdown(table).encode(),
         JSON_NAME: (json.dumps(asdict(table), indent=1) + "\n").encode(),
     }
     pictures = {"accuracy.png": accuracy, "time.png": time}
@@ -83,7 +83,7 @@ def write_paper_report(table: Table, folder: Path) -> list[Path]:
 
 def cell(line: Line, column: Column) -> Cell:
     """What stands where a line and a column meet."""
-    digits = 1 if SCALE[BENCHMARKS[column.benchmark].scoring] == 100 else 2
+    digits = 1 if SCALE[DATASETS[column.benchmark].scoring] == 100 else 2
     value = line.published_score(column)
     published = None if value is None else f"{value:.{digits}f}"
     entry = line.entries.get(column.benchmark)
@@ -102,19 +102,19 @@ def cell(line: Line, column: Column) -> Cell:
 
 
 def paired_lines(table: Table) -> list[PairedLine]:
-    """Every method beside the dense run of its model."""
+    """Every method beside the unpruned run of its model."""
     found = []
     for line in table.lines:
         for name, entry in line.entries.items():
-            if entry.against_dense is not None:
-                compared = entry.against_dense
+            if entry.against_unpruned is not None:
+                compared = entry.against_unpruned
                 low, high = compared.interval
                 p_value = "–" if compared.p_value is None else f"{compared.p_value:.3g}"
                 found.append(
                     PairedLine(
                         model=line.model,
                         label=line.label,
-                        benchmark=BENCHMARKS[name].title,
+                        benchmark=DATASETS[name].title,
                         difference=f"{compared.difference:+.2f}",
                         interval=f"{low:+.2f} to {high:+.2f}",
                         p_value=p_value,
@@ -141,7 +141,7 @@ def summary(table: Table) -> str:
 # ------------------------------------------------------------------------------------------------
 
 
-def markdown(table: Table) -> str:
+def report_markdown(table: Table) -> str:
     """The report as Markdown."""
     parts = [f"# PruneVid: measured beside published\n\n{summary(table)}\n"]
     if table.notes:
@@ -151,9 +151,9 @@ def markdown(table: Table) -> str:
     if table.lines:
         parts.append("## Scores\n\n" + _scores(table))
     if paired := paired_lines(table):
-        parts.append("## Against the dense model\n\n" + _paired(paired))
+        parts.append("## Against the unpruned model\n\n" + _paired(paired))
     if table.latency:
-        parts.append("## Where the time goes\n\n" + latency_tables.markdown(table.latency))
+        parts.append("## Where the time goes\n\n" + latency_markdown(table.latency))
     stamps = [f"{environment_line(item)}\n" for item in table.environments]
     parts.append("## Made with\n\n" + "\n".join(stamps))
     return "\n".join(parts)
@@ -233,7 +233,7 @@ def _html(table: Table, accuracy: bytes | None, time: bytes | None) -> str:
         "ratio": _ratio,
         "cell": cell,
         "environment": environment_line,
-        "method_name": latency_tables.method_name,
+        "method_name": method_name,
         "token_share": _token_share,
     }
     shapes = [
@@ -245,7 +245,7 @@ def _html(table: Table, accuracy: bytes | None, time: bytes | None) -> str:
         table=table,
         summary=summary(table),
         full_set=FULL_SET_LEGEND if Column("egoschema", FULL_SET) in table.columns else None,
-        choice=any(BENCHMARKS[name].scoring == "choice" for name in benchmarks),
+        choice=any(DATASETS[name].scoring == "choice" for name in benchmarks),
         paired=paired_lines(table),
         shapes=shapes,
         accuracy_uri=_data_uri(accuracy),

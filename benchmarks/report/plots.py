@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from ..cost.latency.stages import STAGES
 from ..cost.latency.tables import STAGE_TITLES
-from ..datasets.registry import BENCHMARKS
+from ..datasets.registry import DATASETS
 from .table import Line, Table
 
 # Told apart by people who see no red or no green as well.
@@ -135,9 +135,9 @@ def _draw_benchmark(axes: Axes, lines: Sequence[Line], benchmark: str) -> None:
                 markerfacecolor="none", markeredgewidth=1.4, linestyle="",
                 color=METHOD_COLORS.get(line.method, OTHER_COLOR),
             )  # fmt: skip
-    axes.set_title(BENCHMARKS[benchmark].title, fontsize=11)
-    axes.set_xlabel("FLOPs of the prefill, share of the dense model")
-    judged = BENCHMARKS[benchmark].scoring == "judge"
+    axes.set_title(DATASETS[benchmark].title, fontsize=11)
+    axes.set_xlabel("FLOPs of the prefill, share of the unpruned model")
+    judged = DATASETS[benchmark].scoring == "judge"
     axes.set_ylabel("judge's score, 0 to 5" if judged else "right answers, %")
     axes.set_xlim(0, 1.06)
     axes.spines[["top", "right"]].set_visible(False)

@@ -105,7 +105,7 @@ def accuracy_table(folder: Path) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for line, entry in rows:
-        row, compared = entry["row"], entry["against_dense"]
+        row, compared = entry["row"], entry["against_unpruned"]
         options = "".join(f", {key} {value}" for key, value in line["options"].items())
         low, high = row["interval"]
         cells = [

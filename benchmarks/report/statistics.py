@@ -6,15 +6,18 @@ with few questions, where resampling would claim certainty; for one task it is W
 judge's scores, and for differences between two runs, which have no such form, questions are
 resampled within their tasks; that says nothing where each task has a question or two. The seed is
 fixed: the same run prints the same interval.
+
+Both exact forms are a few lines, so there is no scipy here, which takes longer to load than a small
+table takes to make.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import binomtest
 
 Interval = tuple[float, float]
 RESAMPLES = 10_000
@@ -28,8 +31,15 @@ def wilson_interval(right: int, total: int, confidence: float = 0.95) -> Interva
     """
     if total < 1 or not 0 <= right <= total:
         raise ValueError(f"right must be in [0, total] and total >= 1, got {right} of {total}")
-    interval = binomtest(right, total).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = right / total
+    middle = share + z**2 / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2)
+    scale = 1 + z**2 / total
+    # With no or all right answers the formula gives the bound itself, but for rounding.
+    low = (middle - half) / scale if right else 0.0
+    high = (middle + half) / scale if right < total else 1.0
+    return low, high
 
 
 def macro_mean(values: Mapping[str, Sequence[float]]) -> float:
@@ -117,7 +127,11 @@ def mcnemar_p_value(first: Sequence[bool], second: Sequence[bool]) -> float:
         raise ValueError(f"both runs need the same questions, got {len(first)} and {len(second)}")
     gained = sum(b and not a for a, b in zip(first, second, strict=True))
     lost = sum(a and not b for a, b in zip(first, second, strict=True))
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    total, tail, ways = gained + lost, 0, 1  # ways: to choose k of total
+    for k in range(min(gained, lost) + 1):
+        tail += ways
+        ways = ways * (total - k) // (k + 1)
+    return min(1.0, 2 * tail / 2**total)
 
 
 def _require_questions(values: Mapping[str, Sequence[float]]) -> None:

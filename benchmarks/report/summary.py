@@ -1,4 +1,4 @@
-"""From the lines of runs to the paper's table: a row for each model and method.
+"""From the lines of runs to their scores: one for each model, method and benchmark.
 
 A score is the mean of the tasks' means, as the published numbers are; with equally many questions
 in each task that is the share of right answers. Unanswered counts as wrong. Questions that were
@@ -16,7 +16,7 @@ import numpy as np
 from prunevid_kernels.adapters.families import FAMILIES
 
 from ..accuracy.run_log import Run
-from ..datasets.registry import BENCHMARKS
+from ..datasets.registry import DATASETS
 from ..datasets.vcgbench import DIMENSIONS
 from .published import published_row
 from .statistics import (
@@ -40,8 +40,8 @@ class TaskScore:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One run.
+class RunScore:
+    """What one run scored, and what it cost.
 
     Attributes:
         benchmark, model, family, method: what ran.
@@ -78,10 +78,10 @@ class Row:
     seconds: float | None
 
 
-def summarise(run: Run, extractor: str) -> Row:
+def summarise(run: Run, extractor: str) -> RunScore:
     """The row of one run; ``extractor`` says how answers to multiple-choice questions are read."""
     settings, answered = run.settings, run.answered
-    benchmark = BENCHMARKS[settings["benchmark"]]
+    benchmark = DATASETS[settings["benchmark"]]
     values = task_values(run, extractor)
     score = interval = None
     if values:
@@ -97,7 +97,7 @@ def summarise(run: Run, extractor: str) -> Row:
     unanswered = 0
     if benchmark.scoring == "choice":
         unanswered = sum(r.predictions[extractor] is None for r in answered if r.correct)
-    return Row(
+    return RunScore(
         benchmark=settings["benchmark"],
         model=settings["model"],
         family=settings["family"],
@@ -141,7 +141,7 @@ class Comparison:
 
 def compare(first: Run, second: Run, extractor: str) -> Comparison | None:
     """How the second run differs; None where the two share no scored question."""
-    scoring = BENCHMARKS[first.settings["benchmark"]].scoring
+    scoring = DATASETS[first.settings["benchmark"]].scoring
     ours, theirs = paired_values(first, extractor), paired_values(second, extractor)
     pairs = [
         (value, theirs[task][name])
@@ -172,7 +172,7 @@ def task_values(run: Run, extractor: str) -> dict[str, list[float]]:
 def paired_values(run: Run, extractor: str) -> dict[str, dict[str, float]]:
     """Task -> question id -> value, for comparing runs question by question."""
     values: dict[str, dict[str, float]] = {}
-    if BENCHMARKS[run.settings["benchmark"]].scoring == "judge":
+    if DATASETS[run.settings["benchmark"]].scoring == "judge":
         for item in sorted(run.judgements.values(), key=lambda item: item.id):
             if item.score is not None:
                 values.setdefault(item.dimension, {})[item.id] = item.score
@@ -184,9 +184,9 @@ def paired_values(run: Run, extractor: str) -> dict[str, dict[str, float]]:
     return values
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def scores_markdown(rows: Sequence[RunScore]) -> str:
     """The table of all rows, and one of their tasks."""
-    title = BENCHMARKS[rows[0].benchmark].title
+    title = DATASETS[rows[0].benchmark].title
     lines = [
         f"| Model | Method | Retained | KV cache | FLOPs | {title} | 95% interval | Published |"
         " Questions | Unanswered | Skipped |",
@@ -247,8 +247,8 @@ def _flops_ratio(run: Run) -> dict[str, float]:
         for form, counts in record.flops.items():
             total = totals.setdefault(form, [0.0, 0.0])
             total[0] += counts["method"]
-            total[1] += counts["dense"]
-    return {form: method / dense for form, (method, dense) in totals.items()}
+            total[1] += counts["unpruned"]
+    return {form: method / unpruned for form, (method, unpruned) in totals.items()}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -2,7 +2,7 @@
 
 A line is a model with one method and its options; a cell is what that scored on a benchmark, with
 its interval, how many questions that is of, and the published number of the same family and method.
-Against the dense run of the same model every method is compared question by question. What would
+Against the unpruned run of the same model every method is compared question by question. What would
 mislead a reader does not stop the report but stands in its notes: runs that are not finished, that
 asked different questions, or that were made by different versions. What cannot be right is an
 error: a damaged file, or one cell measured twice.
@@ -18,13 +18,13 @@ from statistics import fmean
 from typing import Any
 
 from ..accuracy.run_log import SETTINGS, Run, RunLogError, read_run
-from ..datasets.registry import BENCHMARKS
+from ..datasets.registry import DATASETS
 from ..datasets.vcgbench import DIMENSIONS
 from .notes import distinct, latency_notes, run_notes
 from .published import FULL_SET, PublishedRow, published_row, published_rows
-from .summary import Comparison, Row, compare, method_label, paired_values, summarise
+from .summary import Comparison, RunScore, compare, method_label, paired_values, summarise
 
-DENSE = "full"
+UNPRUNED = "full"
 LATENCY_FILE = "latency.json"
 CELL_KEYS = ("benchmark", "model", "method", "options")
 SETTING_KEYS = (*CELL_KEYS, "family", "questions")
@@ -49,7 +49,7 @@ class Column:
 
     @property
     def title(self) -> str:
-        benchmark = BENCHMARKS[self.benchmark]
+        benchmark = DATASETS[self.benchmark]
         if self.part == FULL_SET:
             return f"EgoSchema ({FULL_SET})"
         if benchmark.scoring != "judge":
@@ -63,12 +63,12 @@ class Entry:
 
     Attributes:
         row: its scores.
-        against_dense: how it differs from the dense run of its model; None without one.
+        against_unpruned: how it differs from the unpruned run of its model; None without one.
         shared: scored questions that both answered.
     """
 
-    row: Row
-    against_dense: Comparison | None = None
+    row: RunScore
+    against_unpruned: Comparison | None = None
     shared: int = 0
 
 
@@ -142,7 +142,7 @@ def build_table(paths: Sequence[Path], extractor: str) -> Table:
                 latency.append(found)
     _require_distinct(runs)
     lines = _lines(runs, extractor)
-    names = [name for name in BENCHMARKS if any(name in line.entries for line in lines)]
+    names = [name for name in DATASETS if any(name in line.entries for line in lines)]
     rows = [row for content in latency for row in content["rows"]]
     environments = [content["environment"] for content in latency]
     return Table(
@@ -206,7 +206,7 @@ def _require_distinct(runs: Sequence[Run]) -> None:
             if key not in settings:
                 raise RunLogError(f"{run.folder}: the settings have no {key!r}")
         cell = json.dumps([settings[key] for key in CELL_KEYS], sort_keys=True)
-        if settings["benchmark"] not in BENCHMARKS:
+        if settings["benchmark"] not in DATASETS:
             raise RunLogError(f"{run.folder}: unknown benchmark {settings['benchmark']!r}")
         if cell in seen:
             raise ReportError(
@@ -224,13 +224,13 @@ def _require_distinct(runs: Sequence[Run]) -> None:
 def _columns(benchmark: str) -> list[Column]:
     if benchmark == "egoschema":
         return [Column(benchmark), Column(benchmark, FULL_SET)]
-    if BENCHMARKS[benchmark].scoring != "judge":
+    if DATASETS[benchmark].scoring != "judge":
         return [Column(benchmark)]
     return [*(Column(benchmark, name) for name in DIMENSIONS), Column(benchmark)]
 
 
 def _lines(runs: Sequence[Run], extractor: str) -> list[Line]:
-    """Models in the order given; of each the dense line first, then what was run, then what was
+    """Models in the order given; of each the unpruned line first, then what was run, then what was
     only published."""
     groups: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
@@ -240,7 +240,7 @@ def _lines(runs: Sequence[Run], extractor: str) -> list[Line]:
     for by_label in groups.values():
         of_model = [run for group in by_label.values() for run in group]
         found = [_line(group, of_model, extractor) for group in by_label.values()]
-        lines += sorted(found, key=lambda line: line.method != DENSE)
+        lines += sorted(found, key=lambda line: line.method != UNPRUNED)
         lines += _only_published(found)
     return lines
 
@@ -249,7 +249,7 @@ def _line(group: Sequence[Run], of_model: Sequence[Run], extractor: str) -> Line
     settings = group[0].settings
     records = [record for run in group for record in run.answered]
     before = sum(record.tokens_before for record in records)
-    dense = sum(record.flops["paper"]["dense"] for record in records if record.flops)
+    unpruned = sum(record.flops["paper"]["unpruned"] for record in records if record.flops)
     method = sum(record.flops["paper"]["method"] for record in records if record.flops)
     return Line(
         model=settings["model"],
@@ -258,7 +258,7 @@ def _line(group: Sequence[Run], of_model: Sequence[Run], extractor: str) -> Line
         options=settings["options"],
         entries={run.settings["benchmark"]: _entry(run, of_model, extractor) for run in group},
         retained=sum(record.tokens_kept for record in records) / before if before else None,
-        flops_ratio=method / dense if dense else None,
+        flops_ratio=method / unpruned if unpruned else None,
         cached_ratio=fmean(record.cached_ratio for record in records) if records else None,
         published=published_row(settings),
     )
@@ -266,11 +266,11 @@ def _line(group: Sequence[Run], of_model: Sequence[Run], extractor: str) -> Line
 
 def _entry(run: Run, of_model: Sequence[Run], extractor: str) -> Entry:
     row = summarise(run, extractor)
-    if run.settings["method"] == DENSE:
+    if run.settings["method"] == UNPRUNED:
         return Entry(row)
     for other in of_model:
         settings = other.settings
-        if settings["method"] == DENSE and settings["benchmark"] == run.settings["benchmark"]:
+        if settings["method"] == UNPRUNED and settings["benchmark"] == run.settings["benchmark"]:
             ours, theirs = paired_values(other, extractor), paired_values(run, extractor)
             shared = sum(len(ours[task].keys() & theirs.get(task, {}).keys()) for task in ours)
             return Entry(row, compare(other, run, extractor), shared)
@@ -292,8 +292,8 @@ def _only_published(found: Sequence[Line]) -> list[Line]:
 def _unpaired(lines: Sequence[Line]) -> list[str]:
     return [
         f"{line.model}, {line.label} on {name}: no scored questions in common with a run of the"
-        " dense model, so no paired comparison."
+        " unpruned model, so no paired comparison."
         for line in lines
         for name, entry in line.entries.items()
-        if line.method != DENSE and entry.against_dense is None
+        if line.method != UNPRUNED and entry.against_unpruned is None
     ]

@@ -135,14 +135,11 @@ def _render(result: RunResult, **pictures: Any) -> str:
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     environment.filters["seconds"] = lambda value: f"{value:.3f} s"
-    stages = list(dict.fromkeys([*result.dense_seconds, *result.seconds]))
-    order = [*result.seconds, *(stage for stage in stages if stage not in result.seconds)]
     return environment.get_template("report.html.j2").render(
         result=result,
         counts=result.counts,
         config=result.inputs.config,
         summary=result.summary(),
-        stages=order,
         version=__version__,
         **pictures,
     )

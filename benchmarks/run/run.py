@@ -1,17 +1,16 @@
 """One video, one question: pruned and unpruned, with everything needed to look at what happened.
 
-The pruned run and the dense run see the same inputs after one warm-up; the dense one goes last,
-so that whatever still warms up works against pruning and not for it. Times are single runs, meant
-to show where time goes; ``prunevid bench`` is for measuring.
+The pruned run and the unpruned run see the same inputs after one warm-up; the unpruned one goes
+last, so that whatever still warms up works against pruning and not for it. Times are single runs,
+meant to show where time goes; ``prunevid bench`` is for measuring.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from ..cost.flops.methods import sample_flops
 from ..cost.latency.stages import StageClock
 from ..embedded import model as embedded_model
 from ..embedded.sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
+from ..support.options import InputError, no_such_layer, parse_config, resolve_device
 from .drawing import PrunedVideo
 
 STAGE_NAMES = {
@@ -42,10 +42,6 @@ STAGE_NAMES = {
 
 # Announces a stage of work for as long as the ``with`` block runs.
 Progress = Callable[[str], AbstractContextManager[None]]
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +101,29 @@ class Counts:
 class RunResult:
     """Both answers, what pruning did, and what it cost.
 
-    ``seconds`` and ``dense_seconds`` map stages of the pruned and of the unpruned run to seconds.
+    ``seconds`` and ``unpruned_seconds`` map the stages of the two runs to seconds.
     """
 
     inputs: Inputs
     answer: str
-    dense_answer: str
+    unpruned_answer: str
     counts: Counts
     pruned_video: PrunedVideo
     flops_ratio_paper: float
     flops_ratio_exact: float
     seconds: dict[str, float]
-    dense_seconds: dict[str, float]
+    unpruned_seconds: dict[str, float]
+
+    @property
+    def knows_the_video(self) -> bool:
+        """False: the answers are guesses, by a model that was trained on other videos."""
+        return self.inputs.model.limits is None or self.inputs.video_is_sample
+
+    @property
+    def times_compare(self) -> bool:
+        """Whether both runs' times say something about pruning: not those of a model so small
+        that its decoder costs less than merging and scoring."""
+        return self.inputs.model.limits is None
 
     def summary(self) -> dict[str, Any]:
         """The result as plain JSON values."""
@@ -131,13 +138,13 @@ class RunResult:
             "video": str(self.inputs.video.source),
             "question": self.inputs.question,
             "answer": self.answer,
-            "dense_answer": self.dense_answer,
+            "unpruned_answer": self.unpruned_answer,
             "config": asdict(self.inputs.config),
             **asdict(self.counts),
             "flops_ratio_paper": self.flops_ratio_paper,
             "flops_ratio_exact": self.flops_ratio_exact,
             "seconds": self.seconds,
-            "dense_seconds": self.dense_seconds,
+            "unpruned_seconds": self.unpruned_seconds,
         }
 
 
@@ -179,10 +186,7 @@ def prepare(request: RunRequest) -> Inputs:
     read_seconds = time.perf_counter() - start
     num_layers = model.model.config.text_config.num_hidden_layers
     if config.select and config.layer >= num_layers:
-        raise InputError(
-            f"--config: layer {config.layer} does not exist, the decoder has layers 0 to"
-            f" {num_layers - 1}; choose one with --config layer=N"
-        )
+        raise InputError(f"--config: {no_such_layer(config.layer, num_layers)}")
     return Inputs(
         video=video,
         video_is_sample=request.video is None,
@@ -192,27 +196,6 @@ def prepare(request: RunRequest) -> Inputs:
         max_new_tokens=request.max_new_tokens,
         read_seconds=read_seconds,
     )
-
-
-def parse_config(items: tuple[str, ...]) -> dict[str, Any]:
-    """Config values from ``key=value`` pairs and JSON files; a later one replaces an earlier one.
-
-    Raises:
-        InputError: an item that is neither, an unreadable file, a file without a JSON object.
-    """
-    values: dict[str, Any] = {}
-    for item in items:
-        key, equals, text = item.partition("=")
-        if item.endswith(".json"):
-            values.update(_read_config_file(Path(item)))
-        elif equals and key:
-            try:
-                values[key.strip()] = json.loads(text)
-            except ValueError:
-                values[key.strip()] = text.strip()  # a bare word, such as score=rope
-        else:
-            raise InputError(f"--config must be key=value or a .json file, got {item!r}")
-    return values
 
 
 def run(inputs: Inputs, progress: Progress) -> RunResult:
@@ -232,7 +215,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     assert call is not None
     record = call.videos[0]
     with progress("Answering, unpruned (for comparison)"):
-        dense_answer, dense_seconds, _ = _answer(model, encoded, inputs.max_new_tokens, None)
+        unpruned_answer, unpruned_seconds, _ = _answer(model, encoded, inputs.max_new_tokens, None)
     shared = {"read frames": inputs.read_seconds, "resize frames": encode_seconds}
 
     counts = Counts(
@@ -254,7 +237,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     return RunResult(
         inputs=inputs,
         answer=answer,
-        dense_answer=dense_answer,
+        unpruned_answer=unpruned_answer,
         counts=counts,
         pruned_video=PrunedVideo(
             frames=shown,
@@ -268,32 +251,8 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
         flops_ratio_paper=flops.ratio("paper"),
         flops_ratio_exact=flops.ratio("exact"),
         seconds=shared | seconds,
-        dense_seconds=shared | dense_seconds,
+        unpruned_seconds=shared | unpruned_seconds,
     )
-
-
-def _read_config_file(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--config: {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"--config: {path}: not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"--config: {path}: must hold a JSON object, got {type(values).__name__}")
-    return values
-
-
-def resolve_device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"--device: {name!r} cannot be used: {str(error).splitlines()[0]}"
-        ) from error
-    return name
 
 
 def _device_name(device: torch.device) -> str:
@@ -311,9 +270,11 @@ def _answer(
 ) -> tuple[str, dict[str, float], PruneCall | None]:
     """The answer, the seconds of its stages and what was pruned; without a config, unpruned."""
     clock = StageClock(model.model, model.model.device)
-    handle = nullcontext() if config is None else prune(model.model, config)
-    # The clock's hooks first, so that the decoder's times include what pruning does around it.
-    with clock.hooked(), handle as pruned:
+    with ExitStack() as stack:
+        # The clock's hooks go before those of prune(), so that the decoder's time includes what
+        # pruning does in its call, and the tower's does not.
+        stack.enter_context(clock.hooked())
+        pruned = None if config is None else stack.enter_context(prune(model.model, config))
         clock.start()
         answer = model.generate(encoded, max_new_tokens=max_new_tokens)
         call = pruned.report.last if pruned else None

@@ -1,14 +1,24 @@
-"""How the commands of ``prunevid`` talk to a person: bars, and one line for an error."""
+"""How the commands of ``prunevid`` talk to people and to programs.
+
+Bars and problems for a person on stderr, one line for an error, and one line of JSON at the end of
+stdout for a program. Cheap to import: the progress bars' library is loaded with the first bar.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from tqdm import tqdm
+
+# Every command that prints a result has this option.
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="End with a line of JSON, as when the output is not a terminal."),
+]
 
 # Called after each item, with what is wrong with it if anything is.
 Advance = Callable[[str | None], None]
@@ -24,9 +34,22 @@ def fail(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+def print_summary(summary: Mapping[str, Any], as_json: bool) -> None:
+    """A command's result as one line of JSON, for programs: a person has read it above.
+
+    Args:
+        summary: JSON values.
+        as_json: print it on a terminal as well.
+    """
+    if as_json or not sys.stdout.isatty():
+        print(json.dumps(summary))
+
+
 @contextmanager
 def progress_bar(label: str, total: int, done: int) -> Iterator[Advance]:
     """A bar on stderr with rate and time to go; the first problems are shown, all are counted."""
+    from tqdm import tqdm
+
     problems: list[str] = []
     with tqdm(total=total, initial=done, desc=label, unit="q", dynamic_ncols=True) as bar:
 

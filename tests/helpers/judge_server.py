@@ -17,11 +17,15 @@ Behaviour = Callable[[Request, int], tuple[int, str]]
 
 @dataclass
 class JudgeServer:
-    """Answers chat completions and remembers what it was asked."""
+    """Answers chat completions and remembers what it was asked.
+
+    ``raw``, a content type and a body, is sent with status 200 in place of any answer.
+    """
 
     url: str = ""
     requests: list[Request] = field(default_factory=list)
     behaviour: Behaviour = lambda request, times: (200, '{"score": 3}')
+    raw: tuple[str, bytes] | None = None
 
 
 @contextmanager
@@ -47,9 +51,12 @@ def judge_server(behaviour: Behaviour | None = None) -> Iterator[JudgeServer]:
                 "model": request["model"],
                 "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             }
+            kind = "application/json"
             body = json.dumps(answer if status == 200 else {"error": {"message": words}}).encode()
+            if judge.raw is not None:
+                status, (kind, body) = 200, judge.raw
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Retry-After-Ms", "1")  # or the client would wait half a second
             self.end_headers()

@@ -1,14 +1,17 @@
-"""Whole checkpoint folders of tiny PLLaVA and ST-LLM models, tokenizers included."""
+"""Whole checkpoint folders of tiny random models of each family, tokenizers included."""
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 
+import tiny_models
 import tiny_pllava
 import tiny_st_llm
 from sentencepiece import SentencePieceTrainer
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 CORPUS = (
     "Where does the red circle go? What is blue? When is the scene dark? Look, what happens next: "
@@ -17,6 +20,47 @@ CORPUS = (
 # What a prompt of a test may have, so that <unk>, which stands for a visual token, comes out of no
 # text.
 CHARACTERS = string.ascii_letters + string.digits + ".,:?#()_-"
+
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% for part in message.content %}"
+    "{% if part.type == 'video' %}<video>\n{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_llava_onevision(folder: Path) -> Path:
+    """A random model that knows single bytes and answers in ASCII letters and spaces."""
+    special = ["<|endoftext|>", "<image>", "<video>", "<|im_start|>", "<|im_end|>"]
+    assert special.index("<image>") == tiny_models.IMAGE_ID
+    assert special.index("<video>") == tiny_models.VIDEO_ID
+    entries = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    core = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(entries)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>", "<image>", "<video>"],
+        chat_template=LLAVA_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+    model = tiny_models.llava(vocab_size=len(entries), max_position_embeddings=32768)
+    sayable = {"<|im_end|>", "Ġ", *string.ascii_letters}  # Ġ is a space
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.suppress_tokens = [
+        index for index, entry in enumerate(entries) if entry not in sayable
+    ]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(LLAVA_TEMPLATE)
+    side = tiny_models.IMAGE_SIZE_PX
+    preprocessing = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    preprocessing["size"] = {"height": side, "width": side}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    return folder
 
 
 def write_pllava(folder: Path) -> Path:

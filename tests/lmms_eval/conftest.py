@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torchvision_schemas  # noqa: F401  before anything imports torchvision
+from tiny_folders import write_llava_onevision
+from tiny_models import IMAGE_SIZE_PX, PATCH_PX
 
 from prunevid_kernels.benchmarks.datasets.synthetic import make_clip
-from prunevid_kernels.benchmarks.embedded.tiny_model import save_tiny_model
 
 TASKS = Path(__file__).parent / "tasks"
 QUESTIONS = ("Where does the red circle go?", "What is blue?", "When is the scene dark?")
@@ -60,19 +61,20 @@ def llava_folder(tmp_path_factory) -> Path:
         LlavaOnevisionVideoProcessor,
     )
 
-    folder = tmp_path_factory.mktemp("llava")
-    save_tiny_model(folder)
+    folder = write_llava_onevision(tmp_path_factory.mktemp("llava"))
     (folder / "chat_template.jinja").write_text(STRING_TEMPLATE)
     pixels = {
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
-        "size": {"height": 384, "width": 384},
+        "size": {"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX},
     }
     processor = LlavaOnevisionProcessor(
-        image_processor=LlavaOnevisionImageProcessor(**pixels, image_grid_pinpoints=[[384, 384]]),
+        image_processor=LlavaOnevisionImageProcessor(
+            **pixels, image_grid_pinpoints=[[IMAGE_SIZE_PX, IMAGE_SIZE_PX]]
+        ),
         tokenizer=AutoTokenizer.from_pretrained(folder),
         video_processor=LlavaOnevisionVideoProcessor(**pixels),
-        num_image_tokens=576,
+        num_image_tokens=(IMAGE_SIZE_PX // PATCH_PX) ** 2,
         vision_feature_select_strategy="full",
         chat_template=STRING_TEMPLATE,
     )

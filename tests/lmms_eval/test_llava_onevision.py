@@ -13,11 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_folders import LLAVA_TEMPLATE
+from tiny_models import TOKENS_PER_FRAME
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import prune
 from prunevid_kernels.adapters.video.reader import read_video
-from prunevid_kernels.benchmarks.embedded.tiny_model import CHAT_TEMPLATE
 
 try:
     version("lmms_eval")
@@ -71,7 +72,11 @@ def test_answers_are_those_of_the_model_pruned_by_hand(
     assert len(set(expected)) == len(expected)
     calls, totals = handle.report.calls, lm.pruned.totals
     assert totals.videos == len(calls) == 3
-    assert totals.tokens_before == 3 * FRAMES * 144 == sum(call.tokens_before for call in calls)
+    assert (
+        totals.tokens_before
+        == 3 * FRAMES * TOKENS_PER_FRAME
+        == sum(call.tokens_before for call in calls)
+    )
     assert totals.tokens_merged == sum(call.tokens_merged for call in calls)
     assert totals.tokens_kept == sum(call.tokens_kept for call in calls)
     if options == OPTIONS:
@@ -96,7 +101,7 @@ def test_the_command(workplace, llava_folder, tmp_path):
     done = subprocess.run(command, cwd=workplace, env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout + done.stderr
-    assert "prunevid: 3 videos: 1728 visual tokens -> " in said, said
+    assert "prunevid: 3 videos: 192 visual tokens -> " in said, said
     (results,) = tmp_path.rglob("*_results.json")
     assert "right,none" in json.loads(results.read_text())["results"]["local_clips"]
 
@@ -125,7 +130,7 @@ def test_a_template_that_wants_messages_in_parts_renders_the_same(
     build, evaluate, llava_folder, tmp_path
 ):
     shutil.copytree(llava_folder, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (tmp_path / "chat_template.jinja").write_text(LLAVA_TEMPLATE)
     answers = [
         evaluate(build(NAME, pretrained=folder, max_frames_num=FRAMES, **OPTIONS))
         for folder in (llava_folder, tmp_path)

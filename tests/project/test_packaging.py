@@ -22,6 +22,7 @@ import prunevid_kernels
 
 FOLDERS = ("prunevid_kernels", "adapters", "benchmarks")
 PACKAGES = ("prunevid_kernels", "prunevid_kernels.adapters", "prunevid_kernels.benchmarks")
+CHECKOUT_ONLY = "benchmarks/train_tiny"
 
 # One process builds and installs; the others do not do it again.
 
@@ -72,6 +73,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel):
         for folder, package in zip(FOLDERS, PACKAGES, strict=True)
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
+        if not path.is_relative_to(ROOT / CHECKOUT_ONLY)
     }
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -84,12 +86,26 @@ def test_the_installed_wheel_imports_from_another_folder(installed, tmp_path):
     assert printed.startswith(str(installed.parents[1]))
 
 
+def test_what_trains_the_embedded_model_needs_a_checkout_and_says_so(installed, tmp_path):
+    command = [installed, "-m", "prunevid_kernels.benchmarks.cli", "train-tiny", "--out", "out"]
+    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("prunevid: error: train-tiny needs a checkout")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_installed_wheel_is_fully_typed(installed, tmp_path):
+    """The code that is not in the wheel is put beside it, to be checked as well."""
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(installed.parents[1])}))
+    beside = site / "prunevid_kernels" / CHECKOUT_ONLY
+    shutil.copytree(ROOT / CHECKOUT_ONLY, beside, ignore=shutil.ignore_patterns("__pycache__"))
     mypy = [sys.executable, "-m", "mypy", "--python-executable", installed]
     mypy += ["--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache"]
     checked = subprocess.run(
         [*mypy, "-p", "prunevid_kernels"], cwd=tmp_path, text=True, capture_output=True
     )
+    shutil.rmtree(beside)
     printed = checked.stdout + checked.stderr
     # As paths in the repository, where the faults are to be mended.
     printed = re.sub(r"^\S*/site-packages/", "", printed, flags=re.M)
@@ -131,6 +147,7 @@ def test_setup_maps_every_package_folder():
         ".".join([package, *path.parent.relative_to(ROOT / folder).parts])
         for folder, package in zip(FOLDERS, PACKAGES, strict=True)
         for path in (ROOT / folder).rglob("__init__.py")
+        if path.parent != ROOT / CHECKOUT_ONLY
     ]
     assert sorted(listed) == sorted(present)
 

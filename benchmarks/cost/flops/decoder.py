@@ -1,4 +1,4 @@
-"""How much arithmetic a prefill costs, from the sequence length of each decoder layer.
+"""What a prefill costs in FLOPs, from the sequence length of each decoder layer.
 
 Pure arithmetic on measured lengths; nothing is timed here. Counts are multiply-accumulates, which
 is what the PruneVid paper prints as FLOPs; ratios do not depend on that. Two forms:
@@ -54,15 +54,15 @@ def prefill_macs(tokens_per_layer: Sequence[float], shape: DecoderShape, form: F
 
 
 def flops_ratio(
-    tokens_per_layer: Sequence[float], dense_tokens: float, shape: DecoderShape, form: FlopsForm
+    tokens_per_layer: Sequence[float], unpruned_tokens: float, shape: DecoderShape, form: FlopsForm
 ) -> float:
-    """Arithmetic of a pruned prefill as a share of the dense one, on ``dense_tokens`` throughout.
+    """FLOPs of a pruned prefill as a share of the unpruned one, on ``unpruned_tokens`` throughout.
 
     Raises:
         ValueError: not one length a layer; an unknown form.
     """
-    dense = prefill_macs([dense_tokens] * shape.num_layers, shape, form)
-    return prefill_macs(tokens_per_layer, shape, form) / dense
+    unpruned = prefill_macs([unpruned_tokens] * shape.num_layers, shape, form)
+    return prefill_macs(tokens_per_layer, shape, form) / unpruned
 
 
 def prunevid_lengths(

@@ -1,4 +1,4 @@
-"""The arithmetic of one prompt under a method, beside the same prompt dense, in three accountings.
+"""FLOPs of one prompt under a method, beside the same prompt unpruned, in three accountings.
 
 ``paper`` and ``exact`` count the decoder alone (:mod:`.decoder`). ``end_to_end`` is ``exact`` with
 the vision tower, the projector, and what the method itself computes: merging, scoring, comparing
@@ -40,24 +40,21 @@ class Flops:
             self.end_to_end + other.end_to_end,
         )
 
-    def __truediv__(self, count: float) -> Flops:
-        return Flops(self.paper / count, self.exact / count, self.end_to_end / count)
-
 
 @dataclass(frozen=True)
 class SampleFlops:
-    """A sample under a method, and dense."""
+    """A sample under a method, and unpruned."""
 
     method: Flops
-    dense: Flops
+    unpruned: Flops
 
     def ratio(self, form: Accounting) -> float:
-        return float(getattr(self.method, form) / getattr(self.dense, form))
+        return float(getattr(self.method, form) / getattr(self.unpruned, form))
 
     def as_dict(self) -> dict[str, dict[str, float]]:
-        """form -> {"method", "dense"}, as records store it."""
-        method, dense = asdict(self.method), asdict(self.dense)
-        return {form: {"method": method[form], "dense": dense[form]} for form in ACCOUNTINGS}
+        """form -> {"method", "unpruned"}, as records store it."""
+        method, unpruned = asdict(self.method), asdict(self.unpruned)
+        return {form: {"method": method[form], "unpruned": unpruned[form]} for form in ACCOUNTINGS}
 
 
 @dataclass(frozen=True)
@@ -125,16 +122,20 @@ def prompt_flops(counts: PromptCounts, shape: ModelShape) -> SampleFlops:
     """
     decoder = shape.decoder
     lengths = [visual + counts.other for visual in counts.per_layer]
-    dense = [counts.before + counts.other] * decoder.num_layers
+    unpruned = [counts.before + counts.other] * decoder.num_layers
     encoder = counts.frames * (shape.vision_macs + shape.projector_macs)
-    exact, dense_exact = (prefill_macs(tokens, decoder, "exact") for tokens in (lengths, dense))
+    exact, unpruned_exact = (
+        prefill_macs(tokens, decoder, "exact") for tokens in (lengths, unpruned)
+    )
     return SampleFlops(
         method=Flops(
             prefill_macs(lengths, decoder, "paper"),
             exact,
             exact + encoder + method_macs(counts, shape),
         ),
-        dense=Flops(prefill_macs(dense, decoder, "paper"), dense_exact, dense_exact + encoder),
+        unpruned=Flops(
+            prefill_macs(unpruned, decoder, "paper"), unpruned_exact, unpruned_exact + encoder
+        ),
     )
 
 
@@ -171,16 +172,5 @@ def total_flops(samples: Iterable[SampleFlops]) -> SampleFlops:
         raise ValueError("samples must hold at least one, got none")
     zero = Flops(0.0, 0.0, 0.0)
     return SampleFlops(
-        sum((item.method for item in items), zero), sum((item.dense for item in items), zero)
+        sum((item.method for item in items), zero), sum((item.unpruned for item in items), zero)
     )
-
-
-def mean_flops(samples: Iterable[SampleFlops]) -> SampleFlops:
-    """The mean over samples, of the FLOPs.
-
-    Raises:
-        ValueError: there are none.
-    """
-    items = list(samples)
-    total = total_flops(items)
-    return SampleFlops(total.method / len(items), total.dense / len(items))

@@ -17,7 +17,7 @@ from prunevid_kernels.adapters.families import FAMILIES, SIZES
 from prunevid_kernels.adapters.families.shape import DecoderShape
 from prunevid_kernels.adapters.families.video_model import VideoModel
 
-from ...embedded import tiny_model
+from ...embedded.model import load_embedded_model
 
 REDUCED_DECODER = DecoderShape(64, 128, 4, 4, 2, 256)
 
@@ -33,7 +33,7 @@ def random_model(
         dtype: of the weights.
         is_reduced: a tiny model of the family in place of the published size.
     """
-    words = tiny_model.build_tiny_model().processor
+    words = load_embedded_model().processor
     shape = SIZES[name].shape
     decoder = REDUCED_DECODER if is_reduced else shape.decoder
     decoder = replace(decoder, vocab_size=max(decoder.vocab_size, len(words.tokenizer)))

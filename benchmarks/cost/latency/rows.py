@@ -1,8 +1,8 @@
-"""End-to-end latency: one model, dense and under each method, split by stage.
+"""End-to-end latency: one model, unpruned and under each method, split by stage.
 
 A row is a method at a number of frames and a batch size. Each begins with one call from cold,
 then has to pass its check (:mod:`.latency_checks`), and only then is timed; a row whose check fails
-holds no time, and one that cannot run (memory) says so. The dense model, without a hook of ours
+holds no time, and one that cannot run (memory) says so. The unpruned model, without a hook of ours
 and on the same attention backend, is the baseline of every other row of its shape. What replaces
 the merge alone (the method as loops, vectorised, under ``torch.compile``, and engines' cosine
 pruning) is measured apart, by the benchmark that ``prunevid bench kernels`` runs.
@@ -78,7 +78,7 @@ class LatencyRow:
         peak_memory_bytes: allocated at most, weights included. weights_bytes: theirs.
         kv_bytes: keys and values of the prompts.
         flops: form -> multiply-accumulates of all prompts.
-        speedup: the dense row's time to the first token divided by this one's.
+        speedup: the unpruned row's time to the first token divided by this one's.
     """
 
     model: str
@@ -130,10 +130,10 @@ def latency_rows(
     settings: LatencySettings,
     has_time: Callable[[], bool] = lambda: True,
 ) -> Iterator[LatencyRow]:
-    """A row for each number of frames, batch size and method, dense first.
+    """A row for each number of frames, batch size and method, unpruned first.
 
     Args:
-        methods: name -> options; the dense model is measured whether it is among them or not.
+        methods: name -> options; the unpruned model is measured whether it is among them or not.
         has_time: asked before each row; no further row once it says no.
     """
     names = [BASELINE, *(name for name in methods if name != BASELINE)]

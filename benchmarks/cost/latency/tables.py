@@ -17,10 +17,11 @@ STAGE_TITLES = {
     "first_token": "first token",
 }
 
-Row = Mapping[str, Any]
+LatencyJson = Mapping[str, Any]
+"""A row of ``latency.json``."""
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def latency_markdown(rows: Sequence[LatencyJson]) -> str:
     """Tables of the rows of ``latency.json``, in their order."""
     parts = []
     for _, group in groupby(rows, key=lambda row: (row["model"], row["frames"], row["batch"])):
@@ -29,7 +30,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def _head(row: Row) -> list[str]:
+def _head(row: LatencyJson) -> list[str]:
     features = (
         "generated video features in place of the projector's output"
         if row["features"] == "generated"
@@ -46,7 +47,7 @@ def _head(row: Row) -> list[str]:
     ]
 
 
-def _times(rows: Sequence[Row]) -> list[str]:
+def _times(rows: Sequence[LatencyJson]) -> list[str]:
     first = rows[0]["output_tokens"]
     lines = [
         "| method | merged | kept | first token, ms (p10 - p90) | speedup | ms/token | tokens/s,"
@@ -74,7 +75,7 @@ def _times(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _parts(rows: Sequence[Row]) -> list[str]:
+def _parts(rows: Sequence[LatencyJson]) -> list[str]:
     titles = " | ".join(STAGE_TITLES[stage] for stage in STAGES)
     lines = [f"| medians, ms | {titles} |", "|---" + "|---:" * len(STAGES) + "|"]
     for row in rows:
@@ -84,7 +85,7 @@ def _parts(rows: Sequence[Row]) -> list[str]:
     return lines if len(lines) > 2 else []
 
 
-def method_name(row: Row) -> str:
+def method_name(row: LatencyJson) -> str:
     """The method, with the options it ran with."""
     options = ", ".join(f"{name}={value}" for name, value in row["options"].items())
     return f"{row['method']} ({options})" if options else row["method"]
@@ -110,7 +111,7 @@ def _escaped(text: str | None) -> str:
     return (text or "").replace("|", "\\|")
 
 
-def merge_markdown(rows: Sequence[Row]) -> str:
+def merge_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The merge alone, from the rows of the kernel benchmark."""
     if not rows:
         return ""

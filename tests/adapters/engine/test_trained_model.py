@@ -11,11 +11,12 @@ from functools import cache
 import numpy as np
 import pytest
 
+from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import VideoModel, apply_method, prune
 from prunevid_kernels.adapters.video.reader import read_video
 from prunevid_kernels.benchmarks.datasets.synthetic import held_out_questions, make_clip
 from prunevid_kernels.benchmarks.embedded import model as embedded_model
-from prunevid_kernels.benchmarks.embedded.model import embedded_config, load_embedded_model
+from prunevid_kernels.benchmarks.embedded.model import SELECTION_LAYER, load_embedded_model
 from prunevid_kernels.benchmarks.support.environment import ROOT
 from prunevid_kernels.benchmarks.train_tiny.measure import Accuracy, measure
 
@@ -76,7 +77,7 @@ def test_the_sample_clip_is_read_from_its_file(model: VideoModel, method: str) -
     video = read_video(embedded_model.SAMPLE_CLIP, embedded_model.FRAMES)
     clip = make_clip("held_out", embedded_model.SAMPLE_INDEX)
     assert np.array_equal(video.indices // 8, np.arange(len(clip.frames)))
-    options = {"layer": embedded_config().layer} if method == "prunevid" else {}
+    options = {"layer": SELECTION_LAYER} if method == "prunevid" else {}
     with apply_method(model.model, method, options):
         encoded = model.encode(video.frames, embedded_model.SAMPLE_QUESTION)
         assert model.generate(encoded, max_new_tokens=4) == embedded_model.SAMPLE_ANSWER
@@ -84,7 +85,7 @@ def test_the_sample_clip_is_read_from_its_file(model: VideoModel, method: str) -
 
 def test_the_readme_says_what_becomes_of_the_sample_clip(model: VideoModel) -> None:
     video = read_video(embedded_model.SAMPLE_CLIP, embedded_model.FRAMES)
-    with prune(model.model, embedded_config()) as handle:
+    with prune(model.model, PruneVidConfig(layer=SELECTION_LAYER)) as handle:
         encoded = model.encode(video.frames, embedded_model.SAMPLE_QUESTION)
         model.generate(encoded, max_new_tokens=1)
     call = handle.report.last

@@ -32,11 +32,101 @@ OPTIONS = ("Ate the medicine.", "Put down the cup.", "Took the box.", "Took the 
         pytest.param("", [], id="empty"),
         pytest.param("  \n", [], id="blank"),
         pytest.param("I cannot tell.", [], id="none"),
-        pytest.param("b) put", [], id="small-letter-is-no-label"),
+        pytest.param("b) put", [1], id="small-label"),
+        pytest.param("a man put down", [], id="small-article-is-no-label"),
     ],
 )
 def test_strict(answer: str, expected: list[int]) -> None:
     assert strict(answer, OPTIONS) == expected
+
+
+DOG = ("A man is running.", "The dog.", "Not sure.", "Option text D.")
+REPLIES = [
+    ("B", [1]),
+    ("(B)", [1]),
+    ("B) The dog.", [1]),
+    ("B.", [1]),
+    ("b", [1]),
+    ("(b) the dog", [1]),
+    ("The correct answer is (B).", [1]),
+    ("The best option is B", [1]),
+    ("Best option: B", [1]),
+    ("Answer: B", [1]),
+    ("**B**", [1]),
+    ("**Answer:** B", [1]),
+    ("The answer is **B**.", [1]),
+    ("Answer:\n\nB", [1]),
+    ("The answer is B because a car moves.", [1]),
+    ("The answer is B. Note that A is a common distractor.", [1]),
+    ("I would pick B - a safe choice.", [1]),
+    ("ANSWER IS B", [1]),
+    ("\\boxed{B}", [1]),
+    ("<answer>B</answer>", [1]),
+    ("Option B", [1]),
+    ("B: The dog.", [1]),
+    ("B\nExplanation: A man is not seen.", [1]),
+    ("(A) or (B)", []),
+    ("A man is running in the park", [0]),
+    ("Based on the video, the dog.", [1]),
+    ("E", []),
+    ("", []),
+    (" ", []),
+    (")", []),
+    ("(", []),
+    ("A)(B)(C)(D", []),
+    ("D", [3]),
+    ("Option text D.", [3]),
+    ("Ａ", [0]),
+    ("B、", [1]),
+    ("答案是B", [1]),
+    ("B．", [1]),
+    ("The answer is: B) The dog.", [1]),
+    ("Answer is option B.", [1]),
+    ("B and C", []),
+    ("B, because the dog runs.", [1]),
+    ("B - The dog.", [1]),
+    ("B – The dog.", [1]),
+    ("B]", [1]),
+    ("[B]", [1]),
+    ("B</s>", [1]),
+    ("Choice B", [1]),
+    ("B is correct", [1]),
+    ("The correct option is: B", [1]),
+    ("The correct choice is B.", [1]),
+    ("A, B", []),
+    ("A and B", []),
+    ("The answer is A or B", []),
+    ("The answer is not B", []),
+    ("The answer isn't B", []),
+    ("Option B is wrong", []),
+    ("Neither (A) nor (B)", []),
+    ("It is not (B), it is (C).", [2]),
+    ("(A) is wrong, (B) is right", [1]),
+    ("Option A shows a man, option C nothing. The answer is B.", [1]),
+    ("Answer: A man", []),
+    ("Answer: I think so", []),
+    ("select A man", []),
+    ("Vitamin D.", []),
+    ("<think>B?</think>C", [2]),
+    ("<think>B", []),
+    ("$\\boxed{\\text{B}}$", [1]),
+    ("A is more plausible than B", []),
+]
+
+
+@pytest.mark.parametrize(("answer", "expected"), REPLIES)
+def test_strict_reads_what_models_write_and_misreads_nothing(
+    answer: str, expected: list[int]
+) -> None:
+    assert strict(answer, DOG) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("Yes", [0]), ("No, it does not.", [1]), ("Not sure", [2]), ("No. I am not sure.", [])],
+)
+def test_strict_with_options_that_are_words(answer: str, expected: list[int]) -> None:
+    assert strict(answer, ("Yes", "No", "Not sure")) == expected
 
 
 def test_strict_with_options_that_are_numbers() -> None:

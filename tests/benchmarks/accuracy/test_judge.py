@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import datas_tree as tree
 import pytest
 from judge_server import JudgeServer, judge_server
 
-from prunevid_kernels.benchmarks.accuracy.judge import JudgeError, judge, parse_score, requests
+from prunevid_kernels.benchmarks.accuracy.judge import JudgeError, judge, requests
 from prunevid_kernels.benchmarks.accuracy.run_log import (
     Record,
     append_lines,
@@ -173,20 +174,56 @@ def test_another_judge_does_not_add_to_the_scores(folder, samples) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "expected"),
+    "body",
     [
-        ('{"score": 4}', 4.0),
-        ("{'score': 3.5}", 3.5),
-        ('```json\n{"score": 0}\n```', 0.0),
-        ("Score: 5.", 5.0),
-        ('{"score": "2"}', 2.0),
-        ('{"score": 6}', None),
-        ('{"score": -1}', None),
-        ('{"score": 1.2.3}', None),
-        ('{"score": 1} or {"score": 2}', None),
-        ("4", None),
-        ("", None),
+        pytest.param(b"<html>welcome</html>", id="html"),
+        pytest.param(b"[]", id="list"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b'{"choices": [{"mess', id="cut"),
+        pytest.param(b'{"error": "none"}', id="no-choices"),
     ],
 )
-def test_scores_in_replies(reply: str, expected: float | None) -> None:
-    assert parse_score(reply) == expected
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+def test_an_endpoint_that_is_no_judge_is_named_in_one_line(folder, samples, body, kind) -> None:
+    with judge_server() as server:
+        server.raw = (kind, body)
+        with pytest.raises(JudgeError, match=f"--judge-url: {server.url}: ") as error:
+            run_judge(folder, samples, server)
+    assert "\n" not in str(error.value)
+    assert read_run(folder).judgements == {}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [None, {}, {"content": None}, {"content": []}, {"content": None, "reasoning_content": "4"}],
+    ids=["null", "empty", "null-content", "empty-content", "thoughts-only"],
+)
+def test_a_reply_without_words_has_no_score_and_stops_nothing(folder, samples, message) -> None:
+    with judge_server() as server:
+        server.raw = ("application/json", json.dumps({"choices": [{"message": message}]}).encode())
+        problems = run_judge(folder, samples, server)
+    assert len(problems) == 10 and all("gave no score" in problem for problem in problems)
+
+
+def test_a_reply_in_parts_is_read_whole(folder, samples) -> None:
+    parts = [{"type": "text", "text": '{"score"'}, {"type": "text", "text": ": 4}"}]
+    with judge_server() as server:
+        content = {"choices": [{"message": {"content": parts}}]}
+        server.raw = ("application/json", json.dumps(content).encode())
+        assert run_judge(folder, samples, server) == []
+
+
+def test_a_judge_that_refuses_a_temperature_is_asked_without(folder, samples) -> None:
+    def own_temperature(request, times):
+        refused = "Unsupported value: 'temperature' does not support 0 with this model."
+        return (400, refused) if "temperature" in request else (200, '{"score": 2}')
+
+    with judge_server(own_temperature) as server:
+        assert run_judge(folder, samples, server) == []
+    assert {item.score for item in read_run(folder).judgements.values()} == {2.0}
+
+
+def test_another_bad_request_stops(folder, samples) -> None:
+    with judge_server(lambda request, times: (400, "no such model")) as server:
+        with pytest.raises(JudgeError, match="no such model"):
+            run_judge(folder, samples, server)

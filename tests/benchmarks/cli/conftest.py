@@ -12,10 +12,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import tiny_folders
 from typer.testing import CliRunner
 
 from prunevid_kernels.benchmarks.cli import app
-from prunevid_kernels.benchmarks.embedded.tiny_model import save_tiny_model
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,8 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model as a checkpoint folder; tests that damage it work on a copy."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    save_tiny_model(folder)
-    return folder
+    """A random LLaVA-OneVision, 16 tokens a frame; tests that damage it work on a copy."""
+    return tiny_folders.write_llava_onevision(tmp_path_factory.mktemp("checkpoint") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -222,8 +222,8 @@ def test_no_such_checkpoint(prunevid, tmp_path: Path) -> None:
 
 def test_default_layer_is_too_deep_for_a_small_checkpoint(prunevid, checkpoint: Path) -> None:
     message = prunevid("--model", checkpoint).error
-    assert "layer 10 does not exist, the decoder has layers 0 to 5" in message
-    assert "--config layer=N" in message
+    assert "layer 10 does not exist, the decoder has layers 0 to 4" in message
+    assert "--config layer=N, such as layer=1" in message
 
 
 # ---- report folder

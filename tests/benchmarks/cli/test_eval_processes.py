@@ -26,7 +26,6 @@ from prunevid_kernels.benchmarks.accuracy.evaluation import (
 )
 from prunevid_kernels.benchmarks.accuracy.run_log import Record, read_run
 from prunevid_kernels.benchmarks.cli import app
-from prunevid_kernels.benchmarks.embedded import tiny_model
 
 pytestmark = pytest.mark.one_version
 
@@ -46,15 +45,12 @@ ACCELERATE = [
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def arguments(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> list[str]:
     """``eval mvbench`` on all twenty tasks, all but ``--out``."""
     root = tmp_path_factory.mktemp("DATAS")
     tree.mvbench_tree(root, tree.write_clip(root / "clip.mp4"))
     (root / "MVBench" / "video" / "vlnqa" / "egocentric_navigation_0.mp4").unlink()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny_model, "IMAGE_SIZE_PX", 128)
-        tiny_model.save_tiny_model(root / "model")
-    given = ["eval", "mvbench", "--data-root", root, "--model", root / "model"]
+    given = ["eval", "mvbench", "--data-root", root, "--model", checkpoint]
     return [*map(str, given), "--config", "layer=1", "--frames", "2", "--max-new-tokens", "4"]
 
 

@@ -34,7 +34,9 @@ def test_methods_with_given_counts():
     methods = json.loads(result.stdout.splitlines()[-1])["methods"]
     assert list(methods) == ["prunevid", "full"]
     assert methods["prunevid"]["visual_tokens_per_layer"] == [900] * 11 + [300] * 21
-    assert methods["full"]["flops"]["exact"]["method"] == methods["full"]["flops"]["exact"]["dense"]
+    assert (
+        methods["full"]["flops"]["exact"]["method"] == methods["full"]["flops"]["exact"]["unpruned"]
+    )
 
 
 @pytest.mark.parametrize("model", SIZES)

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from prunevid_kernels.benchmarks.cli import app
-from prunevid_kernels.benchmarks.cli.latency import NO_GPU, write_results
 from prunevid_kernels.benchmarks.cost.harness import IncorrectResultError
 from prunevid_kernels.benchmarks.cost.latency import rows as latency
+from prunevid_kernels.benchmarks.cost.latency.bench import NO_GPU, write_results
 from prunevid_kernels.benchmarks.cost.latency.stages import STAGES
 from prunevid_kernels.benchmarks.cost.latency.tables import STAGE_TITLES
 

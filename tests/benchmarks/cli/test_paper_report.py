@@ -84,7 +84,7 @@ def write_run(
                         tokens_kept=160,
                         tokens_text=40,
                         cached_ratio=0.2,
-                        flops={"paper": {"method": 8 * flops, "dense": 8.0}},
+                        flops={"paper": {"method": 8 * flops, "unpruned": 8.0}},
                         seconds={"generate": 0.5},
                     )
                 )
@@ -155,7 +155,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     root = tmp_path_factory.mktemp("paper")
     runs = root / "runs"
     write_run(runs / "pruned", right=30)
-    write_run(runs / "dense", "full", right=20, flops=1.0)
+    write_run(runs / "unpruned", "full", right=20, flops=1.0)
     write_run(runs / "judged", benchmark="vcgbench")
     write_run(runs / "other", model="<b>tiny</b>", checkpoint=None, right=5)
     latency = write_latency(root / "latency.json", latency_row("full"), latency_row("prunevid"))
@@ -213,12 +213,12 @@ def test_published_methods_that_were_not_run_have_a_line(paper) -> None:
     assert re.search(r"\| pllava-7b \| prumerge \| – / 55.7% \| – \| – / 0.53x \| – / 45.6", text)
 
 
-def test_the_dense_run_comes_first_and_the_embedded_model_is_not_the_papers(paper) -> None:
+def test_the_unpruned_run_comes_first_and_the_embedded_model_is_not_the_papers(paper) -> None:
     content = json.loads((paper[1] / "report.json").read_text())
     methods = [line["method"] for line in content["lines"] if line["model"] == "pllava-7b"]
     assert methods[:2] == ["full", "prunevid"]
     (tiny,) = [line for line in content["lines"] if line["model"] == "<b>tiny</b>"]
-    assert tiny["published"] is None and tiny["entries"]["mvbench"]["against_dense"] is None
+    assert tiny["published"] is None and tiny["entries"]["mvbench"]["against_unpruned"] is None
     assert tiny["entries"]["mvbench"]["row"]["published"] is None
 
 
@@ -294,13 +294,13 @@ def test_complete_and_equal_runs_need_no_notes(tmp_path) -> None:
         pytest.param(
             {"model": "other"},
             "other, prunevid on mvbench: no scored questions in common",
-            id="dense",
+            id="unpruned",
         ),
     ],
 )
 def test_what_is_doubtful_is_noted(tmp_path, changes, note) -> None:
-    dense = write_run(tmp_path / "dense", "full")
-    assert note in notes_of(dense, write_run(tmp_path / "pruned", **changes))
+    unpruned = write_run(tmp_path / "unpruned", "full")
+    assert note in notes_of(unpruned, write_run(tmp_path / "pruned", **changes))
 
 
 def test_latency_rows_without_times_are_noted_and_shown(report, tmp_path) -> None:

@@ -95,9 +95,9 @@ def test_numbers_are_those_of_the_record(default_run) -> None:
     assert text["visual-tokens"] == f"{record['visual_tokens']:,}"
     assert text["merged-tokens"] == f"{record['merged_tokens']:,}"
     assert text["kept-tokens"] == f"{record['kept_tokens']:,}"
-    assert text["flops-ratio"] == f"{record['flops_ratio_exact']:.3f}"
+    assert text["flops-ratio"] == f"{100 * record['flops_ratio_exact']:.1f} %"
     answer, cost = words(text["answer"]), words(text["cost"])
-    assert record["answer"] in answer and record["dense_answer"] in answer
+    assert record["answer"] in answer and record["unpruned_answer"] in answer
     assert f"{100 * record['kept_tokens'] / record['visual_tokens']:.1f} %" in answer
     for stage, seconds in record["seconds"].items():
         assert f"{stage} {seconds:.3f} s" in cost
@@ -121,6 +121,34 @@ def test_limits_of_the_embedded_model_are_announced_and_only_those(
     options = ("--model", checkpoint, "--config", "layer=2", "--frames", "2")
     outcome = prunevid("--video", clip, "--question", "q", *options)
     assert "limits" not in Page(outcome.html).text
+
+
+def test_answers_about_videos_that_the_embedded_model_does_not_know_are_called_guesses(
+    default_run, prunevid, checkpoint, clip
+) -> None:
+    options = ("--video", clip, "--question", "q", "--frames", "2")
+    guessed = prunevid(*options)
+    assert "Both answers are guesses" in words(Page(guessed.html).text["guess"])
+    assert guessed.stdout.count("(a guess: the model does not know such videos)") == 2
+    for known in (
+        default_run,
+        prunevid(*options, "--model", checkpoint, "--config", "layer=2"),
+    ):
+        assert "guess" not in Page(known.html).text and "guess" not in known.stdout
+
+
+def test_the_embedded_model_runs_no_race_and_others_do(
+    default_run, prunevid, checkpoint, clip
+) -> None:
+    options = ("--model", checkpoint, "--config", "layer=2", "--frames", "2")
+    other = prunevid("--video", clip, "--question", "q", *options)
+    assert "(unpruned " in other.stdout and "stage pruned unpruned" in words(
+        Page(other.html).text["cost"]
+    )
+    assert "(unpruned " not in default_run.stdout
+    cost = words(Page(default_run.html).text["cost"])
+    assert "stage pruned read frames" in cost and "unpruned" not in cost
+    assert "prunevid bench latency" in cost and "prunevid bench latency" in default_run.stdout
 
 
 def test_record_file_is_the_last_line_of_stdout(default_run) -> None:

@@ -16,6 +16,7 @@ from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.cli import train_tiny as train_tiny_command
 from prunevid_kernels.benchmarks.datasets.synthetic import CELL_PX, make_clip
 from prunevid_kernels.benchmarks.train_tiny import batches as train_tiny_batches
+from prunevid_kernels.benchmarks.train_tiny import produce
 from prunevid_kernels.benchmarks.train_tiny import training as train_tiny
 from prunevid_kernels.benchmarks.train_tiny.batches import (
     IGNORE,
@@ -81,7 +82,7 @@ def test_a_short_run_writes_a_checkpoint_and_goes_on_after_a_kill(
     assert answer in ("", *vocabulary())
 
     # The same run, cut in the middle of a stage and of its optimisers' memory.
-    monkeypatch.setattr(train_tiny_command, "SAVE_EVERY_STEPS", 1)
+    monkeypatch.setattr(produce, "SAVE_EVERY_STEPS", 1)
     advance = Training.advance
 
     def kill_at_step_5(training: Training) -> tuple[float, float]:

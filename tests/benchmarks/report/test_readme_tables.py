@@ -45,7 +45,7 @@ def line(method: str, score: float, difference: float | None, **options: int) ->
     compared = None
     if difference is not None:
         compared = {"difference": difference, "interval": [difference - 2, difference + 2]}
-    entries = {"synthetic": {"row": row, "against_dense": compared}}
+    entries = {"synthetic": {"row": row, "against_unpruned": compared}}
     return {"method": method, "options": options, "entries": entries}
 
 

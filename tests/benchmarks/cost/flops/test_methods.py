@@ -13,7 +13,6 @@ from prunevid_kernels.benchmarks.cli.flops import TokenCounts, prompt_counts
 from prunevid_kernels.benchmarks.cost.flops.decoder import prefill_macs
 from prunevid_kernels.benchmarks.cost.flops.methods import (
     ACCOUNTINGS,
-    mean_flops,
     prompt_flops,
     sample_flops,
     total_flops,
@@ -64,28 +63,30 @@ def test_sample_by_hand():
     flops, decoder = sample_flops(call(900), PLLAVA), PLLAVA.decoder
     lengths = [2304 + 12] * 11 + [900 + 12] * 21
     assert flops.method.paper == prefill_macs(lengths, decoder, "paper")
-    assert flops.dense.exact == prefill_macs([2316] * 32, decoder, "exact")
+    assert flops.unpruned.exact == prefill_macs([2316] * 32, decoder, "exact")
     encoder = 16 * (PLLAVA.vision_macs + PLLAVA.projector_macs)
-    assert flops.dense.end_to_end == flops.dense.exact + encoder
+    assert flops.unpruned.end_to_end == flops.unpruned.exact + encoder
     scoring = 12 * 2316 * 4096
     assert flops.method.end_to_end == flops.method.exact + encoder + scoring
-    assert flops.as_dict()["paper"] == {"method": flops.method.paper, "dense": flops.dense.paper}
+    assert flops.as_dict()["paper"] == {
+        "method": flops.method.paper,
+        "unpruned": flops.unpruned.paper,
+    }
 
 
 def test_batch_is_the_sum_of_its_prompts():
     one, two = sample_flops(call(900), PLLAVA), sample_flops(call(900, prompts=2), PLLAVA)
     assert total_flops([one, one]) == two
-    assert mean_flops([one, one]) == one
 
 
-def test_mean_is_of_flops_and_not_of_ratios():
-    samples = [sample_flops(call(kept), PLLAVA) for kept in (0, 2304)]
-    mean = mean_flops(samples)
-    assert mean.method.paper == sum(sample.method.paper for sample in samples) / 2
-    middle = sample_flops(call(1152), PLLAVA)
-    assert mean.ratio("paper") > middle.ratio("paper")
+def test_a_ratio_is_of_sums_and_not_a_mean_of_ratios():
+    total = total_flops(sample_flops(call(kept), PLLAVA) for kept in (0, 2304))
+    assert total.method.paper == sum(
+        sample_flops(call(kept), PLLAVA).method.paper for kept in (0, 2304)
+    )
+    assert total.ratio("paper") > sample_flops(call(1152), PLLAVA).ratio("paper")
     with pytest.raises(ValueError, match="at least one"):
-        mean_flops([])
+        total_flops([])
 
 
 @pytest.mark.parametrize("model", SIZES)

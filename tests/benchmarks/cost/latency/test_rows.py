@@ -59,9 +59,9 @@ def test_every_method_of_every_family_passes_its_check(name) -> None:
     # Each row of the batch has a video of its own.
     assert pruned.merged_tokens[0] != pruned.merged_tokens[1]
     assert all(0 < n < pruned.visual_tokens for n in pruned.merged_tokens + pruned.kept_tokens)
-    dense = found[0]
-    assert pruned.kv_bytes < dense.kv_bytes
-    assert all(0 < pruned.flops[form] < dense.flops[form] for form in ("paper", "exact"))
+    unpruned = found[0]
+    assert pruned.kv_bytes < unpruned.kv_bytes
+    assert all(0 < pruned.flops[form] < unpruned.flops[form] for form in ("paper", "exact"))
 
 
 def test_half_precision_passes_its_check(subject) -> None:
@@ -76,17 +76,17 @@ def test_the_embedded_model_keeps_its_own_features() -> None:
 
 
 def test_a_timed_row_is_split_into_stages(subject) -> None:
-    dense, pruned = rows(subject, "prunevid", settings=QUICK)
-    assert dense.method == "full" and dense.speedup == 1.0
-    for row in (dense, pruned):
+    unpruned, pruned = rows(subject, "prunevid", settings=QUICK)
+    assert unpruned.method == "full" and unpruned.speedup == 1.0
+    for row in (unpruned, pruned):
         assert row.status == "ok" and row.runs == 5 and row.cold_ms > 0
         assert list(row.stages) == list(STAGES)
         assert all(time.p10 <= time.median <= time.p90 for time in row.stages.values())
         assert row.read_ms.median > 0 and row.ms_per_token.median > 0
         assert 0 < row.tokens_per_s < 1000 * 3 / row.ms_per_token.p10
         assert row.peak_memory_bytes is None  # of a CPU nothing is known
-    assert pruned.speedup == dense.first_token_ms.median / pruned.first_token_ms.median
-    assert all(dense.stages[name].median == 0 for name in ("merge", "scoring", "gather"))
+    assert pruned.speedup == unpruned.first_token_ms.median / pruned.first_token_ms.median
+    assert all(unpruned.stages[name].median == 0 for name in ("merge", "scoring", "gather"))
     assert all(time.median > 0 for time in pruned.stages.values())
 
 
@@ -157,7 +157,7 @@ def wrong_report(monkeypatch) -> None:
 )
 def test_a_wrong_method_is_not_timed(subject, monkeypatch, plant, reason) -> None:
     plant(monkeypatch)
-    dense, pruned = rows(subject, "prunevid", settings=QUICK)
+    unpruned, pruned = rows(subject, "prunevid", settings=QUICK)
     assert pruned.status == "incorrect" and pruned.reason.startswith(reason)
     assert pruned.first_token_ms is pruned.ms_per_token is pruned.cold_ms is pruned.speedup is None
     assert pruned.stages == {} and pruned.flops == {} and pruned.runs == 0

@@ -1,0 +1,138 @@
+"""``prunevid run``: one video and one question in, both answers, counts, times and a report out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..support.terminal import AsJson, fail, print_summary
+
+if TYPE_CHECKING:
+    from ..run.run import RunResult
+
+TOO_SMALL_TO_RACE = (
+    "(where time goes; for what pruning saves in a model of real size: prunevid bench latency)"
+)
+
+
+def run_command(
+    video: Annotated[
+        Path | None,
+        typer.Option(help="Video file, or folder of png/jpg frames.  [default: a sample clip]"),
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option(help="What to ask; needed together with --video.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint folder of a supported model.  [default: the embedded model]"),
+    ] = None,
+    lora_alpha: Annotated[
+        float | None,
+        typer.Option(help="For a checkpoint whose LoRA is not merged; 14 in the paper."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames to sample.  [default: the model's own]")
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE.json or key=value, such as keep_ratio=0.3; may be repeated."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("prunevid-report"),
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 16,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.")
+    ] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Prune one video for one question, answer it, and write a report that shows what happened."""
+    if out.exists() and not out.is_dir():
+        fail(f"--out: {out} is not a folder")
+    with _status("Starting"):
+        from prunevid_kernels.adapters.families.video_model import ModelError, silence_transformers
+        from prunevid_kernels.adapters.video.reader import VideoError
+
+        from ..run.page import write_report
+        from ..run.run import RunRequest, prepare, run
+        from ..support.options import InputError
+
+        silence_transformers()
+    request = RunRequest(
+        video=video,
+        question=question,
+        model=model,
+        lora_alpha=lora_alpha,
+        frames=frames,
+        config=tuple(config or ()),
+        max_new_tokens=max_new_tokens,
+        device=device,
+    )
+    try:
+        with _progress("Reading video and model"):
+            inputs = prepare(request)
+        result = run(inputs, _progress)
+        with _progress("Drawing the report"):
+            path = write_report(result, out)
+    except (InputError, ModelError, VideoError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"--out: {error.filename or out}: {error.strerror or error}")
+    _print_result(result, path)
+    print_summary(result.summary() | {"report": str(path)}, as_json)
+
+
+def _print_result(result: RunResult, report: Path) -> None:
+    counts, model = result.counts, result.inputs.model
+    taken, total = counts.frames, result.inputs.video.total_frames
+    which = f"all {taken} frames" if taken == total else f"{taken} of {total} frames"
+    visual, merged, kept = counts.visual_tokens, counts.merged_tokens, counts.kept_tokens
+    where = "" if counts.layer is None else f", after layer {counts.layer} of {counts.num_layers}"
+    print(f"model          {model.name}")
+    if model.limits:
+        print(f"               {model.limits}")
+    print(f"video          {result.inputs.video.source} ({which}, {counts.segments} segments)")
+    print(f"question       {result.inputs.question}")
+    guess = "" if result.knows_the_video else "   (a guess: the model does not know such videos)"
+    print(f"answer         {result.answer}{guess}")
+    print(f"unpruned       {result.unpruned_answer}{guess}")
+    print(
+        f"visual tokens  {visual} -> {merged} merged ({merged / visual:.1%})"
+        f" -> {kept} kept ({kept / visual:.1%}{where})"
+    )
+    if kept == visual:
+        print("               WARNING: nothing was pruned with this config")
+    print(
+        f"FLOPs          {result.flops_ratio_exact:.1%} of the unpruned prompt's"
+        f" ({result.flops_ratio_paper:.1%} by the paper's formula)"
+    )
+    for stage, seconds in result.seconds.items():
+        unpruned = result.unpruned_seconds.get(stage) if result.times_compare else None
+        beside = "" if unpruned is None else f"   (unpruned {unpruned:.3f} s)"
+        print(f"  {stage:<28}{seconds:8.3f} s{beside}")
+    if not result.times_compare:
+        print(f"               {TOO_SMALL_TO_RACE}")
+    print(f"report         {report}")
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[None]:
+    """A spinner while the block runs; a line with its time once it is done."""
+    start = time.perf_counter()
+    with _status(text):
+        yield
+    print(f"{text}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+
+
+@contextmanager
+def _status(text: str) -> Iterator[None]:
+    """A spinner on stderr, where that is a terminal."""
+    from rich.console import Console
+
+    with Console(stderr=True, highlight=False).status(f"{text} ..."):
+        yield

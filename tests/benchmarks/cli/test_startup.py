@@ -1,0 +1,70 @@
+"""What a command loads before it works: nothing that takes seconds, unless it is needed.
+
+Commands run in a process of their own, which reports the heavy packages that it has loaded. What
+``import prunevid_kernels`` loads is the core's affair and counted to none of the commands.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datas_tree as tree
+import pytest
+
+HEAVY = {"av", "decord", "jinja2", "matplotlib", "numpy", "openai", "PIL", "pyarrow", "rich"}
+HEAVY |= {"scipy", "tokenizers", "torch", "tqdm", "transformers", "triton"}
+# A judge, drawings, and a format of one data set's official file.
+NOT_TO_ANSWER = {"openai", "matplotlib", "pyarrow", "scipy"}
+# Prints command -> what was loaded by its end; without a command, every one there is with --help.
+REPORT = f"""
+import json, sys
+import prunevid_kernels
+core = set(sys.modules)
+import typer
+from prunevid_kernels.benchmarks.cli import app
+
+def paths(command, path=()):
+    yield path
+    for name, child in getattr(command, "commands", {{}}).items():
+        yield from paths(child, (*path, name))
+
+given = [tuple(sys.argv[1:])] if sys.argv[1:] else [
+    (*path, "--help") for path in paths(typer.main.get_command(app))
+]
+loaded = {{}}
+for arguments in given:
+    app(arguments, standalone_mode=False)
+    names = {{name.partition(".")[0] for name in set(sys.modules) - core}}
+    loaded[" ".join(arguments)] = sorted(names & {HEAVY!r})
+print(json.dumps(loaded), file=sys.stderr)
+"""
+
+
+def loaded(*arguments: str | Path) -> dict[str, list[str]]:
+    command = [sys.executable, "-c", REPORT, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stderr.splitlines()[-1])
+
+
+@pytest.mark.one_version
+def test_no_help_loads_anything_heavy() -> None:
+    by_command = loaded()
+    assert {"--help", "run --help", "eval mvbench --help", "bench kernels --help"} < {*by_command}
+    assert {command: found for command, found in by_command.items() if found} == {}
+
+
+def test_an_evaluation_loads_no_judge_and_no_drawings(tmp_path: Path) -> None:
+    root = tree.all_benchmarks(tmp_path / "DATAS")
+    given = ["eval", "egoschema", "--data-root", root, "--out", tmp_path / "runs", "--limit", "1"]
+    (found,) = loaded(*given, "--frames", "2", "--max-new-tokens", "1").values()
+    assert "transformers" in found
+    assert {*found}.isdisjoint(NOT_TO_ANSWER)
+
+
+def test_checking_a_checkpoint_loads_no_judge_and_no_drawings(checkpoint: Path) -> None:
+    (found,) = loaded("models", "check", checkpoint).values()
+    assert {*found}.isdisjoint(NOT_TO_ANSWER | {"av", "decord"})
