@@ -198,8 +198,8 @@ def merge(
     return [
         MergedVideo(
             video.tokens,
-            TokenLayout.from_sizes(
-                video.segment_lengths,
+            TokenLayout.deferred(
+                video.segment_starts,
                 video.static_sizes,
                 video.frame_sizes,
                 source_to_merged=video.source_to_merged,

@@ -48,6 +48,18 @@ def config_for(kernel: str, device: torch.device) -> dict[str, Any]:
     return by_architecture.get(architecture(device), by_architecture["default"])
 
 
+# On the host, ``triton.cdiv`` and ``triton.next_power_of_2`` are jit functions' wrappers: they cost
+# 150 times as much as the arithmetic.
+def ceil_div(dividend: int, divisor: int) -> int:
+    """``dividend / divisor``, rounded up."""
+    return -(-dividend // divisor)
+
+
+def power_of_2_from(count: int) -> int:
+    """The smallest power of 2 that is at least ``count`` >= 1."""
+    return 1 << (count - 1).bit_length()
+
+
 def double_bits(value: float) -> int:
     """A double's bit pattern: Triton passes float arguments as float32, which is too coarse where
     ``int(count * ratio)`` has to come out as in IEEE double precision."""
