@@ -33,6 +33,7 @@ MAX_PROGRAMS = 2**31 - 1
         "outer",
         "outer1",
         "K",
+        "S",
         "stride_index_b",
         "stride_0",
         "stride_1",
@@ -47,6 +48,7 @@ def _compact_kernel(
     outer,
     outer1,
     K,
+    S,
     stride_index_b: tl.int64,
     stride_0: tl.int64,
     stride_1: tl.int64,
@@ -63,6 +65,7 @@ def _compact_kernel(
     first, second = (row % outer // outer1).to(tl.int64), (row % outer1).to(tl.int64)
     k = tl.program_id(0) % blocks_k * BLOCK_K + tl.arange(0, BLOCK_K)
     chosen = tl.load(index_ptr + first * stride_index_b + k, mask=k < K, other=0)
+    exists = (chosen >= 0) & (chosen < S)
 
     source_ptr = tl.load(address_ptr + 2 * tensor).to(tl.pointer_type(WORD))
     target_ptr = tl.load(address_ptr + 2 * tensor + 1).to(tl.pointer_type(WORD))
@@ -77,7 +80,8 @@ def _compact_kernel(
     for start in range(0, inner, BLOCK_I):
         i = start + tl.arange(0, BLOCK_I)
         inside = (k < K)[:, None] & (i < inner)[None, :]  # [BLOCK_K, BLOCK_I]
-        words = tl.load(source_ptr + chosen[:, None] * stride_s + i[None, :], mask=inside)
+        source = source_ptr + chosen[:, None] * stride_s + i[None, :]
+        words = tl.load(source, mask=inside & exists[:, None], other=0)
         target = k[:, None].to(tl.int64) * inner + i[None, :]
         tl.store(target_ptr + target, words, mask=inside)
 
@@ -96,9 +100,13 @@ def compact(
 ) -> list[Tensor]:
     """See :func:`prunevid_kernels.compact`."""
     by_kind: dict[object, list[int]] = {}
+    last = None
+    positions: list[int] = []
     for position, tensor in enumerate(tensors):
         kind = (tensor.shape, tensor.stride(), tensor.dtype)
-        by_kind.setdefault(kind, []).append(position)
+        if kind != last:
+            last, positions = kind, by_kind.setdefault(kind, [])
+        positions.append(position)
 
     length, device = index.shape[-1], index.device
     compacted = dict(enumerate(out or ()))
@@ -109,8 +117,10 @@ def compact(
         axis = dim % len(shape)
         if out is None:
             shape = (*shape[:axis], length, *shape[axis + 1 :])
-            for position in positions:
-                compacted[position] = torch.empty(shape, dtype=dtype, device=device)
+            target = torch.empty(shape, dtype=dtype, device=device)
+            compacted[positions[0]] = target
+            for position in positions[1:]:
+                compacted[position] = torch.empty_like(target)
         if length and sources[0].numel():
             axes = _four_axes(sources[0], axis)
             if axes is None:
@@ -161,6 +171,7 @@ def _launch(kinds: Sequence[_Alike], index: Tensor) -> None:
             outer,
             kind.sizes[1],
             length,
+            kind.sizes[2],
             stride_index_b,
             *(step // word for step in steps),
             WORD=WORDS[word],

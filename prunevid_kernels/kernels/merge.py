@@ -154,12 +154,14 @@ def _decide(
     return _Decisions(x, length, first_row, table, host_table, clusters)
 
 
-def _average(decisions: _Decisions, num_videos: int, total_merged: int) -> Tensor:
+def _average(
+    decisions: _Decisions, num_videos: int, total_merged: int, out: Tensor | None = None
+) -> Tensor:
     """The last launch: merged tokens [total_merged, C]."""
     x, segment_length, first_row, table, _, clusters = decisions
     first = 3 * x.shape[0]
     num_merged = table.host[first : first + num_videos]
-    return group_mean(x, first_row, num_merged, segment_length, clusters, total_merged)
+    return group_mean(x, first_row, num_merged, segment_length, clusters, total_merged, out)
 
 
 def merge_videos(features: Tensor, frames: Sequence[int], p: MergeParameters) -> BatchMerge:
@@ -201,10 +203,14 @@ def merge_videos(features: Tensor, frames: Sequence[int], p: MergeParameters) ->
 
 
 def merge_videos_to_budget(
-    features: Tensor, frames: Sequence[int], budgets: Sequence[int], p: MergeParameters
+    features: Tensor,
+    frames: Sequence[int],
+    budgets: Sequence[int],
+    p: MergeParameters,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Budget mode: exactly ``budgets[v] < frames[v] * N`` merged tokens of video v, and no wait for
-    the device.
+    the device. ``out`` takes the tokens.
 
     Returns:
         tokens [sum of budgets, C]; source_to_merged [F, N] int64; merged_anchor and merged_count
@@ -215,7 +221,7 @@ def merge_videos_to_budget(
         ValueError: as :func:`merge_videos`.
     """
     decisions = _decide(features, frames, budgets, p)
-    tokens = _average(decisions, len(frames), sum(budgets))
+    tokens = _average(decisions, len(frames), sum(budgets), out)
     clusters = decisions.clusters
     return (
         tokens,
