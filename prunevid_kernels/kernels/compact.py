@@ -17,8 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import ceil_div, config_for
-from prunevid_kernels.kernels.integers import device_integers
+from prunevid_kernels.kernels._device import ceil_div, config_for, device_integers
 
 WORDS = {8: tl.int64, 4: tl.int32, 2: tl.int16, 1: tl.int8}
 
