@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -321,9 +322,15 @@ def visual_bounds(visual_slice: slice, num_keys: int) -> tuple[int, int]:
     overruns."""
     if not isinstance(visual_slice, slice):
         raise TypeError(f"visual_slice must be a slice, got {type(visual_slice).__name__}")
-    start, stop, step = visual_slice.indices(num_keys)
-    overruns = visual_slice.stop is not None and visual_slice.stop > num_keys
-    if step != 1 or start >= stop or overruns:
+    # Not slice.indices(), which a tracer cannot follow: lengths may be symbolic.
+    start = 0 if visual_slice.start is None else visual_slice.start
+    stop = num_keys if visual_slice.stop is None else visual_slice.stop
+    for bound in (start, stop):
+        if not isinstance(bound, (int, Integral, torch.SymInt)):
+            raise TypeError(f"visual_slice must have integer bounds, got {visual_slice}")
+    start = start + num_keys if start < 0 else start
+    stop = stop + num_keys if stop < 0 else stop
+    if visual_slice.step not in (None, 1) or not 0 <= start < stop <= num_keys:
         raise ValueError(
             f"visual_slice must select 1 to {num_keys} keys with step 1, got {visual_slice}"
         )
