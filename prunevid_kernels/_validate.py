@@ -1,16 +1,28 @@
-"""The checks of the public door: each names the argument, what was expected and what came."""
+"""The checks of the public door and of ``torch.ops.prunevid.*``: each names the argument, what was
+expected and what came.
+
+They look at what the host knows: types, shapes, lengths, never at a tensor's values, which on a GPU
+would mean waiting. So they cost a few microseconds, and an op that is called by its name in
+``torch.ops`` makes the same checks as the public function that calls it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from prunevid_kernels.config import require_count, require_ratio
+
 Impl = Literal["auto", "triton", "reference"]
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+MAX_INT32 = 2**31 - 1
 
 
 def resolve_impl(impl: Impl, tensor: Tensor) -> Literal["triton", "reference"]:
@@ -66,7 +78,7 @@ def require_lengths(
     name: str, lengths: Sequence[int], *, count: int | None = None, minimum: int, maximum: int
 ) -> list[int]:
     """``lengths`` is a sequence of integers in [minimum, maximum], ``count`` of them where that is
-    given."""
+    given. Returns them as Python's own."""
     if isinstance(lengths, Tensor):
         raise TypeError(
             f"{name} must be a sequence of Python integers "
@@ -75,9 +87,234 @@ def require_lengths(
     values = list(lengths)
     if count is not None and len(values) != count:
         raise ValueError(f"{name} must have {count} entries, got {len(values)}")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must hold integers, got {value!r}")
+    for position, value in enumerate(values):
+        if type(value) is not int and not isinstance(value, torch.SymInt):
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise TypeError(f"{name} must hold integers, got {value!r}")
+            values[position] = int(value)
         if not minimum <= value <= maximum:
             raise ValueError(f"{name} must hold integers in [{minimum}, {maximum}], got {value}")
     return values
+
+
+def require_no_gradient(function: str, **tensors: Tensor) -> None:
+    """None of the tensors is to be differentiated: the function decides, and has no gradient."""
+    if not torch.is_grad_enabled():
+        return
+    for name, tensor in tensors.items():
+        if tensor.requires_grad:
+            raise ValueError(
+                f"{function} has no gradient, but {name} requires one: "
+                f"pass {name}.detach(), or call it under torch.no_grad()"
+            )
+
+
+def require_out(
+    name: str, out: object, shape: Sequence[int], dtype: torch.dtype, like: Tensor
+) -> None:
+    """``out`` is a contiguous tensor that a result of this shape and dtype can be written to."""
+    if not isinstance(out, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise TypeError(f"{name} must be {dtype}, got {out.dtype}")
+    if out.shape != torch.Size(shape):
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(out.shape)}")
+    if out.device != like.device:
+        raise ValueError(f"{name} must be on {like.device}, got {out.device}")
+    if not out.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, got strides {list(out.stride())}")
+    if out.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} must not require a gradient: it is written to")
+
+
+def check_merge_to_budget(
+    features: Tensor,
+    frames: Sequence[int],
+    budgets: Sequence[int],
+    tau: float,
+    segment_ratio: float,
+    cluster_ratio: float,
+    num_neighbors: int,
+    min_cluster_tokens: int,
+) -> tuple[list[int], list[int]]:
+    """The arguments of :func:`prunevid_kernels.custom_ops.merge_to_budget`; returns frames and
+    budgets."""
+    frames = check_videos(features, "frames", frames)
+    tokens_per_frame = features.shape[1]
+    budgets = require_lengths(
+        "budgets",
+        budgets,
+        count=len(frames),
+        minimum=1,
+        maximum=features.shape[0] * tokens_per_frame,
+    )
+    for video, (budget, count) in enumerate(zip(budgets, frames, strict=True)):
+        if budget > count * tokens_per_frame:
+            raise ValueError(
+                f"budgets must be at most the {count * tokens_per_frame} tokens of video {video}, "
+                f"got {budget}"
+            )
+    require_ratio("tau", tau)
+    require_ratio("segment_ratio", segment_ratio)
+    require_ratio("cluster_ratio", cluster_ratio)
+    require_count("num_neighbors", num_neighbors, minimum=1)
+    require_count("min_cluster_tokens", min_cluster_tokens, minimum=1)
+    return frames, budgets
+
+
+def check_videos(features: Tensor, name: str, frames: Sequence[int]) -> list[int]:
+    """``features`` [F, N, C] holds videos of ``frames`` frames, the argument called ``name``."""
+    require_float_tensor("features", features, "T, N, C")
+    require_no_empty_axis("features", features, "T, N, C")
+    frames = require_lengths(name, frames, minimum=1, maximum=features.shape[0])
+    if sum(frames) != features.shape[0]:
+        raise ValueError(
+            f"{name} must sum to the {features.shape[0]} frames of features, got {sum(frames)}"
+        )
+    return frames
+
+
+def check_scores(
+    query: Tensor,
+    key: Tensor,
+    start: int,
+    stop: int,
+    scale: float,
+    causal_offset: int | None,
+    key_mask: Tensor | None,
+) -> None:
+    """The arguments of :func:`prunevid_kernels.custom_ops.score_visual_tokens`."""
+    require_float_tensor("query", query, "B, H, Q, D")
+    require_float_tensor("key", key, "B, Hkv, S, D")
+    require_no_empty_axis("query", query, "B, H, Q, D")
+    require_no_empty_axis("key", key, "B, Hkv, S, D")
+    require_like("key", key, "query", query)
+    batch, heads, _, head_dim = query.shape
+    _, kv_heads, num_keys, _ = key.shape
+    if key.shape[0] != batch or key.shape[3] != head_dim or heads % kv_heads:
+        raise ValueError(
+            f"key [B, Hkv, S, D] must have the batch and head dim of query {list(query.shape)} "
+            f"and a number of heads "
+            f"that divides its {heads}, got shape {list(key.shape)}"
+        )
+    if not 0 <= start < stop <= num_keys:
+        raise ValueError(
+            f"the visual tokens must be 1 to {num_keys} of the keys, got keys {start} to {stop}"
+        )
+    if isinstance(scale, bool) or not isinstance(scale, Real):
+        raise TypeError(f"scale must be a number, got {scale!r}")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale!r}")
+    if causal_offset is not None:
+        require_lengths("causal_offset", [causal_offset], minimum=0, maximum=MAX_INT32)
+    if key_mask is not None:
+        if not isinstance(key_mask, Tensor) or key_mask.dtype != torch.bool:
+            came = getattr(key_mask, "dtype", type(key_mask).__name__)
+            raise TypeError(f"key_mask must be a bool tensor [B, S], got {came}")
+        if key_mask.shape != (batch, num_keys):
+            raise ValueError(
+                f"key_mask must have shape {[batch, num_keys]}, got {list(key_mask.shape)}"
+            )
+        if key_mask.device != key.device:
+            raise ValueError(
+                f"key_mask must be on the device of key, {key.device}, got {key_mask.device}"
+            )
+
+
+def check_compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Tensor]:
+    """The arguments of :func:`prunevid_kernels.custom_ops.compact`; returns the tensors."""
+    if isinstance(tensors, Tensor):
+        raise TypeError("tensors must be a sequence of tensors, got one tensor")
+    tensors = list(tensors)
+    if not tensors:
+        raise ValueError("tensors must hold at least one tensor, got none")
+    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        raise TypeError(
+            f"index must be an int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}"
+        )
+    if index.ndim not in (1, 2):
+        raise ValueError(
+            f"index must have the dimensions [K] or [B, K], got shape {list(index.shape)}"
+        )
+    if isinstance(dim, bool) or not isinstance(dim, Integral):
+        raise TypeError(f"dim must be an integer, got {dim!r}")
+    device, length = index.device, None
+    checked_shape = None
+    for position, tensor in enumerate(tensors):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"tensors[{position}] must be a tensor, got {type(tensor).__name__}")
+        if tensor.device != device:
+            raise ValueError(
+                f"tensors[{position}] must be on the device of index, {device}, got {tensor.device}"
+            )
+        shape = tensor.shape
+        if shape == checked_shape:
+            continue
+        name = f"tensors[{position}]"
+        if not -len(shape) <= dim < len(shape):
+            raise ValueError(f"dim must be a dimension of {name} {list(shape)}, got {dim}")
+        length = shape[dim] if length is None else length
+        if shape[dim] != length:
+            raise ValueError(
+                f"{name} must have {length} entries along dim {dim}, got shape {list(shape)}"
+            )
+        if index.ndim == 2 and (dim % len(shape) == 0 or shape[0] != index.shape[0]):
+            raise ValueError(
+                f"an index [B, K] needs a dim other than 0 and {index.shape[0]} entries of "
+                f"dimension 0 in {name}, "
+                f"got dim {dim} and shape {list(shape)}"
+            )
+        checked_shape = shape
+    return tensors
+
+
+def compacted_shape(tensor: Tensor, index: Tensor, dim: int) -> list[int]:
+    """The shape of ``tensor`` with the entries ``index`` along ``dim``."""
+    shape = list(tensor.shape)
+    shape[dim] = index.shape[-1]
+    return shape
+
+
+def check_compact_out(
+    out: Sequence[Tensor], tensors: Sequence[Tensor], index: Tensor, dim: int
+) -> list[Tensor]:
+    """``out`` can take the entries of ``tensors``, and shares no memory with them or the index:
+    programs run in any order, so an entry might be overwritten before it is read."""
+    if isinstance(out, Tensor):
+        raise TypeError("out must be a sequence of tensors, got one tensor")
+    out = list(out)
+    if len(out) != len(tensors):
+        raise ValueError(f"out must have a tensor for each of {len(tensors)}, got {len(out)}")
+    for position, (target, tensor) in enumerate(zip(out, tensors, strict=True)):
+        shape = compacted_shape(tensor, index, dim)
+        require_out(f"out[{position}]", target, shape, tensor.dtype, index)
+    taken = [*((f"tensors[{i}]", tensor) for i, tensor in enumerate(tensors)), ("index", index)]
+    given = [(f"out[{i}]", target) for i, target in enumerate(out)]
+    require_apart(given, taken)
+    return out
+
+
+def require_apart(
+    written: Sequence[tuple[str, Tensor]], read: Sequence[tuple[str, Tensor]]
+) -> None:
+    """No tensor that is written to shares memory with another of either list."""
+    spans = sorted(
+        [(*_span(tensor), name, True) for name, tensor in written if tensor.numel()]
+        + [(*_span(tensor), name, False) for name, tensor in read if tensor.numel()]
+    )
+    last_end: dict[bool, tuple[int, str]] = {True: (0, ""), False: (0, "")}
+    for start, end, name, is_written in spans:
+        for other_is_written, (other_end, other) in last_end.items():
+            if start < other_end and (is_written or other_is_written):
+                both = (name, other) if is_written else (other, name)
+                raise ValueError(f"{both[0]} must not share memory with {both[1]}")
+        last_end[is_written] = max(last_end[is_written], (end, name))
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """Addresses of the first byte of a tensor and of the byte after its last."""
+    last = sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
+    start = tensor.data_ptr()
+    return start, start + (last + 1) * tensor.element_size()

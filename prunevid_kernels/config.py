@@ -8,7 +8,7 @@ nothing further down has to check it again.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from numbers import Integral, Rational, Real
 from typing import Any, Literal
 
 ScoreMode = Literal["nope", "rope"]
@@ -39,12 +39,12 @@ def budget_tokens(frames: int, tokens_per_frame: int, retain: int | float) -> in
     Raises:
         TypeError, ValueError: an argument of a wrong type or range.
     """
-    _require_count("frames", frames, minimum=1)
-    _require_count("tokens_per_frame", tokens_per_frame, minimum=1)
-    _require_budget("retain", retain)
+    frames = require_count("frames", frames, minimum=1)
+    tokens_per_frame = require_count("tokens_per_frame", tokens_per_frame, minimum=1)
+    retain = _require_budget("retain", retain)
     total = frames * tokens_per_frame
-    wanted = retain if isinstance(retain, Integral) else scaled_count(total, retain)
-    return min(max(1, int(wanted)), total)
+    wanted = retain if isinstance(retain, int) else scaled_count(total, retain)
+    return min(max(1, wanted), total)
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,12 @@ class PruneVidConfig:
         merge: False skips the merging of tokens before the LLM (ablation).
         select: False skips the selection inside the LLM (ablation).
 
+    Scalars of numpy are taken, and become Python's own.
+
     Raises:
         TypeError: a value of the wrong type; the message names the field, what was expected and
-        what came. ValueError: a value outside its range, likewise.
+            what came.
+        ValueError: a value outside its range, likewise.
     """
 
     tau: float = 0.8
@@ -93,17 +96,20 @@ class PruneVidConfig:
 
     def __post_init__(self) -> None:
         for name in ("tau", "segment_ratio", "cluster_ratio", "keep_ratio"):
-            _require_ratio(name, getattr(self, name))
-        _require_count("layer", self.layer, minimum=0)
-        _require_count("num_neighbors", self.num_neighbors, minimum=1)
-        _require_count("min_cluster_tokens", self.min_cluster_tokens, minimum=1)
-        _require_choice("score", self.score, ("nope", "rope"))
-        _require_choice("selection", self.selection, ("grouped", "global"))
+            self._set(name, require_ratio(name, getattr(self, name)))
+        self._set("layer", require_count("layer", self.layer, minimum=0))
+        for name in ("num_neighbors", "min_cluster_tokens"):
+            self._set(name, require_count(name, getattr(self, name), minimum=1))
+        self._set("score", _require_choice("score", self.score, ("nope", "rope")))
+        self._set("selection", _require_choice("selection", self.selection, ("grouped", "global")))
         for name in ("merge", "select"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            self._set(name, _require_switch(name, getattr(self, name)))
         if self.budget is not None:
-            _require_budget("budget", self.budget)
+            self._set("budget", _require_budget("budget", self.budget))
+
+    def _set(self, name: str, value: object) -> None:
+        # Scalars of numpy become Python's: the same value must do the same in every implementation.
+        object.__setattr__(self, name, value)
 
     @classmethod
     def reference(cls, **overrides: Any) -> PruneVidConfig:
@@ -131,27 +137,55 @@ class PruneVidConfig:
         return cls(**values)
 
 
-def _require_ratio(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number in (0, 1], got {value!r}")
-    if not 0.0 < float(value) <= 1.0:  # false for NaN
-        raise ValueError(f"{name} must be in (0, 1], got {value!r}")
+def require_ratio(name: str, value: object) -> float:
+    """``value`` as a float in (0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, Real) or _is_exact_fraction(value):
+        raise TypeError(f"{name} must be a number in (0, 1], got {_shown(value)}")
+    if not 0 < value <= 1:  # false for NaN
+        raise ValueError(f"{name} must be in (0, 1], got {_shown(value)}")
+    return float(value)
 
 
-def _require_count(name: str, value: object, *, minimum: int) -> None:
+def _is_exact_fraction(value: object) -> bool:
+    # The published method cuts products of floats, and a fraction's would be cut elsewhere.
+    return isinstance(value, Rational) and not isinstance(value, Integral)
+
+
+MAX_COUNT = 2**31 - 1
+
+
+def require_count(name: str, value: object, *, minimum: int) -> int:
+    """``value`` as an int in [minimum, MAX_COUNT]."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r}")
+        raise TypeError(f"{name} must be an integer >= {minimum}, got {_shown(value)}")
     if value < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {_shown(value)}")
+    if value > MAX_COUNT:
+        raise ValueError(f"{name} must be at most {MAX_COUNT}, got {_shown(value)}")
+    return int(value)
 
 
-def _require_budget(name: str, value: object) -> None:
+def _require_budget(name: str, value: object) -> int | float:
     if isinstance(value, Integral) and not isinstance(value, bool):
-        _require_count(name, value, minimum=1)
-    else:
-        _require_ratio(name, value)
+        return require_count(name, value, minimum=1)
+    return require_ratio(name, value)
 
 
-def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+def _require_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return str(value)
+
+
+def _require_switch(name: str, value: object) -> bool:
+    is_numpy_bool = getattr(getattr(value, "dtype", None), "kind", "") == "b"
+    if isinstance(value, bool) or (is_numpy_bool and getattr(value, "ndim", None) == 0):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def _shown(value: object) -> str:
+    """``repr``, but for integers too long for a line; Python refuses to write out some of them."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)

@@ -3,19 +3,48 @@ output shapes.
 
 torch.compile and torch.export cannot look into Triton launches that depend on the device, so they
 see these ops instead, by their fake implementations. Eager calls go to the plain functions: torch's
-dispatch of an op written in Python costs more host time than a kernel launch.
+dispatch of an op written in Python costs more host time than a kernel launch. Either way the
+arguments are checked here, once, so an op called by name refuses what the public function refuses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from prunevid_kernels import reference
-from prunevid_kernels._validate import Impl, resolve_impl
+from prunevid_kernels._validate import (
+    Impl,
+    check_compact,
+    check_compact_out,
+    check_merge_to_budget,
+    check_scores,
+    compacted_shape,
+    require_apart,
+    require_out,
+    resolve_impl,
+)
 from prunevid_kernels.config import PruneVidConfig
+from prunevid_kernels.gradients import spread_entries, spread_means
+
+BudgetMerge = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class BudgetVideo(NamedTuple):
+    """One video's part of a :data:`BudgetMerge`; the last five are int32 and of its structure."""
+
+    tokens: Tensor
+    source_to_merged: Tensor
+    merged_anchor: Tensor
+    merged_count: Tensor
+    segment_starts: Tensor
+    static_sizes: Tensor
+    frame_sizes: Tensor
+    num_merged: Tensor
+    first_bad_frame: Tensor
 
 
 def is_tracing() -> bool:
@@ -33,9 +62,12 @@ def merge_to_budget(
     num_neighbors: int,
     min_cluster_tokens: int,
     impl: Impl = "auto",
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    out: Tensor | None = None,
+) -> BudgetMerge:
     """Merge the videos of ``frames`` frames that features [F, N, C] holds to exactly ``budgets``
-    tokens.
+    tokens; a video with room for all its tokens keeps them as they are.
+
+    ``out`` takes the tokens; it is no argument of the op.
 
     Returns:
         tokens [sum of budgets, C]; source_to_merged [F, N] int64; merged_anchor and merged_count
@@ -45,18 +77,47 @@ def merge_to_budget(
         none).
     """
     numbers = (tau, segment_ratio, cluster_ratio, num_neighbors, min_cluster_tokens)
-    if resolve_impl(impl, features) == "triton":
-        from prunevid_kernels.kernels import merge as kernel
+    frames, budgets = check_merge_to_budget(features, frames, budgets, *numbers)
+    tokens_per_frame, channels = features.shape[1:]
+    if out is not None:
+        require_out("out", out, (sum(budgets), channels), features.dtype, features)
+        require_apart([("out", out)], [("features", features)])
+    if resolve_impl(impl, features) == "reference":
+        merged = _by_reference(features, frames, budgets, numbers)
+        if out is not None:
+            merged = (out.copy_(merged[0]), *merged[1:])
+        return merged
+    from prunevid_kernels.kernels import merge as kernel
 
-        with torch.cuda.device_of(features):
+    def merge(x: Tensor, frames: list[int], budgets: list[int], out: Tensor | None) -> BudgetMerge:
+        with torch.cuda.device_of(x):
             return kernel.merge_videos_to_budget(
-                features, frames, budgets, kernel.MergeParameters(*numbers)
+                x, frames, budgets, kernel.MergeParameters(*numbers), out
             )
-    merged = []
-    for video, (x, budget) in enumerate(zip(features.split(list(frames)), budgets, strict=True)):
+
+    shrinks = [b < t * tokens_per_frame for b, t in zip(budgets, frames, strict=True)]
+    if all(shrinks):
+        return merge(features, frames, budgets, out)
+    return _merge_those_that_shrink(merge, features, frames, budgets, shrinks, out)
+
+
+def _by_reference(
+    features: Tensor,
+    frames: list[int],
+    budgets: list[int],
+    numbers: tuple[float, float, float, int, int],
+) -> BudgetMerge:
+    videos = features.split(frames)
+    for video, x in enumerate(videos):
         first_bad = reference.first_nonfinite_frame(x)
         if first_bad is not None:
             raise reference.nonfinite_error(video, first_bad)
+    parts = []
+    for x, count, budget in zip(videos, frames, budgets, strict=True):
+        if budget == count * x.shape[1]:
+            parts.append(_unmerged(x))
+            continue
+        tau, segment_ratio, cluster_ratio, num_neighbors, min_cluster_tokens = numbers
         config = PruneVidConfig(
             tau=tau,
             segment_ratio=segment_ratio,
@@ -65,27 +126,101 @@ def merge_to_budget(
             min_cluster_tokens=min_cluster_tokens,
             budget=budget,
         )
-        merged.append(reference.merge_video(x, config))
-    layouts = [video.layout for video in merged]
-    static_sizes = []
-    for layout in layouts:
-        first_frames = layout.segment_lengths.cumsum(0) - layout.segment_lengths
-        sizes = torch.zeros(layout.num_frames, dtype=torch.int64)
-        static_sizes.append(sizes.index_put((first_frames,), layout.static_sizes()))
-    structure = torch.cat(
-        [
-            *(layout.frame_segments() for layout in layouts),
-            *static_sizes,
-            *(layout.group_sizes[~layout.group_is_static] for layout in layouts),
-            torch.tensor([*budgets, *frames]),
-        ]
+        video = reference.merge_video(x, config)
+        layout, device = video.layout, features.device
+        lengths = layout.segment_lengths
+        first_frames = lengths.cumsum(0) - lengths
+        static_sizes = lengths.new_zeros(count).index_put((first_frames,), layout.static_sizes())
+        frame_sizes = layout.group_sizes[~layout.group_is_static]
+        parts.append(
+            BudgetVideo(
+                video.tokens,
+                layout.source_to_merged,
+                layout.merged_anchor,
+                layout.merged_count,
+                layout.frame_segments().to(device, torch.int32),
+                static_sizes.to(device, torch.int32),
+                frame_sizes.to(device, torch.int32),
+                lengths.new_tensor([budget]).to(device, torch.int32),
+                lengths.new_tensor([count]).to(device, torch.int32),
+            )
+        )
+    return _join(parts)
+
+
+def _merge_those_that_shrink(
+    merge: Callable[[Tensor, list[int], list[int], Tensor | None], BudgetMerge],
+    features: Tensor,
+    frames: list[int],
+    budgets: list[int],
+    shrinks: list[bool],
+    out: Tensor | None,
+) -> BudgetMerge:
+    videos = features.split(frames)
+    small = [video for video, is_small in enumerate(shrinks) if is_small]
+    merged: dict[int, BudgetVideo] = {}
+    if small:
+        small_frames, small_budgets = [frames[v] for v in small], [budgets[v] for v in small]
+        result = merge(torch.cat([videos[v] for v in small]), small_frames, small_budgets, None)
+        merged = dict(zip(small, split_videos(result, small_frames, small_budgets), strict=True))
+    return _join(
+        [merged[video] if video in merged else _unmerged(x) for video, x in enumerate(videos)], out
     )
+
+
+def _unmerged(features: Tensor) -> BudgetVideo:
+    """A video [T, N, C] as it is, in fresh memory: one segment, every token dynamic and alone."""
+    frames, tokens_per_frame, channels = features.shape
+    tokens = torch.arange(frames * tokens_per_frame, device=features.device)
+    by_frame = torch.arange(frames, dtype=torch.int32, device=features.device)
+    is_finite = features.isfinite().flatten(1).all(dim=1)
+    zeros = torch.zeros_like(by_frame)
+    return BudgetVideo(
+        features.reshape(len(tokens), channels).clone(),
+        tokens.view(frames, tokens_per_frame),
+        tokens,
+        torch.ones_like(tokens),
+        zeros,
+        zeros,
+        torch.full_like(by_frame, tokens_per_frame),
+        torch.full_like(by_frame[:1], len(tokens)),
+        torch.where(is_finite, frames, by_frame).amin(dim=0, keepdim=True),
+    )
+
+
+def split_videos(result: BudgetMerge, frames: list[int], budgets: list[int]) -> list[BudgetVideo]:
+    """The result of :func:`merge_to_budget`, video by video."""
+    tokens, source_to_merged, anchor, count, structure = result
+    starts, static_sizes, frame_sizes, num_merged, first_bad = structure.split(
+        [sum(frames)] * 3 + [len(frames)] * 2
+    )
+    if len(frames) == 1:
+        of_structure = (starts, static_sizes, frame_sizes, num_merged, first_bad)
+        return [BudgetVideo(tokens, source_to_merged, anchor, count, *of_structure)]
+    parts = zip(
+        tokens.split(budgets),
+        source_to_merged.split(frames),
+        anchor.split(budgets),
+        count.split(budgets),
+        starts.split(frames),
+        static_sizes.split(frames),
+        frame_sizes.split(frames),
+        num_merged.split(1),
+        first_bad.split(1),
+        strict=True,
+    )
+    return [BudgetVideo(*part) for part in parts]
+
+
+def _join(videos: Sequence[BudgetVideo], out: Tensor | None = None) -> BudgetMerge:
+    """What :func:`split_videos` takes apart."""
+    tokens, source_to_merged, anchor, count, *structure = zip(*videos, strict=True)
     return (
-        torch.cat([video.tokens for video in merged]),
-        torch.cat([layout.source_to_merged for layout in layouts]),
-        torch.cat([layout.merged_anchor for layout in layouts]),
-        torch.cat([layout.merged_count for layout in layouts]),
-        structure.to(torch.int32).to(features.device),
+        torch.cat(tokens, out=out),
+        torch.cat(source_to_merged),
+        torch.cat(anchor),
+        torch.cat(count),
+        torch.cat([part for of_all_videos in structure for part in of_all_videos]),
     )
 
 
@@ -98,56 +233,89 @@ def score_visual_tokens(
     causal_offset: int | None = None,
     key_mask: Tensor | None = None,
     impl: Impl = "auto",
+    out: Tensor | None = None,
 ) -> Tensor:
     """Scores [B, stop - start] float32 of keys [start, stop); see
-    :func:`prunevid_kernels.score_visual_tokens`."""
+    :func:`prunevid_kernels.score_visual_tokens`. ``out`` is no argument of the op."""
+    check_scores(query, key, start, stop, scale, causal_offset, key_mask)
+    if out is not None:
+        require_out("out", out, (query.shape[0], stop - start), torch.float32, query)
+        require_apart([("out", out)], [("query", query), ("key", key)])
     if resolve_impl(impl, query) == "reference":
-        return reference.score_visual_tokens(
+        scores = reference.score_visual_tokens(
             query, key, slice(start, stop), scale, causal_offset, key_mask
         )
+        return scores if out is None else out.copy_(scores)
     from prunevid_kernels.kernels import token_score as kernel
 
     with torch.cuda.device_of(query):
-        return kernel.score_visual_tokens(query, key, start, stop, scale, causal_offset, key_mask)
+        return kernel.score_visual_tokens(
+            query, key, start, stop, scale, causal_offset, key_mask, out
+        )
 
 
 def compact(
-    tensors: Sequence[Tensor], index: Tensor, dim: int, impl: Impl = "auto"
+    tensors: Sequence[Tensor],
+    index: Tensor,
+    dim: int,
+    impl: Impl = "auto",
+    out: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Entries ``index`` of each tensor along ``dim``; see :func:`prunevid_kernels.compact`."""
+    """Entries ``index`` of each tensor along ``dim``; see :func:`prunevid_kernels.compact`.
+    ``out`` is no argument of the op."""
+    tensors = check_compact(tensors, index, dim)
+    if out is not None:
+        out = check_compact_out(out, tensors, index, dim)
     if resolve_impl(impl, index) == "reference":
-        return reference.compact(tensors, index, dim)
+        compacted = reference.compact(tensors, index, dim)
+        if out is None:
+            return compacted
+        return [target.copy_(entries) for target, entries in zip(out, compacted, strict=True)]
     from prunevid_kernels.kernels import compact as kernel
 
     with torch.cuda.device_of(index):
-        return kernel.compact(tensors, index, dim)
+        return kernel.compact(tensors, index, dim, out)
 
 
-torch.library.custom_op(
-    "prunevid::merge_to_budget",
-    merge_to_budget,
-    mutates_args=(),
-    schema="(Tensor features, int[] frames, int[] budgets, float tau, float segment_ratio, "
-    "float cluster_ratio, int num_neighbors, int min_cluster_tokens, str impl='auto') "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
-torch.library.custom_op(
-    "prunevid::score_visual_tokens",
-    score_visual_tokens,
-    mutates_args=(),
-    schema="(Tensor query, Tensor key, SymInt start, SymInt stop, float scale, "
-    "SymInt? causal_offset=None, Tensor? key_mask=None, str impl='auto') -> Tensor",
-)
-torch.library.custom_op(
-    "prunevid::compact",
-    compact,
-    mutates_args=(),
-    schema="(Tensor[] tensors, Tensor index, int dim, str impl='auto') -> Tensor[]",
-)
+# The real functions under their names for a tracer. torch takes an op's arguments from its schema;
+# ``out`` is not among them, so the ops return fresh tensors.
+for _name, _function, _schema in (
+    (
+        "merge_to_budget",
+        merge_to_budget,
+        "(Tensor features, SymInt[] frames, SymInt[] budgets, float tau, float segment_ratio, "
+        "float cluster_ratio, int num_neighbors, int min_cluster_tokens, str impl='auto') "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    ),
+    (
+        "score_visual_tokens",
+        score_visual_tokens,
+        "(Tensor query, Tensor key, SymInt start, SymInt stop, float scale, "
+        "SymInt? causal_offset=None, Tensor? key_mask=None, str impl='auto') -> Tensor",
+    ),
+    (
+        "compact",
+        compact,
+        "(Tensor[] tensors, Tensor index, int dim, str impl='auto') -> Tensor[]",
+    ),
+):
+    torch.library.custom_op(f"prunevid::{_name}", _function, mutates_args=(), schema=_schema)
 
 
 @torch.library.register_fake("prunevid::merge_to_budget")
-def _(features: Tensor, frames: list[int], budgets: list[int], *_: object) -> tuple[Tensor, ...]:
+def _(
+    features: Tensor,
+    frames: Sequence[int],
+    budgets: Sequence[int],
+    tau: float,
+    segment_ratio: float,
+    cluster_ratio: float,
+    num_neighbors: int,
+    min_cluster_tokens: int,
+    impl: Impl = "auto",
+) -> BudgetMerge:
+    numbers = (tau, segment_ratio, cluster_ratio, num_neighbors, min_cluster_tokens)
+    frames, budgets = check_merge_to_budget(features, frames, budgets, *numbers)
     rows = sum(budgets)
     num_frames, n, channels = features.shape
     return (
@@ -160,15 +328,61 @@ def _(features: Tensor, frames: list[int], budgets: list[int], *_: object) -> tu
 
 
 @torch.library.register_fake("prunevid::score_visual_tokens")
-def _(query: Tensor, key: Tensor, start: int, stop: int, *_: object) -> Tensor:
+def _(
+    query: Tensor,
+    key: Tensor,
+    start: int,
+    stop: int,
+    scale: float,
+    causal_offset: int | None = None,
+    key_mask: Tensor | None = None,
+    impl: Impl = "auto",
+) -> Tensor:
+    check_scores(query, key, start, stop, scale, causal_offset, key_mask)
     return query.new_empty((query.shape[0], stop - start), dtype=torch.float32)
 
 
 @torch.library.register_fake("prunevid::compact")
-def _(tensors: list[Tensor], index: Tensor, dim: int, *_: object) -> list[Tensor]:
-    compacted = []
-    for tensor in tensors:
-        shape = list(tensor.shape)
-        shape[dim] = index.shape[-1]
-        compacted.append(tensor.new_empty(shape))
-    return compacted
+def _(tensors: Sequence[Tensor], index: Tensor, dim: int, impl: Impl = "auto") -> list[Tensor]:
+    tensors = check_compact(tensors, index, dim)
+    return [tensor.new_empty(compacted_shape(tensor, index, dim)) for tensor in tensors]
+
+
+def _keep_merge_plan(ctx: Any, inputs: Any, output: BudgetMerge) -> None:
+    _, source_to_merged, _, merged_count, _ = output
+    ctx.save_for_backward(source_to_merged, merged_count)
+    ctx.frames, ctx.budgets = list(inputs[1]), list(inputs[2])
+
+
+def _merge_backward(ctx: Any, grad_tokens: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    source_to_merged, merged_count = ctx.saved_tensors
+    videos = zip(
+        grad_tokens.split(ctx.budgets),
+        source_to_merged.split(ctx.frames),
+        merged_count.split(ctx.budgets),
+        strict=True,
+    )
+    return torch.cat([spread_means(*video) for video in videos]), *[None] * 8
+
+
+def _keep_index(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
+    tensors, index, dim, _ = inputs
+    ctx.save_for_backward(index)
+    ctx.shapes, ctx.dim = [tensor.shape for tensor in tensors], dim
+
+
+def _compact_backward(
+    ctx: Any, gradients: list[Tensor | None]
+) -> tuple[list[Tensor | None], None, None, None]:
+    (index,) = ctx.saved_tensors
+    spread = [
+        None if gradient is None else spread_entries(gradient, shape, index, ctx.dim % len(shape))
+        for gradient, shape in zip(gradients, ctx.shapes, strict=True)
+    ]
+    return spread, None, None, None
+
+
+torch.library.register_autograd(
+    "prunevid::merge_to_budget", _merge_backward, setup_context=_keep_merge_plan
+)
+torch.library.register_autograd("prunevid::compact", _compact_backward, setup_context=_keep_index)

@@ -9,6 +9,8 @@ importing this module needs torch alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -16,15 +18,17 @@ from torch import Tensor
 
 from prunevid_kernels import custom_ops, reference
 from prunevid_kernels._validate import (
+    MAX_INT32,
     Impl,
     require_float_tensor,
     require_lengths,
-    require_like,
     require_no_empty_axis,
+    require_no_gradient,
     resolve_impl,
 )
 from prunevid_kernels.config import PruneVidConfig
 from prunevid_kernels.custom_ops import is_tracing
+from prunevid_kernels.gradients import is_differentiated, with_gradient
 from prunevid_kernels.layout import MergedVideo, TokenLayout
 
 
@@ -34,7 +38,8 @@ class DpcKnn(NamedTuple):
     Attributes:
         labels: [B, N] int64 cluster of each point; -1 beyond a row's length.
         centers: [B, K] int64 point that is each cluster's centre, clusters in descending order of
-        score. density: [B, N] float32; 0 beyond a row's length.
+            score.
+        density: [B, N] float32; 0 beyond a row's length.
         score: [B, N] float32, density times the distance to the nearest denser point; 0 beyond a
             row's length.
     """
@@ -63,20 +68,25 @@ def dpc_knn(
         x: [B, N, C] points; float16, bfloat16 or float32, any strides.
         num_clusters: K, between 1 and the number of points of the shortest row.
         num_neighbors: points of a neighbourhood, the point itself included; a shorter row uses all
-        its points. lengths: B host integers, the points of each row; default N.
+            its points.
+        lengths: B host integers, the points of each row; default N.
         impl: see the module.
 
     Raises:
-        TypeError, ValueError: an argument of a wrong type, shape, dtype or range.
+        TypeError, ValueError: an argument of a wrong type, shape, dtype or range; points that
+            require a gradient, which the clustering does not have.
     """
     require_float_tensor("x", x, "B, N, C")
     require_no_empty_axis("x", x, "B, N, C")
+    require_no_gradient("dpc_knn", x=x)
     batch, n, _ = x.shape
     if lengths is not None:
         lengths = require_lengths("lengths", lengths, count=batch, minimum=1, maximum=n)
     shortest = min(lengths) if lengths is not None else n
-    require_lengths("num_clusters", [num_clusters], minimum=1, maximum=shortest)
-    require_lengths("num_neighbors", [num_neighbors], minimum=1, maximum=2**31 - 1)
+    (num_clusters,) = require_lengths("num_clusters", [num_clusters], minimum=1, maximum=shortest)
+    (num_neighbors,) = require_lengths(
+        "num_neighbors", [num_neighbors], minimum=1, maximum=MAX_INT32
+    )
     if resolve_impl(impl, x) == "reference":
         return DpcKnn(*reference.dpc_knn(x, num_clusters, num_neighbors, lengths))
     from prunevid_kernels.kernels import dpc_knn as kernel
@@ -124,6 +134,7 @@ def score_visual_tokens(
     causal_offset: int | None = None,
     key_mask: Tensor | None = None,
     impl: Impl = "auto",
+    out: Tensor | None = None,
 ) -> Tensor:
     """The most attention that any head of any question row pays to each visual token.
 
@@ -139,54 +150,55 @@ def score_visual_tokens(
             keys up to ``causal_offset + i``. Default: every row attends to all keys.
         key_mask: [B, S] bool, False for keys that are padding.
         impl: see the module.
+        out: [B, V] float32, contiguous: takes the scores, and is returned.
 
     Returns:
-        [B, V] float32, V the length of the slice. 0 where no row sees the token.
+        [B, V] float32, V the length of the slice. 0 where no row sees the token. NaN for all tokens
+        of a sample where a product of a question row and a key that it sees is not finite: such
+        values would have to be read to raise an error, and the device's results are not waited for.
 
     Raises:
-        TypeError, ValueError: an argument of a wrong type, shape, dtype, device or range.
+        TypeError, ValueError: an argument of a wrong type, shape, dtype, device or range; queries
+            or keys that require a gradient, which scores do not have.
     """
     require_float_tensor("query", query, "B, H, Q, D")
     require_float_tensor("key", key, "B, Hkv, S, D")
     require_no_empty_axis("query", query, "B, H, Q, D")
     require_no_empty_axis("key", key, "B, Hkv, S, D")
-    require_like("key", key, "query", query)
-    batch, heads, _, head_dim = query.shape
-    if key.shape[0] != batch or key.shape[3] != head_dim or heads % key.shape[1]:
-        raise ValueError(
-            f"key [B, Hkv, S, D] must have the batch and head dim of query {list(query.shape)} "
-            f"and a number of heads "
-            f"that divides its {heads}, got shape {list(key.shape)}"
-        )
-    num_keys = key.shape[2]
-    start, stop = visual_bounds(visual_slice, num_keys)
-    if causal_offset is not None:
-        require_lengths("causal_offset", [causal_offset], minimum=0, maximum=2**31 - 1)
-    if key_mask is not None:
-        if not isinstance(key_mask, Tensor) or key_mask.dtype != torch.bool:
-            came = getattr(key_mask, "dtype", type(key_mask).__name__)
-            raise TypeError(f"key_mask must be a bool tensor [B, S], got {came}")
-        if key_mask.shape != (batch, num_keys):
-            raise ValueError(
-                f"key_mask must have shape {[batch, num_keys]}, got {list(key_mask.shape)}"
-            )
-        if key_mask.device != key.device:
-            raise ValueError(
-                f"key_mask must be on the device of key, {key.device}, got {key_mask.device}"
-            )
-    scale = head_dim**-0.5 if scale is None else float(scale)
-    ops = torch.ops.prunevid
-    op = ops.score_visual_tokens if is_tracing() else custom_ops.score_visual_tokens
-    scores: Tensor = op(query, key, start, stop, scale, causal_offset, key_mask, impl)
-    return scores
+    require_no_gradient("score_visual_tokens", query=query, key=key)
+    start, stop = visual_bounds(visual_slice, key.shape[2])
+    scale = query.shape[3] ** -0.5 if scale is None else scale
+    arguments = (query, key, start, stop, scale, causal_offset, key_mask, impl)
+    if is_tracing():
+        scores: Tensor = torch.ops.prunevid.score_visual_tokens(*arguments)
+        return scores if out is None else out.copy_(scores)
+    return custom_ops.score_visual_tokens(*arguments, out)
 
 
 def merge(
     features: Tensor, frames: list[int], config: PruneVidConfig, *, impl: Impl
 ) -> list[MergedVideo]:
     """The merge in threshold mode of :func:`prunevid_kernels.merge_videos`, arguments validated."""
-    if resolve_impl(impl, features) == "reference":
-        return reference.merge_videos(features, frames, config)
+    implementation = resolve_impl(impl, features)
+    merge = _merge_by_reference if implementation == "reference" else _merge_by_kernels
+    if not is_differentiated(features):
+        return merge(features, frames, config)
+    merged = merge(features.detach(), frames, config)
+    return [
+        replace(video, tokens=with_gradient(x, video.tokens, video.layout))
+        for x, video in zip(features.split(frames), merged, strict=True)
+    ]
+
+
+def _merge_by_reference(
+    features: Tensor, frames: list[int], config: PruneVidConfig
+) -> list[MergedVideo]:
+    return reference.merge_videos(features, frames, config)
+
+
+def _merge_by_kernels(
+    features: Tensor, frames: list[int], config: PruneVidConfig
+) -> list[MergedVideo]:
     from prunevid_kernels.kernels import merge as kernel
 
     numbers = kernel.MergeParameters(*_merge_numbers(config))
@@ -198,8 +210,8 @@ def merge(
     return [
         MergedVideo(
             video.tokens,
-            TokenLayout.from_sizes(
-                video.segment_lengths,
+            TokenLayout.deferred(
+                video.segment_starts,
                 video.static_sizes,
                 video.frame_sizes,
                 source_to_merged=video.source_to_merged,
@@ -212,40 +224,63 @@ def merge(
 
 
 def merge_to_budget(
-    features: Tensor, frames: list[int], budgets: list[int], config: PruneVidConfig, *, impl: Impl
+    features: Tensor,
+    frames: list[int],
+    budgets: list[int],
+    config: PruneVidConfig,
+    *,
+    impl: Impl,
+    out: Tensor | None = None,
 ) -> list[MergedVideo]:
-    """The merge in budget mode, ``budgets[v] < frames[v] * N``, arguments validated."""
+    """The merge in budget mode, ``1 <= budgets[v] <= frames[v] * N``."""
+    arguments = (features, frames, budgets, *_merge_numbers(config), impl)
+    if is_tracing() or is_differentiated(features):
+        result = torch.ops.prunevid.merge_to_budget(*arguments)
+        if out is not None:
+            result = (out.copy_(result[0]), *result[1:])
+    else:
+        result = custom_ops.merge_to_budget(*arguments, out)
     is_triton = resolve_impl(impl, features) == "triton"
-    op = torch.ops.prunevid.merge_to_budget if is_tracing() else custom_ops.merge_to_budget
-    tokens, source_to_merged, anchor, count, structure = op(
-        features, frames, budgets, *_merge_numbers(config), impl
-    )
-    starts, static_sizes, frame_sizes, _, first_bad = structure.split(
-        [sum(frames)] * 3 + [len(frames)] * 2
-    )
-    parts = zip(
-        tokens.split(budgets),
-        source_to_merged.split(frames),
-        anchor.split(budgets),
-        count.split(budgets),
-        starts.split(frames),
-        static_sizes.split(frames),
-        frame_sizes.split(frames),
-        strict=True,
-    )
     return [
         MergedVideo(
-            video_tokens,
+            video.tokens,
             TokenLayout.deferred(
-                *sizes,
-                source_to_merged=video_map,
-                merged_anchor=video_anchor,
-                merged_count=video_count,
+                video.segment_starts,
+                video.static_sizes,
+                video.frame_sizes,
+                source_to_merged=video.source_to_merged,
+                merged_anchor=video.merged_anchor,
+                merged_count=video.merged_count,
             ),
-            first_bad[video] if is_triton else None,
+            video.first_bad_frame[0] if is_triton else None,
         )
-        for video, (video_tokens, video_map, video_anchor, video_count, *sizes) in enumerate(parts)
+        for video in custom_ops.split_videos(result, frames, budgets)
     ]
+
+
+def require_finite(videos: list[MergedVideo]) -> list[MergedVideo]:
+    """Wait for the videos' first bad frames, where they are flags, and raise for the first video
+    that has one."""
+    flags = [video.first_bad_frame for video in videos]
+    if flags[0] is None:
+        return videos
+    for video, first_bad in enumerate(torch.stack(flags).tolist()):
+        if first_bad < videos[video].layout.num_frames:
+            raise reference.nonfinite_error(video, first_bad)
+    return [replace(video, first_bad_frame=None) for video in videos]
+
+
+def require_no_nan(ordered_scores: Tensor) -> None:
+    """``ordered_scores`` [V] on the host, in descending order, which puts NaN first, hold none."""
+    if ordered_scores.device.type == "cpu" and ordered_scores[:1].isnan().any():
+        raise ValueError("scores must not be NaN: queries or keys were not finite")
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Host integers on the device, without waiting for it."""
+    if device.type == "cpu":
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def _merge_numbers(config: PruneVidConfig) -> tuple[float, float, float, int, int]:
@@ -259,44 +294,27 @@ def _merge_numbers(config: PruneVidConfig) -> tuple[float, float, float, int, in
     )
 
 
-def compact(tensors: Sequence[Tensor], index: Tensor, *, dim: int, impl: Impl) -> list[Tensor]:
+def compact(
+    tensors: Sequence[Tensor],
+    index: Tensor,
+    *,
+    dim: int,
+    impl: Impl,
+    out: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
     """See :func:`prunevid_kernels.compact`."""
-    tensors = list(tensors)
-    if not tensors:
-        raise ValueError("tensors must hold at least one tensor, got none")
-    if not isinstance(index, Tensor) or index.dtype != torch.int64:
-        raise TypeError(
-            f"index must be an int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}"
-        )
-    if index.ndim not in (1, 2):
-        raise ValueError(
-            f"index must have the dimensions [K] or [B, K], got shape {list(index.shape)}"
-        )
-    length = None
-    for position, tensor in enumerate(tensors):
-        name = f"tensors[{position}]"
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if not -tensor.ndim <= dim < tensor.ndim:
-            raise ValueError(f"dim must be a dimension of {name} {list(tensor.shape)}, got {dim}")
-        if tensor.device != index.device:
-            raise ValueError(
-                f"{name} must be on the device of index, {index.device}, got {tensor.device}"
-            )
-        length = tensor.shape[dim] if length is None else length
-        if tensor.shape[dim] != length:
-            raise ValueError(
-                f"{name} must have {length} entries along dim {dim}, got shape {list(tensor.shape)}"
-            )
-        if index.ndim == 2 and (dim % tensor.ndim == 0 or tensor.shape[0] != index.shape[0]):
-            raise ValueError(
-                f"an index [B, K] needs a dim other than 0 and {index.shape[0]} entries of "
-                f"dimension 0 in {name}, "
-                f"got dim {dim} and shape {list(tensor.shape)}"
-            )
-    op = torch.ops.prunevid.compact if is_tracing() else custom_ops.compact
-    compacted: list[Tensor] = op(tensors, index, dim, impl)
-    return compacted
+    if isinstance(tensors, Tensor):  # before it is taken for the sequence of its entries
+        raise TypeError("tensors must be a sequence of tensors, got one tensor")
+    if is_tracing() or (torch.is_grad_enabled() and _any_requires_grad(tensors)):
+        compacted: list[Tensor] = torch.ops.prunevid.compact(tensors, index, dim, impl)
+        if out is None:
+            return compacted
+        return [target.copy_(entries) for target, entries in zip(out, compacted, strict=True)]
+    return custom_ops.compact(tensors, index, dim, impl, out)
+
+
+def _any_requires_grad(tensors: Sequence[Tensor]) -> bool:
+    return any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
 
 
 def visual_bounds(visual_slice: slice, num_keys: int) -> tuple[int, int]:
@@ -304,9 +322,15 @@ def visual_bounds(visual_slice: slice, num_keys: int) -> tuple[int, int]:
     overruns."""
     if not isinstance(visual_slice, slice):
         raise TypeError(f"visual_slice must be a slice, got {type(visual_slice).__name__}")
-    start, stop, step = visual_slice.indices(num_keys)
-    overruns = visual_slice.stop is not None and visual_slice.stop > num_keys
-    if step != 1 or start >= stop or overruns:
+    # Not slice.indices(), which a tracer cannot follow: lengths may be symbolic.
+    start = 0 if visual_slice.start is None else visual_slice.start
+    stop = num_keys if visual_slice.stop is None else visual_slice.stop
+    for bound in (start, stop):
+        if not isinstance(bound, (int, Integral, torch.SymInt)):
+            raise TypeError(f"visual_slice must have integer bounds, got {visual_slice}")
+    start = start + num_keys if start < 0 else start
+    stop = stop + num_keys if stop < 0 else stop
+    if visual_slice.step not in (None, 1) or not 0 <= start < stop <= num_keys:
         raise ValueError(
             f"visual_slice must select 1 to {num_keys} keys with step 1, got {visual_slice}"
         )

@@ -3,7 +3,6 @@ out."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -12,22 +11,30 @@ from torch import Tensor
 from prunevid_kernels import ops
 from prunevid_kernels._validate import (
     Impl,
+    check_videos,
     require_float_tensor,
-    require_lengths,
-    require_no_empty_axis,
+    require_no_gradient,
 )
 from prunevid_kernels.config import PruneVidConfig, budget_tokens, scaled_count
 from prunevid_kernels.layout import MergedVideo, TokenLayout
 
 
-def merge_video(features: Tensor, config: PruneVidConfig, *, impl: Impl = "auto") -> MergedVideo:
+def merge_video(
+    features: Tensor, config: PruneVidConfig, *, impl: Impl = "auto", out: Tensor | None = None
+) -> MergedVideo:
     """Merge the visual tokens of one video over time and space; sections 3.2 and 3.3 of the paper.
+
+    Differentiable in the features, with all decisions held constant: each source token gets its
+    share of its merged token's gradient.
 
     Args:
         features: [T, N, C] visual tokens, N for each of T frames, as the LLM would get them;
             float16, bfloat16 or float32, on any device. Strided input is made contiguous.
-        config: ``merge=False`` returns the tokens as they are.
+        config: ``merge=False`` returns the tokens as they are, copied.
         impl: ``"auto"``, ``"triton"`` or ``"reference"``; see :mod:`prunevid_kernels.ops`.
+        out: [L, C], contiguous, of the features' dtype, apart from them: takes the merged tokens
+            and is ``MergedVideo.tokens`` then. Where L is known beforehand: with a budget, or
+            ``merge=False``.
 
     Returns:
         The merged tokens [L, C] in the features' dtype and the layout that says where each source
@@ -35,10 +42,11 @@ def merge_video(features: Tensor, config: PruneVidConfig, *, impl: Impl = "auto"
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, shape, dtype or range; features that are
-            not finite, named by their first bad frame.
+            not finite, named by their first bad frame. (With a budget on a GPU, where that would
+            mean waiting, ``MergedVideo.first_bad_frame`` says it.)
     """
     require_float_tensor("features", features, "T, N, C")
-    return merge_videos(features, [features.shape[0]], config, impl=impl)[0]
+    return merge_videos(features, [features.shape[0]], config, impl=impl, out=out)[0]
 
 
 def merge_videos(
@@ -47,66 +55,37 @@ def merge_videos(
     config: PruneVidConfig,
     *,
     impl: Impl = "auto",
+    out: Tensor | None = None,
 ) -> list[MergedVideo]:
     """:func:`merge_video` for several videos of different length at once.
 
     Each video's result is the same, bit for bit, as if it were alone. On a GPU the whole batch
-    takes as many kernel launches (twelve) as one video, and one copy to the host; with
-    ``config.budget`` none, so that it can be captured in a CUDA graph.
+    takes as many kernel launches as one video, but for a launch for the numbers of every ten videos
+    or so, and one copy to the host; with ``config.budget`` none, so that it can be captured in a
+    CUDA graph.
 
     Args:
         features: [sum of T_i, N, C] the videos' tokens, one video after the other.
         frames_per_video: the T_i, host integers.
         config, impl: as in :func:`merge_video`.
+        out: [sum of L_i, C], as in :func:`merge_video`.
 
     Raises:
         TypeError, ValueError: as :func:`merge_video`.
     """
-    require_float_tensor("features", features, "T, N, C")
-    require_no_empty_axis("features", features, "T, N, C")
+    frames = check_videos(features, "frames_per_video", frames_per_video)
     ops.require_config(config)
-    frames = require_lengths(
-        "frames_per_video", frames_per_video, minimum=1, maximum=features.shape[0]
-    )
-    if sum(frames) != features.shape[0]:
-        raise ValueError(
-            f"frames_per_video must sum to the {features.shape[0]} frames of features, "
-            f"got {sum(frames)}"
-        )
-    if not config.merge:
-        return [_unmerged(video) for video in features.split(frames)]
-    if config.budget is None:
-        return ops.merge(features, frames, config, impl=impl)
     tokens_per_frame = features.shape[1]
-    budgets = [budget_tokens(count, tokens_per_frame, config.budget) for count in frames]
-    # A budget that holds every token asks for nothing to be merged.
-    is_merged = [b < count * tokens_per_frame for b, count in zip(budgets, frames, strict=True)]
-    videos = features.split(frames)
-    if not any(is_merged):
-        return [_unmerged(video) for video in videos]
-    if all(is_merged):
-        return ops.merge_to_budget(features, frames, budgets, config, impl=impl)
-    merged = iter(
-        ops.merge_to_budget(
-            torch.cat(list(itertools.compress(videos, is_merged))),
-            list(itertools.compress(frames, is_merged)),
-            list(itertools.compress(budgets, is_merged)),
-            config,
-            impl=impl,
-        )
-    )
-    return [
-        next(merged) if shrinks else _unmerged(video)
-        for video, shrinks in zip(videos, is_merged, strict=True)
-    ]
-
-
-def _unmerged(features: Tensor) -> MergedVideo:
-    num_frames, tokens_per_frame, channels = features.shape
-    return MergedVideo(
-        features.reshape(num_frames * tokens_per_frame, channels),
-        TokenLayout.identity(num_frames, tokens_per_frame, features.device),
-    )
+    if config.merge and config.budget is None:
+        if out is not None:
+            raise ValueError("out needs a budget: without one the number of tokens is not known")
+        return ops.merge(features, frames, config, impl=impl)
+    retain = 1.0 if config.budget is None or not config.merge else config.budget
+    budgets = [budget_tokens(count, tokens_per_frame, retain) for count in frames]
+    merged = ops.merge_to_budget(features, frames, budgets, config, impl=impl, out=out)
+    if config.budget is None:  # no budget, no promise not to wait
+        merged = ops.require_finite(merged)
+    return merged
 
 
 def select_tokens(scores: Tensor, layout: TokenLayout, config: PruneVidConfig) -> Tensor:
@@ -114,7 +93,8 @@ def select_tokens(scores: Tensor, layout: TokenLayout, config: PruneVidConfig) -
 
     Args:
         scores: [V] of :func:`~prunevid_kernels.score_visual_tokens` for the merged tokens of one
-        video. layout: the video's layout, V merged tokens.
+            video.
+        layout: the video's layout, V merged tokens.
         config: ``selection="grouped"`` keeps ``int(size * keep_ratio)`` of every group, which may
             be none; ``"global"`` keeps ``int(V * keep_ratio)`` of all. ``select=False`` keeps
             everything.
@@ -124,9 +104,13 @@ def select_tokens(scores: Tensor, layout: TokenLayout, config: PruneVidConfig) -
         position is kept.
 
     Raises:
-        TypeError, ValueError: an argument of a wrong type, shape or dtype.
+        TypeError, ValueError: an argument of a wrong type, shape or dtype; scores that require a
+            gradient, which a selection does not have; a score that is NaN. (On a GPU looking would
+            mean waiting: there the scores, all of them NaN, say it themselves, and the first tokens
+            of each group are kept.)
     """
     require_float_tensor("scores", scores, "V")
+    require_no_gradient("select_tokens", scores=scores)
     ops.require_config(config)
     if not isinstance(layout, TokenLayout):
         raise TypeError(f"layout must be a TokenLayout, got {type(layout).__name__}")
@@ -137,45 +121,54 @@ def select_tokens(scores: Tensor, layout: TokenLayout, config: PruneVidConfig) -
         )
     if not config.select:
         return torch.arange(layout.num_merged, device=scores.device)
-    if config.selection == "global":
-        sizes = torch.tensor([layout.num_merged])
-    else:
-        sizes = layout.group_sizes
-
     # Sorted by score and then, stably, by group, each group's best tokens stand at the group's
     # start, and how many of them are kept is known to the host: the kept tokens' places need no
     # look at the scores.
-    best_first = torch.sort(scores, descending=True, stable=True).indices
-    groups = torch.repeat_interleave(sizes).to(scores.device)
+    ordered, best_first = torch.sort(scores, descending=True, stable=True)
+    ops.require_no_nan(ordered)
+    if config.selection == "global":
+        kept = best_first[: scaled_count(layout.num_merged, config.keep_ratio)]
+        return torch.sort(kept).values
+    sizes = layout.group_sizes
+    kept_sizes = sizes.new_tensor(
+        [scaled_count(size, config.keep_ratio) for size in sizes.tolist()]
+    )
+    shift = (sizes.cumsum(0) - sizes) - (kept_sizes.cumsum(0) - kept_sizes)
+    places = torch.repeat_interleave(shift, kept_sizes)
+    places += torch.arange(len(places), device=sizes.device)
+    groups = ops.to_device(torch.repeat_interleave(sizes), scores.device)
     ranked = best_first[torch.sort(groups[best_first], stable=True).indices]
-    kept_sizes = torch.tensor([scaled_count(size, config.keep_ratio) for size in sizes.tolist()])
-    starts = sizes.cumsum(0) - sizes
-    kept_starts = kept_sizes.cumsum(0) - kept_sizes
-    shift = torch.repeat_interleave(starts - kept_starts, kept_sizes)
-    places = torch.arange(len(shift)) + shift
-    return torch.sort(ranked[places.to(scores.device)]).values
+    return torch.sort(ranked[ops.to_device(places, scores.device)]).values
 
 
 def compact(
-    tensors: Sequence[Tensor], index: Tensor, *, dim: int, impl: Impl = "auto"
+    tensors: Sequence[Tensor],
+    index: Tensor,
+    *,
+    dim: int,
+    impl: Impl = "auto",
+    out: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """Take the entries ``index`` along ``dim`` out of many tensors at once, e.g. out of the K and V
     of many layers.
 
-    On a GPU one kernel launch serves all tensors, whatever their number.
+    On a GPU one kernel launch serves all tensors of equal shape, strides and dtype, whatever their
+    number, and one before it lists the addresses of up to 32. Differentiable in the tensors.
 
     Args:
         tensors: any dtype and shape, all on one device and equally long along ``dim``.
         index: int64 [K], entries to take, in this order; or [B, K], a row for each entry of
-            dimension 0 (then ``dim`` is not 0). Indices out of range are an error on the CPU and,
-            as in torch's own indexing, undefined on a GPU.
+            dimension 0 (then ``dim`` is not 0). Indices out of range are an error in the reference
+            and give zeros in the kernel, which does not wait to say so.
         dim: the dimension to shorten.
         impl: see :mod:`prunevid_kernels.ops`.
+        out: contiguous tensors of the results' shapes and dtypes, apart from ``tensors``: take the
+            results, and are returned.
 
     Returns:
-        New contiguous tensors, in the order of ``tensors``.
+        Contiguous tensors, in the order of ``tensors``; new ones without ``out``.
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, shape, dtype, device or range.
     """
-    return ops.compact(tensors, index, dim=dim, impl=impl)
+    return ops.compact(tensors, index, dim=dim, impl=impl, out=out)

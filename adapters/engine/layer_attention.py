@@ -125,8 +125,8 @@ class LayerAttention:
                 mask = None if self.kv_mask is None else self.kv_mask[one]
             scores.append(
                 score_visual_tokens(
-                    query,
-                    key,
+                    query.detach(),  # what a model keeps is decided, not differentiated
+                    key.detach(),
                     slice(shift + start, shift + stop),
                     scale=self.scale,
                     causal_offset=offset,

@@ -1,7 +1,8 @@
-"""Gather the kept tokens out of many tensors in one launch: K and V of all layers, say.
+"""Gather the kept tokens out of many tensors at once: K and V of all layers, say.
 
-Each tensor is seen as [outer0, outer1, S, inner] with its own strides, and copied as plain words,
-so one launch serves every dtype. Where the tensors lie is a table of addresses on the device; a
+Tensors of equal shape, strides and dtype are served by one launch. Each is seen as
+[outer0, outer1, S, inner] with its own strides, and copied as plain words, so the kernel knows no
+dtypes. Where the tensors lie is a table of addresses on the device, written by a launch before; a
 program looks up its tensor, its row of the index, and copies.
 """
 
@@ -9,114 +10,202 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import config_for
+from prunevid_kernels.kernels._device import ceil_div, config_for, device_integers
 
 WORDS = {8: tl.int64, 4: tl.int32, 2: tl.int16, 1: tl.int8}
 
-# A CUDA graph copies its tables anew at each replay, and nothing says when a graph is gone.
-_CAPTURED_TABLES: list[Tensor] = []
+MAX_PROGRAMS = 2**31 - 1
+"""The most programs along the first axis of a grid; the other two end at 65,535."""
 
 
-@triton.jit
+# The sizes differ from prompt to prompt and by head, and decide nothing about the code.
+@triton.jit(
+    do_not_specialize=(
+        "blocks_k",
+        "outer",
+        "outer1",
+        "K",
+        "S",
+        "stride_index_b",
+        "stride_0",
+        "stride_1",
+        "stride_s",
+        "inner",
+    )
+)
 def _compact_kernel(
-    table_ptr,
+    address_ptr,
     index_ptr,
+    blocks_k,
+    outer,
+    outer1,
     K,
-    stride_index_b,
+    S,
+    stride_index_b: tl.int64,
+    stride_0: tl.int64,
+    stride_1: tl.int64,
+    stride_s: tl.int64,
+    inner: tl.int64,
     WORD: tl.constexpr,
     ALIGNMENT: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_I: tl.constexpr,
 ):
-    """Program (entries of the index, outer index, tensor)."""
-    entry = table_ptr + tl.program_id(2) * 8  # the eight columns read here
-    source_ptr = tl.load(entry).to(tl.pointer_type(WORD))
-    target_ptr = tl.load(entry + 1).to(tl.pointer_type(WORD))
-    outer0, outer1 = tl.load(entry + 2), tl.load(entry + 3)
-    stride_0, stride_1 = tl.load(entry + 4), tl.load(entry + 5)
-    stride_s, inner = tl.load(entry + 6), tl.load(entry + 7)
-    outer = tl.program_id(1).to(tl.int64)
-    if outer < outer0 * outer1:
-        first, second = outer // outer1, outer % outer1
-        k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-        chosen = tl.load(index_ptr + first * stride_index_b + k, mask=k < K, other=0)
-        # Every row starts at a multiple of ALIGNMENT words, which the table cannot tell the
-        # compiler.
-        source_row = tl.multiple_of(first * stride_0 + second * stride_1, ALIGNMENT)
-        stride_s = tl.multiple_of(stride_s, ALIGNMENT)
-        inner = tl.multiple_of(inner, ALIGNMENT)
-        source_ptr = tl.multiple_of(source_ptr, ALIGNMENT * 8) + source_row
-        target_ptr = tl.multiple_of(target_ptr, ALIGNMENT * 8) + outer * K * inner
-        for start in range(0, inner, BLOCK_I):
-            i = start + tl.arange(0, BLOCK_I)
-            inside = (k < K)[:, None] & (i < inner)[None, :]
-            words = tl.load(source_ptr + chosen[:, None] * stride_s + i[None, :], mask=inside)
-            target = k[:, None].to(tl.int64) * inner + i[None, :]
-            tl.store(target_ptr + target, words, mask=inside)
+    """Program (entries of the index, outer index, tensor), entries fastest, on one axis."""
+    row = tl.program_id(0) // blocks_k
+    tensor = row // outer
+    first, second = (row % outer // outer1).to(tl.int64), (row % outer1).to(tl.int64)
+    k = tl.program_id(0) % blocks_k * BLOCK_K + tl.arange(0, BLOCK_K)
+    chosen = tl.load(index_ptr + first * stride_index_b + k, mask=k < K, other=0)
+    exists = (chosen >= 0) & (chosen < S)
+
+    source_ptr = tl.load(address_ptr + 2 * tensor).to(tl.pointer_type(WORD))
+    target_ptr = tl.load(address_ptr + 2 * tensor + 1).to(tl.pointer_type(WORD))
+    # Every row starts at a multiple of ALIGNMENT words, which the addresses cannot tell the
+    # compiler.
+    stride_s = tl.multiple_of(stride_s, ALIGNMENT)
+    inner = tl.multiple_of(inner, ALIGNMENT)
+    source_row = tl.multiple_of(first * stride_0 + second * stride_1, ALIGNMENT)
+    source_ptr = tl.multiple_of(source_ptr, ALIGNMENT * 8) + source_row
+    target_row = (row % outer).to(tl.int64) * K * inner
+    target_ptr = tl.multiple_of(target_ptr, ALIGNMENT * 8) + target_row
+    for start in range(0, inner, BLOCK_I):
+        i = start + tl.arange(0, BLOCK_I)
+        inside = (k < K)[:, None] & (i < inner)[None, :]  # [BLOCK_K, BLOCK_I]
+        source = source_ptr + chosen[:, None] * stride_s + i[None, :]
+        words = tl.load(source, mask=inside & exists[:, None], other=0)
+        target = k[:, None].to(tl.int64) * inner + i[None, :]
+        tl.store(target_ptr + target, words, mask=inside)
 
 
-def compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Tensor]:
+class _Alike(NamedTuple):
+    """Tensors of one shape, stride and dtype, and where their entries go."""
+
+    sources: list[Tensor]
+    targets: list[Tensor]
+    sizes: tuple[int, int, int, int]
+    strides: tuple[int, int, int]
+
+
+def compact(
+    tensors: Sequence[Tensor], index: Tensor, dim: int, out: Sequence[Tensor] | None = None
+) -> list[Tensor]:
     """See :func:`prunevid_kernels.compact`."""
-    length = index.shape[-1]
-    index = index.contiguous()
-    views = [_four_axes(tensor, dim % tensor.ndim) for tensor in tensors]
-    compacted = []
-    for tensor in tensors:
-        shape = list(tensor.shape)
-        shape[dim % tensor.ndim] = length
-        compacted.append(torch.empty(shape, dtype=tensor.dtype, device=tensor.device))
-    if length == 0:
-        return compacted
+    by_kind: dict[object, list[int]] = {}
+    last = None
+    positions: list[int] = []
+    for position, tensor in enumerate(tensors):
+        kind = (tensor.shape, tensor.stride(), tensor.dtype)
+        if kind != last:
+            last, positions = kind, by_kind.setdefault(kind, [])
+        positions.append(position)
 
-    # The widest word that every address and stride is a multiple of; two 8-byte words make a
-    # 16-byte access.
-    granule = 16
-    for view, target in zip(views, compacted, strict=True):
-        size = view.element_size()
-        for step in (*view.stride()[:3], view.shape[3]):
-            granule = math.gcd(granule, step * size)
-        granule = math.gcd(granule, view.data_ptr(), target.data_ptr())
-    word = min(granule, 8)
-    table = []
-    for view, target in zip(views, compacted, strict=True):
-        steps = (*view.stride()[:3], view.shape[3])
-        words = [step * view.element_size() // word for step in steps]
-        table += [view.data_ptr(), target.data_ptr(), view.shape[0], view.shape[1], *words]
-    on_gpu = index.is_cuda
-    host_table = torch.tensor(table, dtype=torch.int64)
-    if on_gpu:
-        host_table = host_table.pin_memory()
-        if torch.cuda.is_current_stream_capturing():
-            _CAPTURED_TABLES.append(host_table)
-    config = config_for("compact", index.device)
-    outer = max(view.shape[0] * view.shape[1] for view in views)
-    _compact_kernel[(triton.cdiv(length, config["BLOCK_K"]), outer, len(views))](
-        host_table.to(index.device, non_blocking=True),
-        index,
-        length,
-        index.stride(0) if index.ndim == 2 else 0,
-        WORD=WORDS[word],
-        ALIGNMENT=granule // word,
-        **config,
+    length, device = index.shape[-1], index.device
+    compacted = dict(enumerate(out or ()))
+    kinds = []
+    for positions in by_kind.values():
+        sources = [tensors[position] for position in positions]
+        shape, dtype = sources[0].shape, sources[0].dtype
+        axis = dim % len(shape)
+        if out is None:
+            shape = (*shape[:axis], length, *shape[axis + 1 :])
+            target = torch.empty(shape, dtype=dtype, device=device)
+            compacted[positions[0]] = target
+            for position in positions[1:]:
+                compacted[position] = torch.empty_like(target)
+        if length and sources[0].numel():
+            axes = _four_axes(sources[0], axis)
+            if axes is None:
+                sources = [source.contiguous() for source in sources]
+                axes = _four_axes(sources[0], axis)
+                assert axes is not None
+            kinds.append(_Alike(sources, [compacted[position] for position in positions], *axes))
+    _launch(kinds, index.contiguous())
+    return [compacted[position] for position in range(len(tensors))]
+
+
+def _launch(kinds: Sequence[_Alike], index: Tensor) -> None:
+    """One launch for the addresses of up to 32 tensors, and one for each kind."""
+    device, length = index.device, index.shape[-1]
+    stride_index_b = index.stride(0) if index.ndim == 2 else 0
+    addresses = [
+        [
+            tensor.data_ptr()
+            for source_and_target in zip(kind.sources, kind.targets, strict=True)
+            for tensor in source_and_target
+        ]
+        for kind in kinds
+    ]
+    table = device_integers(
+        [address for of_kind in addresses for address in of_kind], device, torch.int64
     )
-    return compacted
+    config = config_for("compact", device)
+    blocks_k = ceil_div(length, config["BLOCK_K"])
+    begin = 0
+    for kind, of_kind in zip(kinds, addresses, strict=True):
+        # The widest word that every address and stride is a multiple of; two 8-byte words make a
+        # 16-byte access.
+        size = kind.sources[0].element_size()
+        steps = [step * size for step in (*kind.strides, kind.sizes[3])]
+        granule = math.gcd(16, *steps, *of_kind)
+        word = min(granule, 8)
+        outer = kind.sizes[0] * kind.sizes[1]
+        programs = len(kind.sources) * outer * blocks_k
+        if programs > MAX_PROGRAMS:
+            raise ValueError(
+                f"tensors of one kind must take at most {MAX_PROGRAMS} blocks of "
+                f"{config['BLOCK_K']} entries, got {programs}"
+            )
+        _compact_kernel[(programs,)](
+            table[begin:] if begin else table,
+            index,
+            blocks_k,
+            outer,
+            kind.sizes[1],
+            length,
+            kind.sizes[2],
+            stride_index_b,
+            *(step // word for step in steps),
+            WORD=WORDS[word],
+            ALIGNMENT=granule // word,
+            **config,
+        )
+        begin += len(of_kind)
 
 
-def _four_axes(tensor: Tensor, dim: int) -> Tensor:
-    """The tensor as [first dimension, dimensions up to dim, dim, dimensions after].
-
-    A view where the strides allow it, as those of attention keys and values do; else a contiguous
-    copy.
+def _four_axes(
+    tensor: Tensor, axis: int
+) -> tuple[tuple[int, int, int, int], tuple[int, int, int]] | None:
+    """The tensor as [first dimension, dimensions up to ``axis``, ``axis``, dimensions after]: the
+    sizes of the four and the strides of the first three, the last of which lies dense. None where
+    the strides allow no such view; those of attention keys and values do.
     """
-    shape = tensor.shape
-    outer0 = shape[0] if dim > 0 else 1
-    outer1 = math.prod(shape[1:dim])
-    axes = (outer0, outer1, shape[dim], math.prod(shape[dim + 1 :]))
-    view = tensor.reshape(axes)
-    return view if view.stride(3) == 1 or axes[3] == 1 else view.contiguous()
+    shape, strides = tensor.shape, tensor.stride()
+    size_0, stride_0 = (shape[0], strides[0]) if axis > 0 else (1, 0)
+    merged_1 = _merged(shape[1:axis], strides[1:axis])
+    merged_3 = _merged(shape[axis + 1 :], strides[axis + 1 :])
+    if merged_1 is None or merged_3 is None or (merged_3[0] > 1 and merged_3[1] != 1):
+        return None
+    sizes = (size_0, merged_1[0], shape[axis], merged_3[0])
+    return sizes, (stride_0, merged_1[1], strides[axis])
+
+
+def _merged(sizes: Sequence[int], strides: Sequence[int]) -> tuple[int, int] | None:
+    """Size and stride of several dimensions seen as one; None where they are not equally spaced."""
+    size, stride = 1, 0
+    for inner_size, inner_stride in zip(reversed(sizes), reversed(strides), strict=True):
+        if inner_size == 1:
+            continue
+        if size == 1:
+            stride = inner_stride
+        elif inner_stride != size * stride:
+            return None
+        size *= inner_size
+    return size, stride

@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import config_for
+from prunevid_kernels.kernels._device import config_for, device_integers
 from prunevid_kernels.kernels.gram import channels_per_part, gram, padded_pitch
 
 # The bits of non-negative floats are ordered as the floats are, and minima of integers are one
@@ -367,10 +367,8 @@ def dpc_knn(
     batch, n, channels = x.shape
     device = x.device
     blocks = blocks_for("group_clusters", device, n)
-    sizes = [n] * batch if lengths is None else lengths
-    first_rows = [row * n for row in range(batch)]
-    end_rows = [first + size for first, size in zip(first_rows, sizes, strict=True)]
-    first_row, end_row = torch.tensor([first_rows, end_rows], dtype=torch.int32).to(device)
+    first_row = torch.arange(batch, dtype=torch.int32, device=device) * n
+    end_row = first_row + (n if lengths is None else device_integers(lengths, device))
     density, score = torch.zeros((2, batch, n), dtype=torch.float32, device=device)
     points = points_of(x.reshape(batch * n, channels).contiguous(), first_row, end_row, n)
     square = score_points(points, num_neighbors, density.flatten(), score.flatten())

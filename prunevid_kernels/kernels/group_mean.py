@@ -83,6 +83,7 @@ def group_mean(
     segment_length: Tensor,
     clusters: GroupClusters,
     total_merged: int,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Merged tokens [total_merged, C] of all videos, one video after the other, in the dtype of x
     [F, N, C].
@@ -92,12 +93,14 @@ def group_mean(
         num_merged: [B] int32, on the device: each video's merged tokens; they sum to
             ``total_merged``.
         segment_length: [F] int32, at the segments' first frames.
+        out: [total_merged, C], contiguous: takes the tokens.
     """
     frames, n, channels = x.shape
     videos = len(num_merged)
     config = config_for("group_mean", x.device).copy()
     config["BLOCK_C"] = min(config["BLOCK_C"], triton.next_power_of_2(channels))
-    out = torch.empty((total_merged, channels), dtype=x.dtype, device=x.device)
+    if out is None:
+        out = torch.empty((total_merged, channels), dtype=x.dtype, device=x.device)
     grid = (
         triton.cdiv(total_merged, config["BLOCK_L"]),
         triton.cdiv(channels, config["BLOCK_C"]),

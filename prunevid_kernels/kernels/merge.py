@@ -1,19 +1,18 @@
-"""The merge of a batch of videos, put together: twelve launches and one copy to the host.
+"""The merge of a batch of videos, put together: thirteen launches and one copy to the host.
 
     features [F, N, C] -> frame_mean -> segments (Gram, densities, scores, segments)
                        -> static_split -> group_table -> group_gram
                        -> group_clusters (densities, scores, clusters) -> group_mean
                        -> merged tokens [L, C]
 
-All videos of the batch lie one after the other in F frames; a table of their first frames replaces
-padding. The length of the output depends on the data, so the host has to be told. It learns it from
-the group table and waits for that only after the clustering has been launched behind it: the device
-does not wait for the host.
+All videos of the batch lie one after the other in F frames; a table of their first frames, which
+the first launch writes from its own arguments, replaces padding. The length of the output depends
+on the data, so the host has to be told. It learns it from the group table and waits for that only
+after the clustering has been launched: the device does not wait for the host.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from prunevid_kernels.kernels._device import device_integers
 from prunevid_kernels.kernels.dpc_knn import MAX_POINTS
 from prunevid_kernels.kernels.frame_mean import frame_mean
 from prunevid_kernels.kernels.gram import group_gram
@@ -42,10 +42,15 @@ class MergeParameters(NamedTuple):
 
 
 class VideoMerge(NamedTuple):
-    """One video's merged tokens [L, C] and structure; sizes and lengths int64 in host memory."""
+    """One video's merged tokens [L, C] and structure.
+
+    The first frame (counted over all videos) of each frame's segment, static sizes at the segments'
+    first frames, and frame sizes: [T] int64 in host memory, as
+    :meth:`~prunevid_kernels.TokenLayout.deferred` takes them.
+    """
 
     tokens: Tensor
-    segment_lengths: Tensor
+    segment_starts: Tensor
     static_sizes: Tensor
     frame_sizes: Tensor
     source_to_merged: Tensor
@@ -71,25 +76,31 @@ class _Decisions(NamedTuple):
     clusters: GroupClusters
 
 
-@functools.lru_cache(maxsize=128)
-def device_integers(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """int32 on the device; kept, so that there is one copy for each batch shape and none after.
+def _tables(
+    first_frame: list[int],
+    first_row: list[int],
+    budgets: Sequence[int] | None,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """First frames [B + 1], first rows [B + 1] and budgets [B] on the device, int32.
 
-    Raises:
-        RuntimeError: the copy would fall into a CUDA graph.
+    Each starts at a multiple of 16 bytes: Triton compiles for other alignments apart.
     """
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(
-            "merge a batch of the same frame counts and budget once before its capture in a graph"
-        )
-    return torch.tensor(values, dtype=torch.int32).to(device)
+    length = len(first_frame)
+    pitch = (length + 3) // 4 * 4
+    padding = [0] * (pitch - length)
+    values = [*first_frame, *padding, *first_row]
+    if budgets is None:
+        table = device_integers(values, device)
+        return table[:length], table[pitch:], None
+    table = device_integers([*values, *padding, *budgets], device)
+    return table[:length], table[pitch : pitch + length], table[2 * pitch :]
 
 
 def _decide(
     features: Tensor, frames: Sequence[int], budgets: Sequence[int] | None, p: MergeParameters
 ) -> _Decisions:
-    """All launches but the last. Without budgets, the table's copy to the host is under way
-    then."""
+    """Every launch but the last. Without budgets, the table's copy to the host is under way."""
     n, channels = features.shape[1:]
     if max(*frames, n) > MAX_POINTS:
         raise ValueError(
@@ -97,11 +108,14 @@ def _decide(
             f"got {max(frames)} frames and {n} tokens"
         )
     x = features.contiguous()
-    first_frame = device_integers(tuple(itertools.accumulate(frames, initial=0)), x.device)
-    budget = None if budgets is None else device_integers(tuple(budgets), x.device)
     # Room for every token where the host does not know yet how many there will be.
     room = [n * count for count in frames] if budgets is None else list(budgets)
-    first_row = device_integers(tuple(itertools.accumulate(room, initial=0)), x.device)
+    first_frame, first_row, budget = _tables(
+        list(itertools.accumulate(frames, initial=0)),
+        list(itertools.accumulate(room, initial=0)),
+        budgets,
+        x.device,
+    )
     min_cluster_tokens = p.min_cluster_tokens if budgets is None else None
     longest = max(frames)
 
@@ -140,12 +154,14 @@ def _decide(
     return _Decisions(x, length, first_row, table, host_table, clusters)
 
 
-def _average(decisions: _Decisions, num_videos: int, total_merged: int) -> Tensor:
+def _average(
+    decisions: _Decisions, num_videos: int, total_merged: int, out: Tensor | None = None
+) -> Tensor:
     """The last launch: merged tokens [total_merged, C]."""
     x, segment_length, first_row, table, _, clusters = decisions
     first = 3 * x.shape[0]
     num_merged = table.host[first : first + num_videos]
-    return group_mean(x, first_row, num_merged, segment_length, clusters, total_merged)
+    return group_mean(x, first_row, num_merged, segment_length, clusters, total_merged, out)
 
 
 def merge_videos(features: Tensor, frames: Sequence[int], p: MergeParameters) -> BatchMerge:
@@ -157,46 +173,44 @@ def merge_videos(features: Tensor, frames: Sequence[int], p: MergeParameters) ->
     decisions = _decide(features, frames, None, p)
     assert decisions.host_table is not None
     num_frames, n, _ = features.shape
-    starts, static_sizes, frame_sizes, num_merged, first_bad = decisions.host_table.wait().split(
-        [num_frames, num_frames, num_frames, len(frames), len(frames)]
-    )
-    bad = [
-        frame if frame < count else None
-        for frame, count in zip(first_bad.tolist(), frames, strict=True)
-    ]
+    table = decisions.host_table.wait()
+    of_videos = table[3 * num_frames :].tolist()
+    lengths, first_bad = of_videos[: len(frames)], of_videos[len(frames) :]
+    bad = [frame if frame < count else None for frame, count in zip(first_bad, frames, strict=True)]
     if any(frame is not None for frame in bad):
         return BatchMerge(bad, [])
-    lengths = num_merged.tolist()
     merged = _average(decisions, len(frames), sum(lengths))
 
     clusters = decisions.clusters
     videos = []
     first = 0
     for count, num_tokens, tokens in zip(frames, lengths, merged.split(lengths), strict=True):
-        video = slice(first, first + count)
+        last = first + count
         rows = slice(first * n, first * n + num_tokens)
-        is_start = starts[video] == torch.arange(first, first + count)
-        segment_starts = is_start.nonzero()[:, 0]
         videos.append(
             VideoMerge(
                 tokens,
-                segment_lengths=torch.diff(segment_starts, append=torch.tensor([count])),
-                static_sizes=static_sizes[video][is_start],
-                frame_sizes=frame_sizes[video],
-                source_to_merged=clusters.source_to_merged[video],
+                segment_starts=table[first:last],
+                static_sizes=table[num_frames + first : num_frames + last],
+                frame_sizes=table[2 * num_frames + first : 2 * num_frames + last],
+                source_to_merged=clusters.source_to_merged[first:last],
                 merged_anchor=clusters.merged_anchor[rows],
                 merged_count=clusters.merged_count[rows],
             )
         )
-        first += count
+        first = last
     return BatchMerge(bad, videos)
 
 
 def merge_videos_to_budget(
-    features: Tensor, frames: Sequence[int], budgets: Sequence[int], p: MergeParameters
+    features: Tensor,
+    frames: Sequence[int],
+    budgets: Sequence[int],
+    p: MergeParameters,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Budget mode: exactly ``budgets[v] < frames[v] * N`` merged tokens of video v, and no wait for
-    the device.
+    the device. ``out`` takes the tokens.
 
     Returns:
         tokens [sum of budgets, C]; source_to_merged [F, N] int64; merged_anchor and merged_count
@@ -207,7 +221,7 @@ def merge_videos_to_budget(
         ValueError: as :func:`merge_videos`.
     """
     decisions = _decide(features, frames, budgets, p)
-    tokens = _average(decisions, len(frames), sum(budgets))
+    tokens = _average(decisions, len(frames), sum(budgets), out)
     clusters = decisions.clusters
     return (
         tokens,

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import double_bits, scaled_count
+from prunevid_kernels.kernels._device import device_integers, double_bits, scaled_count
 from prunevid_kernels.kernels.dpc_knn import blocks_for, labels, points_of, ranks, score_points
 
 
@@ -182,7 +182,7 @@ def segments(
 def segment_frames(frame_features: Tensor, segment_ratio: float, num_neighbors: int) -> Tensor:
     """See :func:`prunevid_kernels.segment_frames`."""
     frames = len(frame_features)
-    first_frame = torch.tensor([0, frames], dtype=torch.int32, device=frame_features.device)
+    first_frame = device_integers([0, frames], frame_features.device)
     start, _, _ = segments(
         frame_features.contiguous(), first_frame, frames, segment_ratio, num_neighbors
     )

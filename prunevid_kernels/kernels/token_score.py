@@ -8,7 +8,9 @@ query heads that share a key head are rows of one tile, so grouped-query attenti
 once. Memory is O(rows + V).
 
 The maximum over heads is an atomic integer maximum on the bits of non-negative floats, which order
-as the floats do: a maximum has no rounding, so the order of arrival cannot change the result.
+as the floats do: a maximum has no rounding, so the order of arrival cannot change the result. The
+bits of NaN order above those of infinity, so the maximum of bits keeps a NaN, which one of floats
+drops: a row with a product that is not finite makes every score of its sample NaN.
 """
 
 from __future__ import annotations
@@ -18,7 +20,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import config_for, dot, is_interpreted
+from prunevid_kernels.kernels._device import (
+    ceil_div,
+    config_for,
+    dot,
+    is_interpreted,
+    power_of_2_from,
+)
+
+NAN_BITS = tl.constexpr(0x7FC00000)
+
+# What differs from prompt to prompt. Strides and the head dim stay specialised: they are the
+# model's, and say how wide an access may be.
+_UNSPECIALIZED = (
+    "num_kv_heads",
+    "group",
+    "Q",
+    "S",
+    "V",
+    "first_visual",
+    "causal_offset",
+    "keys_per_split",
+    "num_splits",
+)
 
 
 @triton.jit
@@ -61,11 +85,13 @@ def _logits(
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Scaled products [BLOCK_M, BLOCK_S] of question rows and keys s; -inf: not seen."""
+    """Scaled products [BLOCK_M, BLOCK_S] of question rows and keys s; -inf: not seen, NaN: seen and
+    not finite."""
     d = tl.arange(0, BLOCK_D)
     k_ptrs = k_ptr + s[None, :].to(tl.int64) * stride_k_s + d[:, None]
     k = tl.load(k_ptrs, mask=(s < S)[None, :] & (d < D)[:, None], other=0.0)  # [BLOCK_D, BLOCK_S]
     logits = dot(q, k, tl.zeros([BLOCK_M, BLOCK_S], dtype=tl.float32), INTERPRETED) * scale
+    logits += logits - logits  # 0, or NaN of what is not finite
     sees = (s < S)[None, :]
     if IS_CAUSAL:
         sees = sees & (s[None, :] <= causal_offset + (row % Q)[:, None])
@@ -74,7 +100,7 @@ def _logits(
     return tl.where(sees, logits, float("-inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _log_sum_kernel(
     q_ptr,
     k_ptr,
@@ -142,8 +168,8 @@ def _log_sum_kernel(
         shift = tl.where(new_largest == float("-inf"), 0.0, new_largest)  # no key seen yet
         total = total * tl.exp(largest - shift) + tl.sum(tl.exp(logits - shift[:, None]), axis=1)
         largest = new_largest
-    seen = total > 0.0
-    log_sum = tl.where(seen, largest + tl.log(tl.where(seen, total, 1.0)), float("-inf"))
+    sees_any = total != 0.0  # true of NaN
+    log_sum = tl.where(sees_any, largest + tl.log(tl.where(sees_any, total, 1.0)), float("-inf"))
     rows = group * Q
     out = (split.to(tl.int64) * tl.num_programs(2) + batch_head) * rows + row
     tl.store(log_sum_ptr + out, log_sum, mask=row < rows)
@@ -156,6 +182,24 @@ def _log_sum_kernel(
 
 
 @triton.jit
+def _row_log_sum(log_sum_ptr, row, rows, batch_head, num_splits, BLOCK_M: tl.constexpr):
+    """[BLOCK_M] log-sum-exp over all keys; 0 where a row sees none: its logits are all -inf."""
+    largest = tl.full([BLOCK_M], float("-inf"), dtype=tl.float32)
+    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    part_ptrs = log_sum_ptr + batch_head.to(tl.int64) * rows + row
+    for _ in range(num_splits):
+        log_sum = tl.load(part_ptrs, mask=row < rows, other=float("-inf"))
+        new_largest = tl.maximum(largest, log_sum)
+        shift = tl.where(new_largest > float("-inf"), new_largest, 0.0)
+        total = total * tl.exp(largest - shift) + tl.exp(log_sum - shift)
+        largest = new_largest
+        part_ptrs += tl.num_programs(1).to(tl.int64) * rows
+    shift = tl.where(largest > float("-inf"), largest, 0.0)
+    sees_any = total != 0.0
+    return tl.where(sees_any, shift + tl.log(tl.where(sees_any, total, 1.0)), 0.0)
+
+
+@triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _max_probability_kernel(
     q_ptr,
     k_ptr,
@@ -184,7 +228,6 @@ def _max_probability_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK_SPLITS: tl.constexpr,
 ):
     """Program (visual keys, batch and key head): the maximum over the rows of that key head."""
     batch_head = tl.program_id(1)
@@ -193,20 +236,11 @@ def _max_probability_kernel(
     q_ptr += b * stride_q_b
     k_ptr += b * stride_k_b + kv_head.to(tl.int64) * stride_k_h
     key_mask_ptr += b * S
-    split = tl.arange(0, BLOCK_SPLITS)
     rows = group * Q
-    best = tl.zeros([BLOCK_S], dtype=tl.float32)
+    best = tl.zeros([BLOCK_S], dtype=tl.int32)  # the bits of a non-negative float
     for first_row in range(0, rows, BLOCK_M):
         row = first_row + tl.arange(0, BLOCK_M)
-        part = (split[None, :].to(tl.int64) * tl.num_programs(1) + batch_head) * rows + row[:, None]
-        inside = (split < num_splits)[None, :] & (row < rows)[:, None]
-        parts = tl.load(log_sum_ptr + part, mask=inside, other=float("-inf"))
-        largest = tl.max(parts, axis=1)
-        sees_any = largest > float("-inf")
-        shift = tl.where(sees_any, largest, 0.0)
-        total = tl.sum(tl.exp(parts - shift[:, None]), axis=1)
-        log_sum = shift + tl.log(tl.where(sees_any, total, 1.0))
-
+        log_sum = _row_log_sum(log_sum_ptr, row, rows, batch_head, num_splits, BLOCK_M)
         q = _load_queries(q_ptr, row, kv_head, group, Q, D, stride_q_h, stride_q_q, BLOCK_D)
         logits = _logits(
             q,
@@ -228,9 +262,13 @@ def _max_probability_kernel(
             BLOCK_D,
         )
         probability = tl.exp(logits - log_sum[:, None])
-        probability = tl.where((row < rows)[:, None], probability, 0.0)
-        best = tl.maximum(best, tl.max(probability, axis=0))
-    tl.atomic_max(score_ptr + b * V + v, best.to(tl.int32, bitcast=True), mask=v < V)
+        # Whatever the sign and payload of a NaN, it becomes the one whose bits order highest.
+        bits = tl.where(
+            probability == probability, probability.to(tl.int32, bitcast=True), NAN_BITS
+        )
+        bits = tl.where((row < rows)[:, None], bits, 0)
+        best = tl.maximum(best, tl.max(bits, axis=0))
+    tl.atomic_max(score_ptr + b * V + v, best, mask=v < V)
 
 
 def score_visual_tokens(
@@ -241,6 +279,7 @@ def score_visual_tokens(
     scale: float,
     causal_offset: int | None,
     key_mask: Tensor | None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Scores [B, V] float32 of keys [first_visual, last_visual); see
     :func:`prunevid_kernels.score_visual_tokens`."""
@@ -248,29 +287,30 @@ def score_visual_tokens(
     kv_heads, num_keys = key.shape[1:3]
     query = query if query.stride(3) == 1 else query.contiguous()
     key = key if key.stride(3) == 1 else key.contiguous()
+    device = query.device
     group = heads // kv_heads
     rows = group * q_rows
     num_visual = last_visual - first_visual
 
-    config = config_for("token_score", query.device).copy()
+    config = config_for("token_score", device).copy()
     keys_per_split = config.pop("KEYS_PER_SPLIT")
-    config["BLOCK_D"] = max(16, triton.next_power_of_2(head_dim))
-    splits = triton.cdiv(num_keys, keys_per_split)
-    log_sums = torch.empty(
-        (splits, batch, kv_heads, rows), dtype=torch.float32, device=query.device
-    )
-    score_bits = torch.empty((batch, num_visual), dtype=torch.int32, device=query.device)
-    mask = query if key_mask is None else key_mask.contiguous().view(torch.uint8)
+    config["BLOCK_D"] = max(16, power_of_2_from(head_dim))
+    splits = ceil_div(num_keys, keys_per_split)
+    log_sums = torch.empty((splits, batch, kv_heads, rows), dtype=torch.float32, device=device)
+    if out is None:
+        out = torch.empty((batch, num_visual), dtype=torch.float32, device=device)
     flags = {
         "HAS_MASK": key_mask is not None,
         "IS_CAUSAL": causal_offset is not None,
         "INTERPRETED": is_interpreted(),
     }
     # What both kernels take, in their order.
-    tensors = (query, key, mask, log_sums, score_bits)
+    mask = query if key_mask is None else key_mask.contiguous().view(torch.uint8)
+    tensors = (query, key, mask, log_sums, out.view(torch.int32))
     sizes = (kv_heads, group, q_rows, num_keys, head_dim)
     strides = (*query.stride()[:3], *key.stride()[:3])
-    _log_sum_kernel[(splits, triton.cdiv(rows, config["BLOCK_M"]), batch * kv_heads)](
+    row_blocks = ceil_div(rows, config["BLOCK_M"])
+    _log_sum_kernel[(splits, row_blocks, batch * kv_heads)](
         *tensors,
         *sizes,
         num_visual,
@@ -281,7 +321,7 @@ def score_visual_tokens(
         **flags,
         **config,
     )
-    _max_probability_kernel[(triton.cdiv(num_visual, config["BLOCK_S"]), batch * kv_heads)](
+    _max_probability_kernel[(ceil_div(num_visual, config["BLOCK_S"]), batch * kv_heads)](
         *tensors,
         *sizes,
         first_visual,
@@ -291,7 +331,6 @@ def score_visual_tokens(
         causal_offset or 0,
         splits,
         **flags,
-        BLOCK_SPLITS=triton.next_power_of_2(splits),
         **config,
     )
-    return score_bits.view(torch.float32)
+    return out

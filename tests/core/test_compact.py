@@ -9,6 +9,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from triton.runtime.interpreter import GridExecutor
 
 from prunevid_kernels import compact
 from prunevid_kernels.kernels import _device
@@ -164,6 +165,58 @@ def test_random(data: st.DataObject) -> None:
     assert_compact(tensors, index, dim, "reference")
 
 
+def test_more_rows_than_a_grid_s_second_axis_holds() -> None:
+    """70,000 rows before ``dim``: a grid's second axis ends at 65,535."""
+    x = numbered(1, 70_000, 8, 4, dtype=torch.int8)
+    index = torch.tensor([7, 2])
+    assert_compact([x], index, 2, "reference")
+    grids: list[tuple[int, ...]] = []
+
+    def launched(executor: Any, *args: Any, **kwargs: Any) -> None:
+        grids.append(executor.grid)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GridExecutor, "__call__", launched)
+        compact([x], index, dim=2, impl="triton")
+    assert all(size <= 65_535 for grid in grids for size in grid[1:])
+    assert max(grid[0] for grid in grids) >= 70_000
+
+
+@IMPLS
+def test_many_kinds_of_tensors(impl: str) -> None:
+    """More addresses than one launch takes, in an order that mixes shapes, strides and dtypes."""
+    tensors = []
+    for position in range(80):
+        x = numbered(2, 1 + position % 2, 6, 4 + position % 3, dtype=DTYPES[position % 4])
+        tensors.append(x.transpose(1, 2).contiguous().transpose(1, 2) if position % 5 == 0 else x)
+    assert_compact(tensors, torch.tensor([5, 0, 1]), 2, impl)
+
+
+def test_entries_out_of_range_are_zeros_on_a_gpu_and_read_nothing_else() -> None:
+    x = numbered(1, 2, 6, 4)[:, :, 1:5] + 1
+    (found,) = compact([x], torch.tensor([4, -1, 2, 2**40]), dim=2, impl="triton")
+    assert torch.equal(found[:, :, 2], x[:, :, 2])
+    assert (found[:, :, [0, 1, 3]] == 0).all()
+
+
+@IMPLS
+def test_results_are_written_to_tensors_of_the_caller(impl: str) -> None:
+    tensors = [numbered(2, 3, 9, 5), numbered(2, 1, 9, 4, dtype=torch.int8)]
+    index = torch.tensor([8, 0, 3])
+    expected = compact(tensors, index, dim=2, impl=impl)
+    out = [torch.zeros_like(tensor) for tensor in expected]
+    found = compact(tensors, index, dim=2, impl=impl, out=out)
+    for one, target, wanted in zip(found, out, expected, strict=True):
+        assert one is target and torch.equal(target, wanted)
+
+
+@IMPLS
+def test_results_share_no_memory(impl: str) -> None:
+    """A cache's layers are freed one by one."""
+    results = compact([numbered(1, 2, 9, 4)] * 3, torch.tensor([1, 2]), dim=2, impl=impl)
+    assert len({result.untyped_storage().data_ptr() for result in results}) == 3
+
+
 X, INDEX = numbered(2, 5, 3), torch.tensor([0, 4])
 
 
@@ -172,6 +225,8 @@ X, INDEX = numbered(2, 5, 3), torch.tensor([0, 4])
     ("tensors", "index", "dim", "error", "message"),
     [
         pytest.param([], INDEX, 1, ValueError, "tensors .*got none", id="no-tensor"),
+        pytest.param(X, INDEX, 1, TypeError, "tensors .*got one tensor", id="bare-tensor"),
+        pytest.param([X], INDEX, 1.0, TypeError, "dim .*got 1.0", id="float-dim"),
         pytest.param([X, 3], INDEX, 1, TypeError, r"tensors\[1\] .*got int", id="int"),
         pytest.param([X], [0, 4], 1, TypeError, "index .*got list", id="list"),
         pytest.param([X], INDEX.int(), 1, TypeError, "index .*got torch.int32", id="int32"),
@@ -191,6 +246,39 @@ def test_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         compact(tensors, index, dim=dim, impl=impl)
+
+
+OUT = torch.empty(2, 2, 3)
+
+
+@IMPLS
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        pytest.param(OUT, TypeError, "out .*got one tensor", id="bare-tensor"),
+        pytest.param([], ValueError, "each of 1, got 0", id="too-few"),
+        pytest.param([None], TypeError, r"out\[0\] .*got NoneType", id="none"),
+        pytest.param([OUT[:1]], ValueError, r"out\[0\] .*\[2, 2, 3\]", id="shape"),
+        pytest.param([OUT.half()], TypeError, r"out\[0\] .*float32, got torch.float16", id="dtype"),
+        pytest.param([OUT.to("meta")], ValueError, r"out\[0\] .*cpu, got meta", id="device"),
+        pytest.param([torch.empty(2, 3, 2).mT], ValueError, r"out\[0\] .*contiguous", id="strides"),
+        pytest.param(
+            [X.view(-1)[18:].view(2, 2, 3)],
+            ValueError,
+            r"out\[0\] must not share memory with tensors\[0\]",
+            id="in-place",
+        ),
+    ],
+)
+def test_out_refused(out: Any, error: type[Exception], message: str, impl: str) -> None:
+    with pytest.raises(error, match=message):
+        compact([X], INDEX, dim=1, impl=impl, out=out)
+
+
+@IMPLS
+def test_two_results_in_one_place_are_refused(impl: str) -> None:
+    with pytest.raises(ValueError, match=r"out\[1\] must not share memory with out\[0\]"):
+        compact([X, X], INDEX, dim=1, impl=impl, out=[OUT, OUT])
 
 
 def test_index_out_of_range() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, asdict
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 
 from prunevid_kernels import PruneVidConfig
@@ -95,3 +97,44 @@ def test_counts_are_scaled_in_double_precision_and_cut() -> None:
     assert scaled_count(5, 0.4) == 2
     assert scaled_count(3, 0.25) == 0
     assert scaled_count(7, 1.0) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        pytest.param("cluster_ratio", np.float32(0.29), float(np.float32(0.29)), id="float32"),
+        pytest.param("tau", np.float64(0.5), 0.5, id="float64"),
+        pytest.param("keep_ratio", np.float16(0.5), 0.5, id="float16"),
+        pytest.param("num_neighbors", np.int64(5), 5, id="int64"),
+        pytest.param("layer", np.uint8(3), 3, id="uint8"),
+        pytest.param("budget", np.int32(40), 40, id="budget-count"),
+        pytest.param("budget", np.float32(0.5), 0.5, id="budget-share"),
+        pytest.param("merge", np.bool_(False), False, id="bool"),
+        pytest.param("score", np.str_("rope"), "rope", id="str"),
+        pytest.param("segment_ratio", 1, 1.0, id="int-for-a-ratio"),
+    ],
+)
+def test_values_become_python_s_own(name: str, value: Any, expected: Any) -> None:
+    found = getattr(PruneVidConfig(**{name: value}), name)
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize("name", [*RATIOS, "budget"])
+def test_fractions_are_refused_by_name(name: str) -> None:
+    """Their product is cut elsewhere than the published method's."""
+    with pytest.raises(TypeError, match=rf"{name} must be a number in .*got Fraction\(1, 3\)"):
+        PruneVidConfig(**{name: Fraction(1, 3)})
+
+
+@pytest.mark.parametrize("name", [*RATIOS, *COUNTS, "budget"])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**5000], ids=["large", "small", "huge"])
+def test_integers_beyond_all_floats_are_refused_by_name(name: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be .*got an integer of [0-9]+ bits"):
+        PruneVidConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", [*RATIOS, "budget"])
+def test_nan_is_refused_by_name(name: str) -> None:
+    for nan in (float("nan"), np.float32("nan")):
+        with pytest.raises(ValueError, match=rf"{name} must be in \(0, 1\], got .*nan"):
+            PruneVidConfig(**{name: nan})

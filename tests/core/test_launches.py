@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.interpreter import GridExecutor
 
 from prunevid_kernels import (
     PruneVidConfig,
     compact,
     merge_videos,
+    ops,
     score_visual_tokens,
     select_tokens,
 )
@@ -16,6 +20,7 @@ from prunevid_kernels.benchmarks.cost.kernels.cases import video_features
 from prunevid_kernels.benchmarks.cost.launches import LaunchCounts, count_launches
 
 CPU = torch.device("cpu")
+MERGE = 13  # launches of a merge: a table of the videos, then twelve that compute
 
 
 def count(work, *inputs):
@@ -31,26 +36,34 @@ def count(work, *inputs):
         pytest.param([3, 9, 1, 6], 20, id="ragged-batch"),
     ],
 )
-def test_merge_takes_twelve_launches_and_one_host_copy_whatever_the_batch(frames, tokens):
+def test_merge_takes_as_many_launches_and_one_host_copy_whatever_the_batch(frames, tokens):
     features = video_features(sum(frames), tokens, 24, seed=0)
     counts = count(lambda: merge_videos(features, frames, PruneVidConfig(), impl="triton"))
-    assert counts == LaunchCounts(triton=12, torch=0, host_copies=1)
+    assert counts == LaunchCounts(triton=MERGE, host_copies=1)
 
 
 @pytest.mark.parametrize("frames", [[8], [3, 9, 1, 6]], ids=["one-video", "ragged-batch"])
-def test_merge_to_a_budget_takes_no_host_copy(frames):
+def test_merge_to_a_budget_never_waits(frames):
+    """Neither for results nor for the copy of a table: these frames and budgets have not been seen
+    before."""
     features = video_features(sum(frames), 20, 24, seed=0)
-    config = PruneVidConfig(budget=0.4)
+    config = PruneVidConfig(budget=0.41)
     counts = count(lambda: merge_videos(features, frames, config, impl="triton"), features)
-    # A batch's anchors and counts are each put together from the videos' by one more launch.
-    assert counts == LaunchCounts(triton=12, torch=0, host_copies=0)
+    assert counts == LaunchCounts(triton=MERGE)
+
+
+def test_many_videos_take_more_launches_for_their_table():
+    frames = [1, 2] * 20
+    features = video_features(sum(frames), 4, 8, seed=0)
+    counts = count(lambda: merge_videos(features, frames, PruneVidConfig(budget=3), impl="triton"))
+    assert counts == LaunchCounts(triton=MERGE + 1)  # 64 of 41 + 41 + 40 numbers a launch
 
 
 def test_strided_features_cost_one_copy_on_the_device():
     features = video_features(8, 20, 24, seed=0)
     strided = features.transpose(0, 1).contiguous().transpose(0, 1)
     counts = count(lambda: merge_videos(strided, [8], PruneVidConfig(), impl="triton"), strided)
-    assert counts == LaunchCounts(triton=12, torch=1, host_copies=1)
+    assert counts == LaunchCounts(triton=MERGE, torch=1, host_copies=1)
 
 
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
@@ -65,21 +78,94 @@ def test_scoring_takes_two_launches_and_no_host_copy(keys, key_heads):
     assert counts == LaunchCounts(triton=2)
 
 
-def test_compaction_of_all_layers_is_one_launch():
+def test_compaction_of_all_layers_is_one_launch_after_that_of_their_addresses():
+    keys_and_values = [torch.randn(1, 2, 40, 16) for _ in range(22)]
+    index = torch.arange(0, 40, 3)
+    inputs = (*keys_and_values, index)
+    counts = count(lambda: compact(keys_and_values, index, dim=2, impl="triton"), *inputs)
+    assert counts == LaunchCounts(triton=2)
+
+
+def test_compaction_of_other_shapes_is_a_launch_for_each():
     tensors = [torch.randn(1, heads, 40, 16) for heads in (1, 2) for _ in range(11)]
     index = torch.arange(0, 40, 3)
     counts = count(lambda: compact(tensors, index, dim=2, impl="triton"), *tensors, index)
-    assert counts == LaunchCounts(triton=1)
+    assert counts == LaunchCounts(triton=3)
 
 
 @pytest.mark.parametrize("selection", ["grouped", "global"])
-def test_selection_never_waits_for_the_device(selection):
+def test_selection_never_waits_for_the_device(selection, monkeypatch):
+    # Scores on the host are looked through for NaN; here the host's memory plays the device's.
+    monkeypatch.setattr(ops, "require_no_nan", lambda scores: None)
     config = PruneVidConfig(selection=selection)
     video = merge_videos(video_features(8, 20, 24, seed=0), [8], config)[0]
     scores = torch.rand(video.layout.num_merged)
     counts = count(lambda: select_tokens(scores, video.layout, config), scores)
-    assert counts.triton == counts.host_copies == 0
+    assert counts.triton == counts.host_copies == counts.device_copies == 0
     assert 0 < counts.torch < 10
+
+
+# ------------------------------------------------------------------------------------------------
+# What a CUDA graph keeps of a call
+# ------------------------------------------------------------------------------------------------
+
+
+class Allocated(TorchDispatchMode):
+    """The storages that a call allocates: inside a capture they come from the graph's own pool."""
+
+    def __init__(self):
+        super().__init__()
+        self.storages = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in ("empty", "empty_like"):
+            self.storages[result.untyped_storage()._cdata] = result
+        return result
+
+
+def budget_merge(x, query, key, cache, index):
+    merge_videos(x, [3, 9, 1], PruneVidConfig(budget=0.4), impl="triton")
+
+
+def scoring(x, query, key, cache, index):
+    score_visual_tokens(query, key, slice(3, 30), causal_offset=31, impl="triton")
+
+
+def compaction(x, query, key, cache, index):
+    compact(cache, index, dim=2, impl="triton")
+
+
+@pytest.mark.parametrize(
+    "call", [budget_merge, scoring, compaction], ids=lambda call: call.__name__
+)
+def test_what_a_capture_uses_belongs_to_it_or_to_the_caller(call, monkeypatch):
+    """A table that a cache keeps, or kept, is freed or overwritten while the graph still reads it.
+    The call is made before, as before a capture."""
+    inputs = [
+        video_features(13, 20, 24, seed=0),
+        torch.randn(2, 4, 5, 16),
+        torch.randn(2, 2, 40, 16),
+        [torch.randn(1, 2, 40, 16) for _ in range(3)],
+        torch.arange(0, 40, 3),
+    ]
+    call(*inputs)
+    given = {tensor.untyped_storage()._cdata for tensor in pytree.tree_leaves(inputs)}
+    foreign = []
+    execute = GridExecutor.__call__
+
+    def looked_at(self, *args, **kwargs):
+        for tensor in pytree.tree_leaves((args, kwargs)):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()._cdata
+                if storage not in given and storage not in allocated.storages:
+                    foreign.append((self.fn.__name__, tensor))
+        return execute(self, *args, **kwargs)
+
+    monkeypatch.setattr(GridExecutor, "__call__", looked_at)
+    with Allocated() as allocated:
+        call(*inputs)
+    assert allocated.storages and not foreign
 
 
 # What the counter itself has to tell apart. ``x`` plays a tensor in device memory.
@@ -108,14 +194,33 @@ X = torch.ones(3, 4)
             id="work-on-the-host-behind-it",
         ),
         pytest.param(lambda: torch.arange(9).cumsum(0), LaunchCounts(), id="work-on-the-host"),
+        pytest.param(
+            lambda: torch.empty_like(X).copy_(torch.tensor([1.0, 2.0, 3.0, 4.0])).add_(X),
+            LaunchCounts(torch=1, device_copies=1),
+            id="copy-to-the-device",
+        ),
     ],
 )
 def test_counter(work, expected):
     assert count(work, X) == expected
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param(lambda: torch.tensor([0, 8], dtype=torch.int32), id="values"),
+        pytest.param(lambda: torch.tensor([0, 4]).int() * 2, id="computed-on-the-host"),
+    ],
+)
+def test_a_kernel_s_argument_from_the_host_is_a_copy(table):
+    from prunevid_kernels.kernels.segments import segments
+
+    mean = torch.randn(8, 16)
+    counts = count(lambda: segments(mean, table(), 8, 0.25, 7), mean)
+    assert counts.device_copies == 1
+
+
 def test_counter_leaves_triton_as_it_was():
-    from triton.runtime.interpreter import GridExecutor
     from triton.runtime.jit import JITFunction
 
     before = JITFunction.run, GridExecutor.__call__

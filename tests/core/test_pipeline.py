@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from golden import layout_of_sizes
@@ -18,9 +19,13 @@ from torch import Tensor
 from prunevid_kernels import (
     PruneVidConfig,
     TokenLayout,
+    compact,
+    dpc_knn,
     merge_video,
     merge_videos,
     reference,
+    score_visual_tokens,
+    segment_frames,
     select_tokens,
 )
 
@@ -161,9 +166,146 @@ def test_small_fields_lie_in_host_memory(impl: str) -> None:
         assert getattr(layout, name).device.type == "cpu", name
 
 
+IMPLS = pytest.mark.parametrize("impl", ["reference", "triton"])
+IDENTITIES = [
+    pytest.param(PruneVidConfig(merge=False), id="merge-off"),
+    pytest.param(PruneVidConfig(budget=1.0), id="room-for-all"),
+    pytest.param(PruneVidConfig(budget=10**6), id="more-room"),
+    pytest.param(PruneVidConfig(merge=False, budget=3), id="merge-off-with-a-budget"),
+]
+
+
+@IMPLS
+@pytest.mark.parametrize("config", IDENTITIES)
+def test_tokens_are_not_the_features_own_memory(config: PruneVidConfig, impl: Any) -> None:
+    x = FEATURES.clone()
+    videos = merge_videos(x, [1, 3], config, impl=impl)
+    alone = merge_video(x, config, impl=impl)
+    x.zero_()
+    for merged, part in zip([*videos, alone], [*FEATURES.split([1, 3]), FEATURES], strict=True):
+        assert torch.equal(merged.tokens, part.flatten(0, 1))
+
+
+@IMPLS
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")], ids=str)
+@pytest.mark.parametrize("config", IDENTITIES)
+def test_a_bad_frame_of_an_unmerged_video_is_seen(
+    config: PruneVidConfig, value: float, impl: Any
+) -> None:
+    """With a budget the kernels' path must not wait: there it is a flag."""
+    x = FEATURES.clone()
+    x[2:, 4, 1] = value
+    if impl == "reference" or config.budget is None:
+        with pytest.raises(ValueError, match="video 1, frame 1 holds a NaN"):
+            merge_videos(x, [1, 3], config, impl=impl)
+    else:
+        good, bad = merge_videos(x, [1, 3], config, impl=impl)
+        assert int(good.first_bad_frame) == 1 and int(bad.first_bad_frame) == 1
+    whole = merge_video(FEATURES, config, impl=impl).first_bad_frame
+    assert whole is None if impl == "reference" or config.budget is None else int(whole) == 4
+
+
+@IMPLS
+@pytest.mark.parametrize("bad", [0, 1, 2, 3])
+def test_a_batch_of_which_a_part_is_merged_names_the_right_video(bad: int, impl: Any) -> None:
+    """A budget of 20 leaves room for the first and the third video as they are."""
+    frames = [2, 6, 1, 5]
+    generator = torch.Generator().manual_seed(0)
+    videos = [torch.randn(t, 10, 4, generator=generator) for t in frames]
+    videos[bad][-1, 3, 2] = float("nan")
+    config = PruneVidConfig(budget=20)
+    if impl == "reference":
+        with pytest.raises(ValueError, match=f"video {bad}, frame {frames[bad] - 1} holds"):
+            merge_videos(torch.cat(videos), frames, config, impl=impl)
+    else:
+        merged = merge_videos(torch.cat(videos), frames, config, impl=impl)
+        flags = [int(video.first_bad_frame) for video in merged]
+        assert flags == [t - (position == bad) for position, t in enumerate(frames)]
+
+
+@IMPLS
+@pytest.mark.parametrize("config", [*IDENTITIES, pytest.param(PruneVidConfig(budget=7), id="7")])
+def test_tokens_are_written_to_a_tensor_of_the_caller(config: PruneVidConfig, impl: Any) -> None:
+    expected = torch.cat([v.tokens for v in merge_videos(FEATURES, [1, 3], config, impl=impl)])
+    out = torch.full_like(expected, -9.0)
+    videos = merge_videos(FEATURES, [1, 3], config, impl=impl, out=out)
+    assert torch.equal(out, expected)
+    assert videos[0].tokens.data_ptr() == out.data_ptr()
+    first = merge_video(FEATURES[:1], config, impl=impl, out=out[: len(videos[0].tokens)])
+    assert torch.equal(first.tokens, videos[0].tokens)
+
+
+@IMPLS
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        pytest.param([0.0], TypeError, "got list", id="list"),
+        pytest.param(torch.empty(8, 6), ValueError, r"\[7, 6\], got \[8, 6\]", id="rows"),
+        pytest.param(torch.empty(7, 6).half(), TypeError, "got torch.float16", id="dtype"),
+        pytest.param(torch.empty(6, 7).T, ValueError, "contiguous", id="strides"),
+        pytest.param(FEATURES[0].view(-1)[:1], ValueError, "shape", id="shape"),
+        pytest.param(FEATURES.view(-1)[:42].view(7, 6), ValueError, "features", id="in-place"),
+        pytest.param(torch.empty(7, 6, device="meta"), ValueError, "got meta", id="device"),
+    ],
+)
+def test_out_refused(out: Any, error: type[Exception], message: str, impl: Any) -> None:
+    with pytest.raises(error, match=f"^out .*{message}"):
+        merge_video(FEATURES, PruneVidConfig(budget=7), impl=impl, out=out)
+
+
+def test_out_needs_a_known_number_of_tokens() -> None:
+    with pytest.raises(ValueError, match="^out needs a budget"):
+        merge_video(FEATURES, CONFIG, out=torch.empty(20, 6))
+
+
+def test_whole_numbers_of_numpy_are_lengths() -> None:
+    ours = merge_videos(FEATURES, list(np.array([1, 3])), CONFIG)
+    assert [video.layout.num_frames for video in ours] == [1, 3]
+
+
+@IMPLS
+def test_another_default_device_than_the_data_s(impl: Any) -> None:
+    """As ``torch.set_default_device("cuda")`` for features on a CPU."""
+    query, key = torch.randn(1, 2, 3, 8), torch.randn(1, 2, 20, 8)
+    index, scores = torch.tensor([1, 3]), torch.arange(20.0)
+    calls = [
+        lambda: merge_video(FEATURES, CONFIG, impl=impl).tokens,
+        lambda: merge_video(FEATURES, CONFIG, impl=impl).layout.group_sizes,
+        lambda: merge_video(FEATURES, PruneVidConfig(budget=7), impl=impl).tokens,
+        lambda: merge_video(FEATURES, PruneVidConfig(budget=7), impl=impl).layout.segment_lengths,
+        lambda: merge_video(FEATURES, PruneVidConfig(merge=False), impl=impl).layout.group_sizes,
+        lambda: segment_frames(FEATURES.mean(dim=1), CONFIG, impl=impl),
+        lambda: dpc_knn(FEATURES, 2, lengths=[5, 4, 3, 2], impl=impl).labels,
+        lambda: score_visual_tokens(query, key, slice(3, 9), causal_offset=9, impl=impl),
+        lambda: compact([key], index, dim=2, impl=impl)[0],
+        *(
+            lambda selection=selection: select_tokens(
+                scores,
+                merge_video(FEATURES, PruneVidConfig(merge=False), impl=impl).layout,
+                PruneVidConfig(selection=selection),
+            )
+            for selection in ("grouped", "global")
+        ),
+    ]
+    expected = [call() for call in calls]
+    with torch.device("meta"):
+        found = [call() for call in calls]
+    for ours, wanted in zip(found, expected, strict=True):
+        assert ours.device.type == "cpu" and torch.equal(ours, wanted)
+
+
 # ------------------------------------------------------------------------------------------------
 # Select
 # ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("selection", ["grouped", "global"])
+def test_scores_that_are_nan_are_refused(selection: Any) -> None:
+    layout = TokenLayout.identity(4, 5, torch.device("cpu"))
+    scores = torch.rand(20)
+    scores[13] = float("nan")
+    with pytest.raises(ValueError, match="^scores must not be NaN"):
+        select_tokens(scores, layout, PruneVidConfig(selection=selection))
 
 
 @st.composite

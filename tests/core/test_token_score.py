@@ -201,6 +201,64 @@ def test_batch_entries_do_not_meet() -> None:
         assert torch.equal(together[b], alone[0])
 
 
+# ------------------------------------------------------------------------------------------------
+# Products that are not finite
+# ------------------------------------------------------------------------------------------------
+
+IMPLS = pytest.mark.parametrize("impl", ["reference", "triton"])
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@IMPLS
+@pytest.mark.parametrize("where", ["key", "query"])
+@pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY, 3e38, -3e38], ids=str)
+@pytest.mark.parametrize("keys", [37, 600])
+def test_a_product_that_is_not_finite_makes_its_sample_s_scores_nan(
+    keys: int, value: float, where: str, impl: str
+) -> None:
+    """Of one row and key, wherever; the other sample's scores are as they were."""
+    tensors = {"query": noise(2, 4, 3, 16), "key": 20 + noise(2, 2, keys, 16, seed=1)}
+    whole = score_visual_tokens(**tensors, visual_slice=slice(3, 30), impl=impl)
+    tensors[where][1, 1, 2, 5] = value
+    scores = score_visual_tokens(**tensors, visual_slice=slice(3, 30), impl=impl)
+    assert scores[1].isnan().all()
+    assert torch.equal(scores[0], whole[0])
+
+
+@IMPLS
+def test_a_key_that_no_row_sees_may_hold_anything(impl: str) -> None:
+    query, key = noise(1, 4, 2, 16), noise(1, 2, 40, 16, seed=1)
+    mask = torch.ones(1, 40, dtype=torch.bool)
+    mask[0, 7] = False
+    options: dict[str, Any] = {"key_mask": mask, "causal_offset": 30, "impl": impl}
+    whole = score_visual_tokens(query, key, slice(3, 30), **options)
+    key[0, :, 7], key[0, :, 32:] = NAN, INFINITY
+    scores = score_visual_tokens(query, key, slice(3, 30), **options)
+    assert torch.equal(scores, whole)
+
+
+@IMPLS
+def test_no_probability_is_above_one(impl: str) -> None:
+    """Logits as large as they can be without an overflow: the softmax is a maximum."""
+    query, key = torch.full((1, 2, 2, 16), 1e18), noise(1, 2, 40, 16, seed=1)
+    scores = score_visual_tokens(query, 1e18 * key, slice(0, 40), impl=impl)
+    assert scores.max() == 1 and scores.min() == 0
+
+
+# ------------------------------------------------------------------------------------------------
+# Arguments
+# ------------------------------------------------------------------------------------------------
+
+
+@IMPLS
+def test_scores_are_written_to_a_tensor_of_the_caller(impl: str) -> None:
+    query, key = noise(2, 4, 3, 16), noise(2, 2, 40, 16, seed=1)
+    expected = score_visual_tokens(query, key, slice(3, 30), impl=impl)
+    out = torch.full((2, 27), -1.0)
+    assert score_visual_tokens(query, key, slice(3, 30), impl=impl, out=out) is out
+    assert torch.equal(out, expected)
+
+
 Q, K = noise(2, 4, 3, 8), noise(2, 2, 10, 8)
 VALID: dict[str, Any] = {"query": Q, "key": K, "visual_slice": slice(2, 6)}
 
@@ -225,6 +283,17 @@ VALID: dict[str, Any] = {"query": Q, "key": K, "visual_slice": slice(2, 6)}
         pytest.param({"visual_slice": slice(0, 6, 2)}, ValueError, "visual_slice", id="step"),
         pytest.param({"causal_offset": -1}, ValueError, "causal_offset .*got -1", id="offset"),
         pytest.param({"causal_offset": 1.0}, TypeError, "causal_offset .*got 1.0", id="float"),
+        pytest.param({"scale": NAN}, ValueError, "scale must be finite, got nan", id="nan-scale"),
+        pytest.param({"scale": INFINITY}, ValueError, "scale must be finite", id="infinite-scale"),
+        pytest.param({"scale": "1"}, TypeError, "scale must be a number, got '1'", id="text-scale"),
+        pytest.param({"out": torch.empty(2, 5)}, ValueError, r"out .*\[2, 4\]", id="out-shape"),
+        pytest.param({"out": torch.empty(2, 4).half()}, TypeError, "out .*float32", id="out-dtype"),
+        pytest.param(
+            {"out": torch.empty(4, 2).T}, ValueError, "out .*contiguous", id="out-strides"
+        ),
+        pytest.param(
+            {"out": Q.view(-1)[:8].view(2, 4)}, ValueError, "out must not share", id="out-is-query"
+        ),
         pytest.param({"key_mask": K}, TypeError, "key_mask .*got torch.float32", id="mask-dtype"),
         pytest.param(
             {"key_mask": torch.ones(2, 9, dtype=torch.bool)},

@@ -8,6 +8,8 @@ the reference differs at a proven near-tie if, and only if, that passes.
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,8 @@ FLOAT32_SMALLEST = 2.0**-126
 
 def same_layout(a: TokenLayout, b: TokenLayout) -> bool:
     """Whether all fields are equal."""
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+    names = [field.name for field in fields(TokenLayout)]
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
 
 
 def average_by_map(features: Tensor, layout: TokenLayout) -> Tensor:

@@ -1,0 +1,80 @@
+"""Compile before a request needs it.
+
+Triton compiles a kernel when it first meets a variant of its arguments, about a second each. What
+makes a variant is the model's: its tokens a frame, channels, heads and dtype, a budget or none. The
+frames of a video, the budget and the question's length do not, so a few calls on videos of zeros,
+which are made here, compile all that requests to that model will use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from prunevid_kernels import pipeline
+from prunevid_kernels._validate import FLOAT_DTYPES, require_lengths
+from prunevid_kernels.config import PruneVidConfig
+from prunevid_kernels.ops import require_config, score_visual_tokens
+
+
+def warm_up(
+    shapes: Sequence[tuple[int, int, int]],
+    config: PruneVidConfig,
+    *,
+    attention: Sequence[tuple[int, int, int]] = (),
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cuda",
+) -> None:
+    """Compile and load the kernels for videos of these shapes, so that no request waits for it.
+
+    Each shape is merged once, each attention shape scores once under every mask that a caller can
+    ask for, and caches of its keys are compacted. The device's memory has to hold the largest shape
+    beside what is there. A config with a budget and one without use other variants.
+
+    Args:
+        shapes: T, N, C of videos. N and C are the model's; of T the largest that will come, and one
+            for each power of 2 below it that will.
+        config: its budget says which mode is compiled.
+        attention: heads, key heads and head dim of the layer that scores, where scores are wanted.
+        dtype: of features, queries and keys.
+        device: a GPU. (On a CPU, under Triton's interpreter, the calls run and compile nothing.)
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type or range; a CPU without Triton's
+            interpreter.
+    """
+    require_config(config)
+    if dtype not in FLOAT_DTYPES:
+        raise TypeError(f"dtype must be float16, bfloat16 or float32, got {dtype}")
+    for name, triples in (("shapes", shapes), ("attention", attention)):
+        for triple in triples:
+            require_lengths(name, triple, count=3, minimum=1, maximum=2**31 - 1)
+    with torch.no_grad():
+        for frames, tokens, channels in shapes:
+            x = torch.zeros((frames, tokens, channels), dtype=dtype, device=device)
+            pipeline.merge_video(x, config, impl="triton")
+        for heads, kv_heads, head_dim in attention:
+            _warm_up_selection(heads, kv_heads, head_dim, dtype, torch.device(device))
+
+
+def _warm_up_selection(
+    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    rows, keys = 3, 37  # neither 1 nor a multiple of 16, which Triton tells apart
+    query = torch.zeros((1, heads, rows, head_dim), dtype=dtype, device=device)
+    key = torch.zeros((1, kv_heads, keys, head_dim), dtype=dtype, device=device)
+    key_mask = torch.ones((1, keys), dtype=torch.bool, device=device)
+    for causal_offset in (None, keys - rows):
+        for mask in (None, key_mask):
+            score_visual_tokens(
+                query,
+                key,
+                slice(2, keys - rows),
+                causal_offset=causal_offset,
+                key_mask=mask,
+                impl="triton",
+            )
+    index = torch.arange(0, keys, 2, device=device)
+    for count in (1, 22):
+        pipeline.compact([key] * count, index, dim=2, impl="triton")

@@ -1,0 +1,94 @@
+"""What importing the package loads, and that its names are where a type checker looks for them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prunevid_kernels
+
+CORE = "prunevid_kernels"
+FOLDER = Path(__file__).resolve().parents[2]
+
+
+def modules_after(source):
+    """What a process of its own has loaded after running ``source``."""
+    return subprocess.run(
+        [sys.executable, "-c", f"{source}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=FOLDER.parent,
+    ).stdout.split()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param("import prunevid_kernels", id="import"),
+        pytest.param("import prunevid_kernels; prunevid_kernels.__version__", id="version"),
+        pytest.param("import prunevid_kernels; dir(prunevid_kernels)", id="dir"),
+        pytest.param(
+            "from prunevid_kernels import PruneVidConfig, budget_tokens, __version__\n"
+            "budget_tokens(8, 10, PruneVidConfig(budget=0.5).budget)",
+            id="config",
+        ),
+    ],
+)
+def test_importing_the_package_and_its_config_loads_no_torch(source):
+    loaded = modules_after(source)
+    assert "prunevid_kernels" in loaded
+    assert not [name for name in ("torch", "triton", "numpy") if name in loaded]
+
+
+def test_the_core_s_functions_load_torch_alone():
+    loaded = modules_after("from prunevid_kernels import *; merge_video")
+    assert "torch" in loaded
+    unwanted = (
+        "triton",
+        "transformers",
+        "decord",
+        "av",
+        "matplotlib",
+        f"{CORE}.kernels",
+        f"{CORE}.adapters",
+        f"{CORE}.benchmarks",
+    )
+    assert not [name for name in unwanted if name in loaded]
+
+
+def test_every_public_name_is_exported_and_no_other():
+    source = """
+import prunevid_kernels
+names = prunevid_kernels.__all__
+assert set(names) <= set(dir(prunevid_kernels)), dir(prunevid_kernels)
+for name in names:
+    value = getattr(prunevid_kernels, name)
+    assert value.__name__ == name and vars(prunevid_kernels)[name] is value
+try:
+    prunevid_kernels.merge_vidoe
+except AttributeError as error:
+    assert "merge_vidoe" in str(error)
+else:
+    raise AssertionError
+try:
+    from prunevid_kernels import merge_vidoe
+except ImportError as error:
+    assert "merge_vidoe" in str(error)
+"""
+    modules_after(source)
+
+
+def test_the_lazy_exports_are_what_a_type_checker_sees():
+    tree = ast.parse((FOLDER / CORE / "__init__.py").read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name for node in block.body for alias in node.names}
+    assert seen == set(prunevid_kernels.__all__)
+    for node in block.body:
+        module = node.module.removeprefix(f"{CORE}.")
+        for alias in node.names:
+            assert prunevid_kernels._MODULE_OF[alias.name] == module
