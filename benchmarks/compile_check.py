@@ -168,16 +168,12 @@ def launch_selection(
 # Frames, tokens a frame and channels of the three backbones, with the dtypes that take different
 # code.
 MERGE_CASES: dict[str, Callable[[], None]] = {
-    "LLaVA-OneVision 32x196x3584 bf16": partial(
-        launch_merge, 32, 196, 3584, torch.bfloat16, budget_mode=False
-    ),
-    "LLaVA-OneVision 512x196x3584 bf16, budget": partial(
+    "32x196x3584 bf16": partial(launch_merge, 32, 196, 3584, torch.bfloat16, budget_mode=False),
+    "512x196x3584 bf16, budget": partial(
         launch_merge, 512, 196, 3584, torch.bfloat16, budget_mode=True
     ),
-    "ST-LLM 16x32x4096 fp16": partial(launch_merge, 16, 32, 4096, torch.float16, budget_mode=False),
-    "PLLaVA 16x144x4096 fp32": partial(
-        launch_merge, 16, 144, 4096, torch.float32, budget_mode=False
-    ),
+    "16x32x4096 fp16": partial(launch_merge, 16, 32, 4096, torch.float16, budget_mode=False),
+    "16x144x4096 fp32": partial(launch_merge, 16, 144, 4096, torch.float32, budget_mode=False),
 }
 SELECTION_CASES: dict[str, Callable[[], None]] = {
     "28 heads, 4 KV, dim 128, bf16": partial(

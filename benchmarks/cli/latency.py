@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from prunevid_kernels.adapters.families import DEFAULT_SIZE
+
 from ..support.terminal import AsJson, fail, print_summary
 
 
@@ -15,8 +17,8 @@ def latency_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A published size with random weights (llava-onevision-7b ...), or a checkpoint"
-            " folder.  [default: llava-onevision-7b; without a GPU the embedded model]"
+            help=f"A published size with random weights ({DEFAULT_SIZE} ...), or a checkpoint"
+            f" folder.  [default: {DEFAULT_SIZE}; without a GPU the embedded model]"
         ),
     ] = None,
     method: Annotated[

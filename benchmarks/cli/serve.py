@@ -61,11 +61,11 @@ def serve_command(
 
     with ExitStack() as stack:
         if model is None and unpruned_url is None:
-            from ..cost.serve.models import write_llava_onevision
+            from ..cost.serve.models import write_default
 
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            model = Path(folder) / "tiny-random-llava-onevision"
-            write_llava_onevision(model)
+            model = Path(folder) / "tiny-random"
+            write_default(model)
         try:
             request = ServeRequest(
                 model=model or Path(),

@@ -18,18 +18,10 @@ from typing import Any
 import torch
 
 from ...support.environment import describe
-from ..ceilings import (
-    H200_DATASHEET,
-    Ceilings,
-    Cost,
-    GroupTokens,
-    compact_cost,
-    measure_ceilings,
-    merge_cost,
-    score_cost,
-)
+from ..ceilings import H200_DATASHEET, Ceilings, Cost, measure_ceilings
 from ..harness import OURS, Row, Settings, measure
 from .cases import MODELS, REDUCED, Case, real_cases
+from .costs import GroupTokens, compact_cost, merge_cost, score_cost
 from .report import floors_markdown, markdown, plot
 from .stages import STAGES, stage_benchmarks
 

@@ -18,7 +18,6 @@ from prunevid_kernels import (
     score_visual_tokens,
 )
 
-from ..ceilings import GroupTokens, compact_cost, evs_cost, merge_cost, score_cost, vidcom2_cost
 from ..harness import OURS, Benchmark, IncorrectResultError, Variant
 from ..timing import num_bytes
 from . import eager_variants as eager
@@ -31,6 +30,7 @@ from .cases import (
     compaction_inputs,
     video_features,
 )
+from .costs import GroupTokens, compact_cost, evs_cost, merge_cost, score_cost, vidcom2_cost
 from .eager_loops import merge_in_loops
 from .near_ties import examine
 

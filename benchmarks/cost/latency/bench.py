@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from prunevid_kernels.adapters.families import DEFAULT_SIZE
 from prunevid_kernels.adapters.families.shape import DecoderShape
 from prunevid_kernels.adapters.methods.registry import METHODS
 
@@ -45,7 +46,7 @@ class LatencyRequest:
         dtype: ``bf16``, ``fp16`` or ``fp32``.
         output_tokens: length of every answer.
         with_compile: measure the merge under ``torch.compile`` too.
-        lora_alpha: for a PLLaVA checkpoint whose LoRA is not merged.
+        lora_alpha: for a checkpoint whose LoRA is not merged.
     """
 
     model: str | None = None
@@ -85,7 +86,7 @@ def bench_latency(
     _require_least("frames", request.frames, 1)
     _require_least("batch", request.batches, 1)
     _require_least("output-tokens", (request.output_tokens,), 2)
-    model = request.model or ("llava-onevision-7b" if on_gpu else None)
+    model = request.model or (DEFAULT_SIZE if on_gpu else None)
     subject = load_subject(
         model,
         device,

@@ -180,3 +180,7 @@ def _write(folder: Path, model_class: Any, config: Any, processor: Any) -> None:
             model.model.image_newline.normal_()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+# What is served where no checkpoint is named.
+write_default = write_llava_onevision

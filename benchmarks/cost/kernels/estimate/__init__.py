@@ -1,6 +1,6 @@
 """The modelled time of every kernel launch, from compiled code, without a GPU.
 
-    prunevid bench estimate --gpu h100 --model llava-onevision-7b
+    prunevid bench estimate --gpu h100 --model NAME
 
 How it comes about, one file a step:
 
@@ -30,8 +30,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....compile_check import TARGETS
-from ...ceilings import Ceilings, GroupTokens, compact_cost, merge_cost, score_cost
+from ...ceilings import Ceilings
 from ..cases import Case
+from ..costs import GroupTokens, compact_cost, merge_cost, score_cost
 from .gpus import GPUS, Gpu
 from .model import LEFT_OUT, LaunchEstimate
 

@@ -11,14 +11,7 @@ from typer.testing import CliRunner
 
 from prunevid_kernels import PruneVidConfig, merge_video
 from prunevid_kernels.benchmarks.cli import app
-from prunevid_kernels.benchmarks.cost.ceilings import (
-    H200_DATASHEET,
-    Cost,
-    GroupTokens,
-    measure_ceilings,
-    merge_cost,
-    merge_launch_costs,
-)
+from prunevid_kernels.benchmarks.cost.ceilings import H200_DATASHEET, Cost, measure_ceilings
 from prunevid_kernels.benchmarks.cost.harness import Variant, measure
 from prunevid_kernels.benchmarks.cost.kernels import bench as kernels
 from prunevid_kernels.benchmarks.cost.kernels.cases import (
@@ -28,6 +21,7 @@ from prunevid_kernels.benchmarks.cost.kernels.cases import (
     Case,
     video_features,
 )
+from prunevid_kernels.benchmarks.cost.kernels.costs import GroupTokens, merge_cost
 from prunevid_kernels.benchmarks.cost.kernels.report import markdown, plot
 from prunevid_kernels.benchmarks.cost.kernels.stages import stage_benchmarks
 
@@ -52,23 +46,15 @@ def test_groups_of_a_layout_are_the_tokens_before_clustering():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_merge_cost_is_linear_in_the_frames(model):
-    """512 frames move and compute at most 18 times as much as 32: at the least, and by launch."""
+    """512 frames need at most 18 times as much as 32 at the least."""
 
-    def costs(frames):
+    def cost(frames):
         case = Case(MODELS[model], frames, "bf16")
-        groups = GroupTokens.expected(case)
-        least = merge_cost(case, case.merged_tokens, groups)
-        launches = merge_launch_costs(case, case.merged_tokens, groups)
-        total = Cost(
-            "launches",
-            sum(cost.num_bytes for cost in launches),
-            sum(cost.flops for cost in launches),
-        )
-        return least, total
+        return merge_cost(case, case.merged_tokens, GroupTokens.expected(case))
 
-    for short, long in zip(costs(32), costs(512), strict=True):
-        assert long.num_bytes <= 18 * short.num_bytes
-        assert long.floor_ms(H200_DATASHEET) <= 18 * short.floor_ms(H200_DATASHEET)
+    short, long = cost(32), cost(512)
+    assert long.num_bytes <= 18 * short.num_bytes
+    assert long.floor_ms(H200_DATASHEET) <= 18 * short.floor_ms(H200_DATASHEET)
 
 
 def test_floor_is_the_larger_of_bytes_and_operations():
