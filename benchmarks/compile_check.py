@@ -7,7 +7,7 @@ without memory; what they launch is compiled ahead of time for a target instead.
 is what would run: the specialisation of each argument included. The check fails where a kernel
 keeps registers in local memory (a spill: several times slower, and the sign of a block too large)
 or asks for more shared memory than the target has (the compiler does not refuse that; the launch
-would).
+would), or reads and writes the same memory with no barrier between (:mod:`.barriers`).
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ from prunevid_kernels.kernels.segments import segments
 from prunevid_kernels.kernels.static_split import static_split
 from prunevid_kernels.kernels.token_score import score_visual_tokens
 
+from .barriers import hazards
+
 
 @dataclass(frozen=True)
 class Target:
@@ -67,7 +69,8 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Row:
-    """What one kernel needs on one target. ``spill_bytes`` is local memory for one thread."""
+    """What one kernel needs on one target. ``spill_bytes`` is local memory for one thread,
+    ``hazards`` counts what it reads and writes with no barrier between."""
 
     kernel: str
     target: str
@@ -75,6 +78,7 @@ class Row:
     registers: int
     spill_bytes: int
     shared_bytes: int
+    hazards: int
     fault: str | None
 
 
@@ -235,18 +239,22 @@ def check(target: Target) -> list[Row]:
 def row_of(function: JITFunction, kernel: Any, target: Target, case: str) -> Row:
     registers, spill_bytes = resources(kernel, target)
     shared_bytes = kernel.metadata.shared
+    found = hazards(kernel.asm["ttgir"])
     fault = None
-    if spill_bytes:
+    if found:
+        fault = "; ".join(found)
+    elif spill_bytes:
         fault = f"spills {spill_bytes} bytes a thread"
     elif shared_bytes > target.shared_limit_bytes:
         fault = f"needs {shared_bytes} bytes of shared memory, {target.shared_limit_bytes} exist"
     name = function.fn.__name__.strip("_").removesuffix("_kernel")
-    return Row(name, target.name, case, registers, spill_bytes, shared_bytes, fault)
+    return Row(name, target.name, case, registers, spill_bytes, shared_bytes, len(found), fault)
 
 
 def print_table(rows: list[Row]) -> None:
     """The worst of each kernel and target over all cases and configs, and every fault."""
-    print(f"{'kernel':18} {'target':8} {'variants':>8} {'registers':>9} {'spill':>6} {'shared':>7}")
+    columns = f"{'variants':>8} {'registers':>9} {'spill':>6} {'shared':>7} {'hazards':>7}"
+    print(f"{'kernel':18} {'target':8} {columns}")
     for kernel in dict.fromkeys(row.kernel for row in rows):
         for target in dict.fromkeys(row.target for row in rows):
             of_both = [row for row in rows if (row.kernel, row.target) == (kernel, target)]
@@ -254,7 +262,9 @@ def print_table(rows: list[Row]) -> None:
                 registers = max(row.registers for row in of_both)
                 spill = max(row.spill_bytes for row in of_both)
                 shared = max(row.shared_bytes for row in of_both)
-                print(f"{kernel:18} {target:8} {len(of_both):8} {registers:9} {spill:6} {shared:7}")
+                found = sum(row.hazards for row in of_both)
+                values = f"{len(of_both):8} {registers:9} {spill:6} {shared:7} {found:7}"
+                print(f"{kernel:18} {target:8} {values}")
     for row in rows:
         if row.fault:
             print(f"FAULT: {row.kernel} on {row.target} ({row.case}): {row.fault}")

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -257,24 +257,22 @@ MAX_POINTS = 4096
 """The most points of a set: a row of its distance matrix has to fit a program's registers."""
 
 
-def blocks_for(kernel: str, device: torch.device, n: int) -> dict[str, Any]:
-    """Config of a kernel that holds whole rows of up to ``n`` points: BLOCK_M rows, BLOCK_N
-    columns, and more warps where one row is more than a tile.
+def blocks_for(kernel: str, device: torch.device, n: int) -> dict[str, int]:
+    """Launch arguments of a kernel that holds whole rows of up to ``n`` points.
+
+    The config says how few columns a tile has (few widths, few variants to compile), to how many
+    of them a warp is given, and how many elements of a tile a warp holds.
 
     Raises:
         ValueError: more than ``MAX_POINTS``.
     """
     if n > MAX_POINTS:
         raise ValueError(f"at most {MAX_POINTS} points can be clustered at once, got {n}")
-    config = config_for(kernel, device).copy()
-    tile = config.pop("TILE")
-    # Few widths, so that few variants are compiled.
-    block_n = max(config.pop("MIN_BLOCK_N"), 1 << (n - 1).bit_length())
-    config["BLOCK_N"] = block_n
-    config["BLOCK_M"] = max(1, min(block_n, tile // block_n))
-    if "num_warps" in config:
-        config["num_warps"] *= max(1, block_n // tile)
-    return config
+    config = config_for(kernel, device)
+    block_n = max(config["MIN_BLOCK_N"], 1 << (n - 1).bit_length())
+    num_warps = min(16, max(1, block_n // config["WARP_COLUMNS"]))
+    block_m = max(1, min(block_n, config["WARP_TILE"] * num_warps // block_n))
+    return {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": num_warps}
 
 
 class Points(NamedTuple):

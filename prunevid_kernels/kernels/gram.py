@@ -67,17 +67,16 @@ def _gram_kernel(
     num_rows,
     C,
     pitch,
-    num_splits,
     channels_per_split,
     INTERPRETED: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (set of points, split, tile), tiles fastest: rows ``first_row[set]`` to
+    """Program (set of points and tile, tiles fastest; split): rows ``first_row[set]`` to
     ``end_row[set]`` of x."""
     tiles = tl.cdiv(pitch, BLOCK)
-    tile_index, part = tl.program_id(0) % (tiles * tiles), tl.program_id(0) // (tiles * tiles)
-    points, split = part // num_splits, part % num_splits
+    points, split = tl.program_id(0) // (tiles * tiles), tl.program_id(1)
+    tile_index = tl.program_id(0) % (tiles * tiles)
     first = tl.load(first_row_ptr + points).to(tl.int64)
     n = (tl.load(end_row_ptr + points) - first).to(tl.int32)
     i = tile_index // tiles * BLOCK + tl.arange(0, BLOCK)
@@ -124,8 +123,8 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
     matrices = torch.empty((splits, rows, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)
     tiles = triton.cdiv(pitch, config["BLOCK"])
-    # One dimension: the others of a grid end at 65,535.
-    _gram_kernel[(len(first_row) * splits * tiles * tiles,)](
+    # The sets in the first dimension: the others of a grid end at 65,535.
+    _gram_kernel[(len(first_row) * tiles * tiles, splits)](
         x,
         first_row,
         end_row,
@@ -134,7 +133,6 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
         rows,
         channels,
         pitch,
-        splits,
         per_split,
         INTERPRETED=is_interpreted(),
         **config,

@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+HELPERS = Path(__file__).parents[1] / "helpers"
 
 
 def compile_check(*arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
@@ -79,6 +82,45 @@ compile_check.MERGE_CASES = {{}}
     assert result.returncode == 1, result.stdout + result.stderr
     faults = json.loads(result.stdout.splitlines()[-1])["faults"]
     assert any(fault in found["fault"] for found in faults)
+
+
+RACES = {
+    "shared tile": "held by several threads",
+    "shared tile, barrier": None,
+    "own elements": None,
+    "scalar": "held by several threads",
+    "other layout": "held by other threads",
+    "read back": "is stored at",
+    "read back, barrier": None,
+    "running total": "is stored at",
+    "running total, barriers": None,
+    "either branch": None,
+    "after a branch": "is stored at",
+}
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "sm_120", "gfx942"])
+def test_memory_read_and_written_without_a_barrier_is_a_fault(target: str) -> None:
+    """Kernels planted for it: those that race are found, those that do not are let be."""
+    program = f"""
+sys.path.insert(0, {str(HELPERS)!r})
+import json
+from functools import partial
+import planted_kernels
+from prunevid_kernels.benchmarks import compile_check
+compile_check.MERGE_CASES = {{
+    name: partial(planted_kernels.launch, name) for name in {list(RACES)!r}
+}}
+compile_check.SELECTION_CASES = {{}}
+"""
+    result = compile_check("--target", target, program=program)
+    assert result.returncode == 1, result.stdout + result.stderr
+    summary = json.loads(result.stdout.splitlines()[-1])
+    assert summary["kernels"] == len(RACES)
+    faults = {found["case"]: found["fault"] for found in summary["faults"]}
+    assert set(faults) == {name for name, part in RACES.items() if part}
+    for name, fault in faults.items():
+        assert RACES[name] in fault and "planted_kernels.py:" in fault
 
 
 def test_refuses_to_compile_what_is_interpreted() -> None:

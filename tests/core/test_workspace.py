@@ -75,7 +75,7 @@ def test_merge_workspace_of_few_tokens_a_frame_is_the_frame_means() -> None:
     frame_means = 4 * 16 * 4096
     rows = 4 * 16 * 32 * 32
     workspace = merge_workspace_bytes(16, 32, 4096, 170)
-    assert frame_means <= workspace <= 1.1 * (frame_means + 2 * rows)
+    assert frame_means <= workspace <= 1.2 * (frame_means + 2 * rows)
 
 
 def test_merge_workspace_is_linear_in_the_frames() -> None:

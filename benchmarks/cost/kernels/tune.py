@@ -72,16 +72,21 @@ GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
         "num_warps": (4, 8),
         "num_stages": (2, 3, 4),
     },
-    "cluster_rows": {"TILE": (512, 1024, 2048), "MIN_BLOCK_N": (256,), "num_warps": (1, 2)},
-    "segments": {
-        "TILE": (2048, 4096, 8192, 16384),
+    # Fewer, smaller tiles would be faster for short videos alone, and one more variant to compile.
+    "cluster_rows": {
         "MIN_BLOCK_N": (256,),
-        "num_warps": (4, 8, 16),
+        "WARP_COLUMNS": (128, 256, 1024),
+        "WARP_TILE": (512, 1024, 2048),
+    },
+    "segments": {
+        "MIN_BLOCK_N": (64,),
+        "WARP_COLUMNS": (16, 32, 64),
+        "WARP_TILE": (256, 512, 1024),
     },
     "group_clusters": {
-        "TILE": (2048, 4096, 8192, 16384),
         "MIN_BLOCK_N": (256,),
-        "num_warps": (4, 8, 16),
+        "WARP_COLUMNS": (16, 32, 64),
+        "WARP_TILE": (512, 1024, 2048),
     },
     "group_mean": {
         "BLOCK_L": (1, 2, 4),

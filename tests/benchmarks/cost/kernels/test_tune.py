@@ -38,19 +38,19 @@ def test_the_workloads_run() -> None:
 
 
 def test_ranks_by_time_and_leaves_out_what_does_not_launch() -> None:
-    entry = {"default": {"TILE": 1}}
+    entry = {"default": {"WARP_TILE": 1}}
 
     def measure() -> float:
         config = entry["sm_90"]
-        if config["TILE"] == 8192:
+        if config["WARP_TILE"] == 1024:
             raise OutOfResources(300_000, 232_448, "shared memory")
-        return config["TILE"] / config["num_warps"]
+        return config["WARP_TILE"] / config["WARP_COLUMNS"]
 
     ranked = tune.fastest_first("segments", entry, "sm_90", measure)
-    assert len(ranked) == 3 * 3
-    assert ranked[0].config == {"TILE": 2048, "MIN_BLOCK_N": 256, "num_warps": 16}
+    assert len(ranked) == 2 * 3
+    assert ranked[0].config == {"MIN_BLOCK_N": 64, "WARP_COLUMNS": 64, "WARP_TILE": 256}
     assert [c.latency_ms for c in ranked] == sorted(c.latency_ms for c in ranked)
-    assert entry == {"default": {"TILE": 1}}
+    assert entry == {"default": {"WARP_TILE": 1}}
 
 
 def test_takes_the_fastest_without_a_fault() -> None:
