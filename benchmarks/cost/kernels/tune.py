@@ -27,8 +27,9 @@ from triton.runtime.errors import OutOfResources
 from prunevid_kernels import compact, score_visual_tokens
 from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels.frame_mean import frame_mean
-from prunevid_kernels.kernels.gram import gram, group_gram, padded_pitch
+from prunevid_kernels.kernels.gram import gram, padded_pitch
 from prunevid_kernels.kernels.group_clusters import group_clusters
+from prunevid_kernels.kernels.group_gram import group_gram
 from prunevid_kernels.kernels.group_mean import group_mean
 from prunevid_kernels.kernels.groups import group_table
 from prunevid_kernels.kernels.segments import segments
@@ -126,14 +127,15 @@ def workloads(shape: CaseModel, device: torch.device) -> dict[str, Callable[[], 
     x = video_features(frames, n, channels, seed=0, device=device, dtype=torch.bfloat16)
     first_frame = torch.tensor([0, frames], dtype=torch.int32, device=device)
     first_row = first_frame[:1] * n
-    mean, square_norm, is_bad = frame_mean(x)
+    mean, is_offset, is_bad = frame_mean(x)
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
     scratch_count = static_count.clone()  # each run of static_split counts on in it
-    is_static = static_split(x, square_norm, start, length, static_count, 0.8)
+    is_static, static_mean = static_split(x, mean, start, length, static_count, 0.8)
     table = group_table(
         first_frame, frames, start, length, static_count, is_static, is_bad, None, 0.5, 14
     )
-    matrices, norms = group_gram(x, start, length, static_count, table, 14)
+    gram_arguments = (x, mean, is_offset, static_mean, start, length, static_count, table, 14)
+    matrices, norms = group_gram(*gram_arguments)
     cluster_arguments = (
         first_frame,
         first_row,
@@ -162,8 +164,8 @@ def workloads(shape: CaseModel, device: torch.device) -> dict[str, Callable[[], 
         "frame_mean": lambda: frame_mean(x),
         "gram": lambda: gram(mean, first_frame[:-1], first_frame[1:], padded_pitch(frames)),
         "cluster_rows": lambda: group_clusters(matrices, norms, *cluster_arguments),
-        "static_split": lambda: static_split(x, square_norm, start, length, scratch_count, 0.8),
-        "group_gram": lambda: group_gram(x, start, length, static_count, table, 14),
+        "static_split": lambda: static_split(x, mean, start, length, scratch_count, 0.8),
+        "group_gram": lambda: group_gram(*gram_arguments),
         # With the two launches before it, whose part is the same for every candidate.
         "segments": lambda: segments(mean, first_frame, frames, 0.25, 7),
         "group_clusters": lambda: group_clusters(matrices, norms, *cluster_arguments),
