@@ -42,7 +42,7 @@ def _frame_mean_kernel(
     N,
     C,
     OFFSET_C: tl.constexpr,
-    UNROLL: tl.constexpr,
+    BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -51,16 +51,15 @@ def _frame_mean_kernel(
     total = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
     square = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
     bad = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
-    # Unrolled, so that several loads are under way.
-    for first in tl.range(0, N, BLOCK_N, loop_unroll_factor=UNROLL):
-        n = first + tl.arange(0, BLOCK_N)
-        inside = (n < N)[:, None] & (c < C)[None, :]
-        # [BLOCK_N, BLOCK_C]
-        x = tl.load(x_ptr + (f * N + n)[:, None] * C + c[None, :], mask=inside, other=0.0)
+    for first in range(0, N, BLOCK_R * BLOCK_N):
+        n = first + tl.arange(0, BLOCK_R)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+        inside = (n < N)[:, :, None] & (c < C)[None, None, :]
+        # [BLOCK_R, BLOCK_N, BLOCK_C]; a thread has all of the first axis, to be loaded at once.
+        x = tl.load(x_ptr + (f * N + n)[:, :, None] * C + c[None, None, :], mask=inside, other=0.0)
         x = x.to(tl.float32)
-        total += x
-        square += x * x
-        bad += x * 0.0  # 0 times inf and 0 times NaN are NaN, and stay
+        total += tl.sum(x, axis=0)
+        square += tl.sum(x * x, axis=0)
+        bad += tl.sum(x * 0.0, axis=0)  # 0 times inf and 0 times NaN are NaN, and stay
     mean = tl.sum(total, axis=0) / N  # [BLOCK_C]
     tl.store(mean_ptr + f * C + c, mean, mask=c < C)
     is_bad = tl.sum(tl.sum(bad, axis=0), axis=0) != 0.0

@@ -49,7 +49,6 @@ def _static_split_kernel(
         n = tl.program_id(0) % blocks_n * BLOCK_N + tl.arange(0, BLOCK_N)
         c = tl.arange(0, BLOCK_C)
         row = start.to(tl.int64) * N + n  # rows of one position lie N apart
-        center = tl.load(frame_mean_ptr + start.to(tl.int64) * C + c, mask=c < C, other=0.0)
         direction = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
         total = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
         for first in range(0, length, BLOCK_F):
@@ -63,16 +62,17 @@ def _static_split_kernel(
             norm = tl.sqrt_rn(tl.sum(x * x, axis=2))
             scale = 1.0 / tl.maximum(norm, 1e-12)
             direction += tl.sum(x * scale[:, :, None], axis=1)
-            is_frame = exists.to(tl.float32)
-            total += tl.sum(x - center[None, None, :] * is_frame[:, :, None], axis=1)
+            total += tl.sum(x, axis=1)
         square = tl.sum(direction * direction, axis=1)  # [BLOCK_N]
         # A single frame shows no stillness.
         similarity = (square - length) / tl.maximum(length * (length - 1), 1)
         is_static = (similarity > tau) & (length > 1) & (n < N)
         tl.store(is_static_ptr + row, is_static.to(tl.int8), mask=n < N)
+        stored = is_static[:, None] & (c < C)[None, :]  # [BLOCK_N, BLOCK_C]
+        center_ptrs = frame_mean_ptr + start.to(tl.int64) * C + c[None, :]
+        mean = total / length - tl.load(center_ptrs, mask=stored, other=0.0)
         mean_row = (start // 2).to(tl.int64) * N + n
-        mean_ptrs = static_mean_ptr + mean_row[:, None] * C + c[None, :]
-        tl.store(mean_ptrs, total / length, mask=is_static[:, None] & (c < C)[None, :])
+        tl.store(static_mean_ptr + mean_row[:, None] * C + c[None, :], mean, mask=stored)
         num_static = tl.sum(is_static.to(tl.int32), axis=0)
         if num_static > 0:
             tl.atomic_add(static_count_ptr + start, num_static)
