@@ -128,7 +128,7 @@ def launch_merge(
         first_row, num_merged = torch.empty((2, 1), dtype=torch.int32)
     mean, is_offset, is_bad = frame_mean(x)
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
-    is_static, static_mean = static_split(x, mean, start, length, static_count, 0.8)
+    is_static, static_mean = static_split(x, mean, is_offset, start, length, static_count, 0.8)
     budget, min_cluster_tokens = (num_merged, None) if budget_mode else (None, 14)
     table = group_table(
         first_frame, frames, start, length, static_count, is_static, is_bad, budget, 0.5, 14

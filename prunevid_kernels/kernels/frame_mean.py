@@ -7,7 +7,7 @@ keeps sums of its own, which are added up once, after the walk: nothing waits fo
 between, and every sum runs in one fixed order.
 
 Real features have channels in which all tokens are large and nearly equal. In products of tokens
-those drown what tells the tokens apart, so the Gram matrices leave them out of the sums about 0. The
+those drown what tells the tokens apart, so the Gram matrices take the mean away from them. The
 channels are looked at in blocks: a block is *offset* where, over the frame's tokens,
 
     sum_c mean_c^2 > 3 sum_c var_c

@@ -6,10 +6,11 @@ The norms are taken from the Gram matrix's own diagonal, never summed another wa
 then get a distance of exactly 0, and points equal to them get equal distances, so ties stay ties.
 
 Where points lie far from 0 and close to each other, the difference of such sums holds nothing but
-rounding errors. Distances do not change with the place of 0, so points are taken relative to a point
-in their midst first, in float32. 16-bit features of a frame are, where it pays: in the blocks of
-channels that :mod:`~prunevid_kernels.kernels.frame_mean` found offset. Elsewhere their products are
-exact as they are, and a sixth of the work.
+rounding errors. Distances do not change with the place of 0, so points are first taken relative to
+a point in their midst, in float32, where it pays: tokens of a frame in the blocks of channels that
+:mod:`~prunevid_kernels.kernels.frame_mean` found offset, other points in the channels in which a
+few of them are close together. Elsewhere they stay as they are: the products of 16-bit features are
+exact then, and a sixth of the work.
 
 Matrices are symmetric: the tiles above the diagonal are computed, and stored twice. A tile on the
 diagonal loads its points once.
@@ -49,16 +50,37 @@ def _dot_float32(a, b, same, left, right, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def _center(ptr, n, C, c, c_inside, CENTERS: tl.constexpr):
-    """[BLOCK_C] mean of ``CENTERS`` of the n rows at the pointer, evenly spaced, or of all if they
-    are fewer."""
-    count = tl.minimum(n, CENTERS)
-    total = tl.zeros(c.shape, dtype=tl.float32)
-    for step in tl.static_range(CENTERS):
-        row = ((2 * step + 1) * n // (2 * count)).to(tl.int64)
-        mask = c_inside & (step < count)
-        total += tl.load(ptr + row * C + c, mask=mask, other=0.0).to(tl.float32)
-    return total / count
+def _center(
+    ptr,
+    n,
+    is_offset,
+    c_start,
+    c,
+    c_inside,
+    C,
+    CENTERS: tl.constexpr,
+    OFFSET_C: tl.constexpr,
+):
+    """[BLOCK_C] what to take away from n points: in ``CENTERS`` = 1, the row at the pointer where
+    the bit of the channels' block is set. Otherwise the mean of as many of the n rows at the
+    pointer, evenly spaced, in the channels in which they lie close together far from 0."""
+    if CENTERS == 1:
+        block_is_offset = ((is_offset >> (c_start // OFFSET_C)) & 1) != 0
+        return tl.load(ptr + c, mask=c_inside & block_is_offset, other=0.0)
+    else:
+        count = tl.minimum(n, CENTERS)
+        total = tl.zeros(c.shape, dtype=tl.float32)
+        square = tl.zeros(c.shape, dtype=tl.float32)
+        for step in tl.static_range(CENTERS):
+            row = ((2 * step + 1) * n // (2 * count)).to(tl.int64)
+            mask = c_inside & (step < count)
+            x = tl.load(ptr + row * C + c, mask=mask, other=0.0).to(tl.float32)
+            total += x
+            square += x * x
+        mean = total / count
+        # So few rows are close together by chance more often than those of a whole frame.
+        is_close = mean * mean > 16.0 * (square / count - mean * mean)
+        return tl.where(is_close, mean, 0.0)
 
 
 @triton.jit
@@ -103,23 +125,27 @@ def add_float32_products(
     a_inside,
     b_inside,
     center_ptr,
-    num_centers,
+    num_points,
+    is_offset,
     first_c,
     last_c,
     C,
     CENTERS: tl.constexpr,
+    OFFSET_C: tl.constexpr,
     IS_DIAGONAL: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Add the products [BLOCK, BLOCK], over channels [first_c, last_c), of the rows at the pointers
-    less a mean of ``num_centers`` rows, or of the rows as they are (``CENTERS`` = 0)."""
+    less :func:`_center`, or of the rows as they are (``CENTERS`` = 0)."""
     for c_start in range(first_c, last_c, BLOCK_C):
         c = c_start + tl.arange(0, BLOCK_C)
         c_inside = c < last_c
         center = tl.zeros([BLOCK_C], dtype=tl.float32)
         if CENTERS > 0:
-            center = _center(center_ptr, num_centers, C, c, c_inside, CENTERS)
+            center = _center(
+                center_ptr, num_points, is_offset, c_start, c, c_inside, C, CENTERS, OFFSET_C
+            )
         # [BLOCK, BLOCK_C]
         a = tl.load(
             a_ptrs[:, None] + c[None, :], mask=a_inside[:, None] & c_inside[None, :], other=0.0
@@ -185,10 +211,12 @@ def _gram_tile(
         j < n,
         x_ptr,
         n,
+        0,
         first_c,
         last_c,
         C,
         CENTERS,
+        BLOCK_C,
         IS_DIAGONAL,
         INTERPRETED,
         BLOCK_C,

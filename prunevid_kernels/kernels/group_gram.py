@@ -61,10 +61,12 @@ def _add_offset_products(
                 b_inside,
                 mean_ptr,
                 1,
+                is_offset,
                 block * OFFSET_C,
                 tl.minimum((block + 1) * OFFSET_C, C),
                 C,
                 1,
+                OFFSET_C,
                 IS_DIAGONAL,
                 INTERPRETED,
                 BLOCK_C,
@@ -118,10 +120,12 @@ def _group_gram_tile(
             j_inside,
             mean_ptr,
             1,
+            0,
             first_c,
             last_c,
             C,
             0,
+            OFFSET_C,
             IS_DIAGONAL,
             INTERPRETED,
             FLOAT32_BLOCK_C,
@@ -131,6 +135,11 @@ def _group_gram_tile(
         i_ptrs = x_ptr + (first_token + position_i) * C
         j_ptrs = x_ptr + (first_token + position_j) * C
         mean_ptr += frame.to(tl.int64) * C
+        block = tl.arange(0, OFFSET_BLOCKS)
+        num_blocks = tl.cdiv(C, OFFSET_C)
+        flag_ptrs = is_offset_ptr + frame.to(tl.int64) * num_blocks + block
+        flag = tl.load(flag_ptrs, mask=block < num_blocks, other=0)
+        is_offset = tl.sum(flag.to(tl.int64) << block, axis=0)  # a bit a block
         if x_ptr.dtype.element_ty == tl.float32:
             same, left, right = add_float32_products(
                 same,
@@ -142,20 +151,17 @@ def _group_gram_tile(
                 j_inside,
                 mean_ptr,
                 1,
+                is_offset,
                 0,
                 C,
                 C,
                 1,
+                OFFSET_C,
                 IS_DIAGONAL,
                 INTERPRETED,
                 FLOAT32_BLOCK_C,
             )
         else:
-            block = tl.arange(0, OFFSET_BLOCKS)
-            num_blocks = tl.cdiv(C, OFFSET_C)
-            flag_ptrs = is_offset_ptr + frame.to(tl.int64) * num_blocks + block
-            flag = tl.load(flag_ptrs, mask=block < num_blocks, other=0)
-            is_offset = tl.sum(flag.to(tl.int64) << block, axis=0)  # a bit a block
             same = add_products(
                 same,
                 i_ptrs,
@@ -310,6 +316,8 @@ def group_gram(
     """
     frames, n, channels = x.shape
     config = config_for("group_gram", x.device)
+    offset_c = channels_per_offset_block(channels)
+    assert offset_c % config["BLOCK_C"] == offset_c % config["FLOAT32_BLOCK_C"] == 0
     pitch = padded_pitch(n)
     matrices = torch.empty((frames, n, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((frames, n), dtype=torch.float32, device=x.device)
@@ -334,7 +342,7 @@ def group_gram(
         min_cluster_tokens or 0,
         HAS_BUDGET=min_cluster_tokens is None,
         INTERPRETED=is_interpreted(),
-        OFFSET_C=channels_per_offset_block(channels),
+        OFFSET_C=offset_c,
         OFFSET_BLOCKS=MAX_OFFSET_BLOCKS,
         **config,
     )

@@ -123,7 +123,7 @@ def _decide(
     start, length, static_count = segments(
         mean, first_frame, longest, p.segment_ratio, p.num_neighbors
     )
-    is_static, static_mean = static_split(x, mean, start, length, static_count, p.tau)
+    is_static, static_mean = static_split(x, mean, is_offset, start, length, static_count, p.tau)
     table = group_table(
         first_frame,
         longest,

@@ -4,11 +4,11 @@ The mean cosine over the ordered pairs of W different frames is
 
     sim = (|sum over frames of x / |x||^2 - W) / (W (W - 1))
 
-so one running sum a position replaces W x W products. A program owns a position of one segment, with
-all its channels, and walks over the segment's frames a few at a time: their norms and what is added
-up come from one read. The sum of the frames is at hand then, so the mean of a static position is
-stored, less the frame mean of the segment's first frame: the Gram matrices need the differences of
-the means, and those survive the products better near 0.
+so one running sum a position replaces W x W products. A program owns a position of one segment,
+with all its channels, and walks over the segment's frames a few at a time: their norms and what is
+added up come from one read. The sum of the frames is at hand then, so the mean of a static position
+is stored for the Gram matrices, which need the differences of the means: where the segment's first
+frame is offset, less its frame mean (see :mod:`~prunevid_kernels.kernels.frame_mean`).
 
 The means are float32 and take as much memory as features of that dtype: a segment that has any has
 two frames or more, so there is one for two frames at most. Averaging in the Gram matrices instead
@@ -23,12 +23,14 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for
+from prunevid_kernels.kernels.frame_mean import channels_per_offset_block
 
 
 @triton.jit(do_not_specialize=["N"])
 def _static_split_kernel(
     x_ptr,
     frame_mean_ptr,
+    is_offset_ptr,
     segment_start_ptr,
     segment_length_ptr,
     static_count_ptr,
@@ -37,6 +39,7 @@ def _static_split_kernel(
     N,
     C,
     tau,
+    OFFSET_C: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_F: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -69,8 +72,12 @@ def _static_split_kernel(
         is_static = (similarity > tau) & (length > 1) & (n < N)
         tl.store(is_static_ptr + row, is_static.to(tl.int8), mask=n < N)
         stored = is_static[:, None] & (c < C)[None, :]  # [BLOCK_N, BLOCK_C]
+        flag_ptrs = (
+            is_offset_ptr + start.to(tl.int64) * tl.cdiv(C, OFFSET_C) + c[None, :] // OFFSET_C
+        )
+        is_offset = tl.load(flag_ptrs, mask=stored, other=0) != 0
         center_ptrs = frame_mean_ptr + start.to(tl.int64) * C + c[None, :]
-        mean = total / length - tl.load(center_ptrs, mask=stored, other=0.0)
+        mean = total / length - tl.load(center_ptrs, mask=stored & is_offset, other=0.0)
         mean_row = (start // 2).to(tl.int64) * N + n
         tl.store(static_mean_ptr + mean_row[:, None] * C + c[None, :], mean, mask=stored)
         num_static = tl.sum(is_static.to(tl.int32), axis=0)
@@ -81,6 +88,7 @@ def _static_split_kernel(
 def static_split(
     x: Tensor,
     frame_mean: Tensor,
+    is_offset: Tensor,
     segment_start: Tensor,
     segment_length: Tensor,
     static_count: Tensor,
@@ -89,14 +97,16 @@ def static_split(
     """Split the positions of every segment of x [F, N, C].
 
     Args:
-        frame_mean: [F, C] float32. segment_start, segment_length: [F] int32.
+        frame_mean, is_offset: as :func:`~prunevid_kernels.kernels.frame_mean.frame_mean` gave them.
+        segment_start, segment_length: [F] int32.
         static_count: [F] int32 zeros; holds each segment's static positions, at its first frame,
             afterwards.
 
     Returns:
         is_static [F, N] int8, defined in the rows of the segments' first frames; static_mean
         [F // 2, N, C] float32: of the segment that starts at frame f, in row f // 2, the means over
-        time of the static positions less ``frame_mean[f]``, and nothing elsewhere.
+        time of the static positions, in the blocks of channels that are offset in frame f less
+        ``frame_mean[f]``; nothing elsewhere.
     """
     frames, n, channels = x.shape
     is_static = torch.empty((frames, n), dtype=torch.int8, device=x.device)
@@ -109,6 +119,7 @@ def static_split(
     _static_split_kernel[(-(-n // config["BLOCK_N"]) * frames,)](
         x,
         frame_mean,
+        is_offset,
         segment_start,
         segment_length,
         static_count,
@@ -117,6 +128,7 @@ def static_split(
         n,
         channels,
         tau,
+        OFFSET_C=channels_per_offset_block(channels),
         BLOCK_C=block_c,
         **config,
     )

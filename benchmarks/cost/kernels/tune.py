@@ -130,7 +130,7 @@ def workloads(shape: CaseModel, device: torch.device) -> dict[str, Callable[[], 
     mean, is_offset, is_bad = frame_mean(x)
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
     scratch_count = static_count.clone()  # each run of static_split counts on in it
-    is_static, static_mean = static_split(x, mean, start, length, static_count, 0.8)
+    is_static, static_mean = static_split(x, mean, is_offset, start, length, static_count, 0.8)
     table = group_table(
         first_frame, frames, start, length, static_count, is_static, is_bad, None, 0.5, 14
     )
@@ -164,7 +164,7 @@ def workloads(shape: CaseModel, device: torch.device) -> dict[str, Callable[[], 
         "frame_mean": lambda: frame_mean(x),
         "gram": lambda: gram(mean, first_frame[:-1], first_frame[1:], padded_pitch(frames)),
         "cluster_rows": lambda: group_clusters(matrices, norms, *cluster_arguments),
-        "static_split": lambda: static_split(x, mean, start, length, scratch_count, 0.8),
+        "static_split": lambda: static_split(x, mean, is_offset, start, length, scratch_count, 0.8),
         "group_gram": lambda: group_gram(*gram_arguments),
         # With the two launches before it, whose part is the same for every candidate.
         "segments": lambda: segments(mean, first_frame, frames, 0.25, 7),
