@@ -28,11 +28,14 @@ from prunevid_kernels.kernels.frame_mean import channels_per_offset_block
 
 @triton.jit(do_not_specialize=["N"])
 def _static_split_kernel(
+    # Features, and what their first pass found.
     x_ptr,
     frame_mean_ptr,
     is_offset_ptr,
+    # Segments.
     segment_start_ptr,
     segment_length_ptr,
+    # Written.
     static_count_ptr,
     is_static_ptr,
     static_mean_ptr,
