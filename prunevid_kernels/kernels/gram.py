@@ -224,7 +224,10 @@ def _gram_tile(
     store_tile(same + (left + right), gram_ptr, norm_ptr, i, j, n, pitch, IS_DIAGONAL)
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(
+    do_not_specialize=["num_rows"],
+    do_not_specialize_on_alignment=["first_row_ptr", "end_row_ptr"],
+)
 def _gram_kernel(
     x_ptr,
     first_row_ptr,

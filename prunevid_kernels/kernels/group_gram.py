@@ -195,7 +195,16 @@ def _group_gram_tile(
     store_tile(same + (left + right), gram_ptr, norm_ptr, i, j, n, pitch, IS_DIAGONAL)
 
 
-@triton.jit(do_not_specialize=["num_frames", "N", "min_cluster_tokens"])
+@triton.jit(
+    do_not_specialize=["num_frames", "N", "min_cluster_tokens"],
+    do_not_specialize_on_alignment=[
+        "segment_start_ptr",
+        "segment_length_ptr",
+        "static_count_ptr",
+        "static_size_ptr",
+        "frame_size_ptr",
+    ],
+)
 def _group_gram_kernel(
     # Features, and what their first pass found.
     x_ptr,

@@ -18,7 +18,18 @@ from prunevid_kernels.kernels._device import config_for
 from prunevid_kernels.kernels.group_clusters import GroupClusters
 
 
-@triton.jit(do_not_specialize=["num_frames", "num_videos", "N", "total_merged"])
+@triton.jit(
+    do_not_specialize=["num_frames", "num_videos", "N", "total_merged"],
+    do_not_specialize_on_alignment=[
+        "first_row_ptr",
+        "num_merged_ptr",
+        "segment_length_ptr",
+        "row_group_ptr",
+        "row_begin_ptr",
+        "row_size_ptr",
+        "member_ptr",
+    ],
+)
 def _group_mean_kernel(
     x_ptr,
     # Where each video's merged tokens are.

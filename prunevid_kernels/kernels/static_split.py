@@ -26,7 +26,10 @@ from prunevid_kernels.kernels._device import config_for
 from prunevid_kernels.kernels.frame_mean import channels_per_offset_block
 
 
-@triton.jit(do_not_specialize=["N"])
+@triton.jit(
+    do_not_specialize=["N"],
+    do_not_specialize_on_alignment=["segment_start_ptr", "segment_length_ptr", "static_count_ptr"],
+)
 def _static_split_kernel(
     # Features, and what their first pass found.
     x_ptr,
