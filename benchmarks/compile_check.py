@@ -35,8 +35,8 @@ from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels.compact import compact
 from prunevid_kernels.kernels.dpc_knn import dpc_knn
 from prunevid_kernels.kernels.frame_mean import frame_mean
-from prunevid_kernels.kernels.gram import group_gram
 from prunevid_kernels.kernels.group_clusters import group_clusters
+from prunevid_kernels.kernels.group_gram import group_gram
 from prunevid_kernels.kernels.group_mean import group_mean
 from prunevid_kernels.kernels.groups import group_table
 from prunevid_kernels.kernels.segments import segments
@@ -130,14 +130,16 @@ def launch_merge(
         x = torch.empty((frames, tokens, channels), dtype=dtype)
         first_frame = torch.empty(2, dtype=torch.int32)
         first_row, num_merged = torch.empty((2, 1), dtype=torch.int32)
-    mean, square_norm, is_bad = frame_mean(x)
+    mean, is_offset, is_bad = frame_mean(x)
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
-    is_static = static_split(x, square_norm, start, length, static_count, 0.8)
+    is_static, static_mean = static_split(x, mean, is_offset, start, length, static_count, 0.8)
     budget, min_cluster_tokens = (num_merged, None) if budget_mode else (None, 14)
     table = group_table(
         first_frame, frames, start, length, static_count, is_static, is_bad, budget, 0.5, 14
     )
-    matrices, norms = group_gram(x, start, length, static_count, table, min_cluster_tokens)
+    matrices, norms = group_gram(
+        x, mean, is_offset, static_mean, start, length, static_count, table, min_cluster_tokens
+    )
     clusters = group_clusters(
         matrices,
         norms,

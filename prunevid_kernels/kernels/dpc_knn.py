@@ -32,7 +32,8 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for, device_integers
-from prunevid_kernels.kernels.gram import channels_per_part, gram, padded_pitch
+from prunevid_kernels.kernels.gram import gram, padded_pitch
+from prunevid_kernels.kernels.group_gram import channels_per_part
 
 # The bits of non-negative floats are ordered as the floats are, and minima of integers are one
 # instruction a warp where those of floats are ten.
@@ -284,7 +285,7 @@ class Points(NamedTuple):
         first_row, end_row: [B] int32, each set's first row and the row after its last.
         max_points: points of the largest set.
         segment_length: [F] int32 where the sets are groups of F frames, see
-            :func:`~prunevid_kernels.kernels.gram.group_gram`; None otherwise.
+            :func:`~prunevid_kernels.kernels.group_gram.group_gram`; None otherwise.
     """
 
     gram: Tensor

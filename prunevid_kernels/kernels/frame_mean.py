@@ -1,10 +1,18 @@
-"""One pass over the features: frame means, token norms, and whether every value is finite.
+"""One pass over the features: frame means, where they stand out, and whether every value is finite.
 
-    frame_mean[f, c] = 1/N sum_n x[f, n, c]          square_norm[f, n] = sum_c x[f, n, c]^2
+    mean[f, c] = 1/N sum_n x[f, n, c]
 
-A program owns one frame and one block of channels and walks over the frame's tokens, so every sum
-runs in one fixed order. The norm's sum over channel blocks is left to the reader: [F, N, blocks] is
-small, and adding the blocks atomically would make the last bits depend on the order of arrival.
+A program owns one frame and one block of channels and walks over the frame's tokens. Every thread
+keeps sums of its own, which are added up once, after the walk: nothing waits for another thread in
+between, and every sum runs in one fixed order.
+
+Real features have channels in which all tokens are large and nearly equal. In products of tokens
+those drown what tells the tokens apart, so the Gram matrices take the mean away from them. The
+channels are looked at in blocks: a block is *offset* where, over the frame's tokens,
+
+    sum_c mean_c^2 > 3 sum_c var_c
+
+that is, where taking the mean away leaves less than a quarter of the block's square.
 """
 
 from __future__ import annotations
@@ -16,52 +24,78 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for
 
+MAX_OFFSET_BLOCKS = 64
+"""Blocks of channels that a frame is divided into at most: the bits of an integer."""
 
-@triton.jit
+
+def channels_per_offset_block(channels: int) -> int:
+    """Channels of each block that is or is not offset: 64, or more of more than 4,096 channels."""
+    return max(64, (1 << (channels - 1).bit_length()) // MAX_OFFSET_BLOCKS)
+
+
+@triton.jit(do_not_specialize=["N"])
 def _frame_mean_kernel(
     x_ptr,
     mean_ptr,
-    square_norm_ptr,
+    is_offset_ptr,
     is_bad_ptr,
     N,
     C,
-    num_blocks_c,
+    OFFSET_C: tl.constexpr,
+    BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     f, block_c = tl.program_id(0).to(tl.int64), tl.program_id(1)
     c = block_c * BLOCK_C + tl.arange(0, BLOCK_C)
-    total = tl.zeros([BLOCK_C], dtype=tl.float32)
-    bad = tl.zeros([BLOCK_C], dtype=tl.int32)
-    for first in range(0, N, BLOCK_N):
-        n = first + tl.arange(0, BLOCK_N)
-        inside = (n < N)[:, None] & (c < C)[None, :]
-        x = tl.load(x_ptr + (f * N + n)[:, None] * C + c[None, :], mask=inside, other=0.0)
-        x = x.to(tl.float32)  # [BLOCK_N, BLOCK_C]
+    total = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
+    square = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
+    bad = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
+    for first in range(0, N, BLOCK_R * BLOCK_N):
+        n = first + tl.arange(0, BLOCK_R)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+        inside = (n < N)[:, :, None] & (c < C)[None, None, :]
+        # [BLOCK_R, BLOCK_N, BLOCK_C]; a thread has all of the first axis, to be loaded at once.
+        x = tl.load(x_ptr + (f * N + n)[:, :, None] * C + c[None, None, :], mask=inside, other=0.0)
+        x = x.to(tl.float32)
         total += tl.sum(x, axis=0)
-        bad += tl.sum((x - x != 0.0).to(tl.int32), axis=0)  # inf - inf and NaN - NaN are NaN
-        square_norm = tl.sum(x * x, axis=1)
-        tl.store(square_norm_ptr + (f * N + n) * num_blocks_c + block_c, square_norm, mask=n < N)
-    tl.store(mean_ptr + f * C + c, total / N, mask=c < C)
-    tl.store(is_bad_ptr + f * num_blocks_c + block_c, (tl.sum(bad, axis=0) > 0).to(tl.int32))
+        square += tl.sum(x * x, axis=0)
+        bad += tl.sum(x * 0.0, axis=0)  # 0 times inf and 0 times NaN are NaN, and stay
+    mean = tl.sum(total, axis=0) / N  # [BLOCK_C]
+    tl.store(mean_ptr + f * C + c, mean, mask=c < C)
+    is_bad = tl.sum(tl.sum(bad, axis=0), axis=0) != 0.0
+    tl.store(is_bad_ptr + f * tl.num_programs(1) + block_c, is_bad.to(tl.int32))
+
+    BLOCKS: tl.constexpr = BLOCK_C // OFFSET_C
+    variance = tl.maximum(tl.sum(square, axis=0) / N - mean * mean, 0.0)
+    # [BLOCKS, OFFSET_C] to [BLOCKS]
+    mean_square = tl.sum(tl.reshape(mean * mean, [BLOCKS, OFFSET_C]), axis=1)
+    variance = tl.sum(tl.reshape(variance, [BLOCKS, OFFSET_C]), axis=1)
+    block = block_c * BLOCKS + tl.arange(0, BLOCKS)
+    num_blocks = tl.cdiv(C, OFFSET_C)
+    is_offset = (mean_square > 3.0 * variance).to(tl.int32)
+    tl.store(is_offset_ptr + f * num_blocks + block, is_offset, mask=block < num_blocks)
 
 
 def frame_mean(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Read x [F, N, C] once.
 
     Returns:
-        frame means [F, C] float32; squared token norms [F, N, blocks] float32, to be summed over
-        their last axis; is_bad [F, blocks] int32, 1 where a block of a frame holds a NaN or an
-        infinity.
+        frame means [F, C] float32; is_offset [F, blocks of channels] int32, 1 where a block of
+        :func:`channels_per_offset_block` channels lies off 0; is_bad [F, blocks] int32, 1 where a
+        block of a frame holds a NaN or an infinity.
     """
     assert x.is_contiguous()
     frames, n, channels = x.shape
-    config = config_for("frame_mean", x.device)
-    blocks = triton.cdiv(channels, config["BLOCK_C"])
+    config = config_for("frame_mean", x.device).copy()
+    offset_c = channels_per_offset_block(channels)
+    # A row of a block is what a warp loads at once, whatever the dtype.
+    block_c = max(config.pop("ROW_BYTES") // x.element_size(), offset_c)
+    blocks = -(-channels // block_c)
+    offset_blocks = -(-channels // offset_c)
     mean = torch.empty((frames, channels), dtype=torch.float32, device=x.device)
-    square_norm = torch.empty((frames, n, blocks), dtype=torch.float32, device=x.device)
+    is_offset = torch.empty((frames, offset_blocks), dtype=torch.int32, device=x.device)
     is_bad = torch.empty((frames, blocks), dtype=torch.int32, device=x.device)
     _frame_mean_kernel[(frames, blocks)](
-        x, mean, square_norm, is_bad, n, channels, blocks, **config
+        x, mean, is_offset, is_bad, n, channels, OFFSET_C=offset_c, BLOCK_C=block_c, **config
     )
-    return mean, square_norm, is_bad
+    return mean, is_offset, is_bad

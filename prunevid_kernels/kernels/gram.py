@@ -4,6 +4,16 @@
 
 The norms are taken from the Gram matrix's own diagonal, never summed another way: two equal points
 then get a distance of exactly 0, and points equal to them get equal distances, so ties stay ties.
+
+Where points lie far from 0 and close to each other, the difference of such sums holds nothing but
+rounding errors. Distances do not change with the place of 0, so points are first taken relative to
+a point in their midst, in float32, where it pays: tokens of a frame in the blocks of channels that
+:mod:`~prunevid_kernels.kernels.frame_mean` found offset, other points in the channels in which a
+few of them are close together. Elsewhere they stay as they are: the products of 16-bit features are
+exact then, and a sixth of the work.
+
+Matrices are symmetric: the tiles above the diagonal are computed, and stored twice. A tile on the
+diagonal loads its points once.
 """
 
 from __future__ import annotations
@@ -13,51 +23,211 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import config_for, dot, is_interpreted
-from prunevid_kernels.kernels.groups import GroupTable
+from prunevid_kernels.kernels._device import _bfloat16_parts, config_for, dot, is_interpreted
 
 
 @triton.jit
-def gram_tile(
+def _dot_float32(a, b, same, left, right, INTERPRETED: tl.constexpr):
+    """``same + left + right + a @ b`` of float32, to its precision, in the three sums.
+
+    A float32 is the sum of three bfloat16 of 8 bits each; of the nine products of parts, six reach
+    above the last bit. The smaller part of a pair is on the left in as many products as on the
+    right; summed apart, the two give the same bits when a and b change places, which a matrix of
+    which half is computed needs for its ties.
+    """
+    if INTERPRETED:
+        same = dot(a, b, same, INTERPRETED)
+    else:
+        a_high, a_middle, a_low = _bfloat16_parts(a)
+        b_high, b_middle, b_low = _bfloat16_parts(b)
+        left = tl.dot(a_low, b_high, left)
+        right = tl.dot(a_high, b_low, right)
+        left = tl.dot(a_middle, b_high, left)
+        right = tl.dot(a_high, b_middle, right)
+        same = tl.dot(a_middle, b_middle, same)
+        same = tl.dot(a_high, b_high, same)
+    return same, left, right
+
+
+@triton.jit
+def _center(
+    ptr,
+    n,
+    is_offset,
+    c_start,
+    c,
+    c_inside,
+    C,
+    CENTERS: tl.constexpr,
+    OFFSET_C: tl.constexpr,
+):
+    """[BLOCK_C] what to take away from n points: in ``CENTERS`` = 1, the row at the pointer where
+    the bit of the channels' block is set. Otherwise the mean of as many of the n rows at the
+    pointer, evenly spaced, in the channels in which they lie close together far from 0."""
+    if CENTERS == 1:
+        block_is_offset = ((is_offset >> (c_start // OFFSET_C)) & 1) != 0
+        return tl.load(ptr + c, mask=c_inside & block_is_offset, other=0.0)
+    else:
+        count = tl.minimum(n, CENTERS)
+        total = tl.zeros(c.shape, dtype=tl.float32)
+        square = tl.zeros(c.shape, dtype=tl.float32)
+        for step in tl.static_range(CENTERS):
+            row = ((2 * step + 1) * n // (2 * count)).to(tl.int64)
+            mask = c_inside & (step < count)
+            x = tl.load(ptr + row * C + c, mask=mask, other=0.0).to(tl.float32)
+            total += x
+            square += x * x
+        mean = total / count
+        # So few rows are close together by chance more often than those of a whole frame.
+        is_close = mean * mean > 16.0 * (square / count - mean * mean)
+        return tl.where(is_close, mean, 0.0)
+
+
+@triton.jit
+def add_products(
+    same,
     a_ptrs,
     b_ptrs,
     a_inside,
     b_inside,
-    first_c,
-    last_c,
+    skipped,
+    C,
+    SKIPPED_C: tl.constexpr,
+    IS_DIAGONAL: tl.constexpr,
     INTERPRETED: tl.constexpr,
-    BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Products [BLOCK, BLOCK] of the rows at the pointers over channels [first_c, last_c)."""
-    tile = tl.zeros([BLOCK, BLOCK], dtype=tl.float32)
-    for c_start in range(first_c, last_c, BLOCK_C):
+    """Add the products [BLOCK, BLOCK] of the 16-bit rows at the pointers, but for the blocks of
+    ``SKIPPED_C`` channels whose bit is set in ``skipped``."""
+    for c_start in range(0, C, BLOCK_C):
         c = c_start + tl.arange(0, BLOCK_C)
-        c_inside = c < last_c
-        # [BLOCK, BLOCK_C] and [BLOCK_C, BLOCK]
+        c_inside = (c < C) & (((skipped >> (c_start // SKIPPED_C)) & 1) == 0)
+        # [BLOCK, BLOCK_C]
         a = tl.load(
             a_ptrs[:, None] + c[None, :], mask=a_inside[:, None] & c_inside[None, :], other=0.0
         )
-        b = tl.load(
-            b_ptrs[None, :] + c[:, None], mask=b_inside[None, :] & c_inside[:, None], other=0.0
-        )
-        tile = dot(a, b, tile, INTERPRETED)
-    return tile
+        b = a
+        if not IS_DIAGONAL:
+            b = tl.load(
+                b_ptrs[:, None] + c[None, :], mask=b_inside[:, None] & c_inside[None, :], other=0.0
+            )
+        same = dot(a, tl.trans(b), same, INTERPRETED)
+    return same
 
 
 @triton.jit
-def store_gram_tile(tile, gram_ptr, norm_ptr, i, j, n, pitch):
-    """Store a tile at rows i and columns j of a Gram matrix of n points, and the norms on its
-    diagonal. Columns up to the next multiple of 16 are stored too, for readers of whole vectors."""
+def add_float32_products(
+    same,
+    left,
+    right,
+    a_ptrs,
+    b_ptrs,
+    a_inside,
+    b_inside,
+    center_ptr,
+    num_points,
+    is_offset,
+    first_c,
+    last_c,
+    C,
+    CENTERS: tl.constexpr,
+    OFFSET_C: tl.constexpr,
+    IS_DIAGONAL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Add the products [BLOCK, BLOCK], over channels [first_c, last_c), of the rows at the pointers
+    less :func:`_center`, or of the rows as they are (``CENTERS`` = 0)."""
+    for c_start in range(first_c, last_c, BLOCK_C):
+        c = c_start + tl.arange(0, BLOCK_C)
+        c_inside = c < last_c
+        center = tl.zeros([BLOCK_C], dtype=tl.float32)
+        if CENTERS > 0:
+            center = _center(
+                center_ptr, num_points, is_offset, c_start, c, c_inside, C, CENTERS, OFFSET_C
+            )
+        # [BLOCK, BLOCK_C]
+        a = tl.load(
+            a_ptrs[:, None] + c[None, :], mask=a_inside[:, None] & c_inside[None, :], other=0.0
+        )
+        a = a.to(tl.float32) - center[None, :]
+        b = a
+        if not IS_DIAGONAL:
+            b = tl.load(
+                b_ptrs[:, None] + c[None, :], mask=b_inside[:, None] & c_inside[None, :], other=0.0
+            )
+            b = b.to(tl.float32) - center[None, :]
+        same, left, right = _dot_float32(a, tl.trans(b), same, left, right, INTERPRETED)
+    return same, left, right
+
+
+@triton.jit
+def store_tile(tile, gram_ptr, norm_ptr, i, j, n, pitch, IS_DIAGONAL: tl.constexpr):
+    """Store a tile [BLOCK, BLOCK] at rows i and columns j of a Gram matrix of n points, with the
+    norms on its diagonal, or with its mirror image. Columns up to the next multiple of 16 are
+    stored too, for readers of whole vectors."""
     inside = (i < n)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
     tl.store(gram_ptr + i[:, None] * pitch + j[None, :], tile, mask=inside)
-    on_diagonal = i[:, None] == j[None, :]
-    norm = tl.sum(tl.where(on_diagonal, tile, 0.0), axis=1)
-    holds_norm = tl.sum(on_diagonal.to(tl.int32), axis=1) > 0
-    tl.store(norm_ptr + i, norm, mask=holds_norm & (i < n))
+    if IS_DIAGONAL:
+        norm = tl.sum(tl.where(i[:, None] == j[None, :], tile, 0.0), axis=1)  # [BLOCK]
+        tl.store(norm_ptr + i, norm, mask=i < n)
+    else:
+        # Rows i are a block that is full: another one stands after it.
+        tl.store(gram_ptr + j[None, :] * pitch + i[:, None], tile, mask=(j < n)[None, :])
+
+
+# ------------------------------------------------------------------------------------------------
+# Sets of points that lie next to each other
+# ------------------------------------------------------------------------------------------------
 
 
 @triton.jit
+def _gram_tile(
+    x_ptr,
+    gram_ptr,
+    norm_ptr,
+    first_i,
+    first_j,
+    n,
+    first_c,
+    last_c,
+    C,
+    pitch,
+    IS_DIAGONAL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    CENTERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    i, j = first_i + tl.arange(0, BLOCK), first_j + tl.arange(0, BLOCK)
+    zeros = tl.zeros([BLOCK, BLOCK], dtype=tl.float32)
+    same, left, right = add_float32_products(
+        zeros,
+        zeros,
+        zeros,
+        x_ptr + i.to(tl.int64) * C,
+        x_ptr + j.to(tl.int64) * C,
+        i < n,
+        j < n,
+        x_ptr,
+        n,
+        0,
+        first_c,
+        last_c,
+        C,
+        CENTERS,
+        BLOCK_C,
+        IS_DIAGONAL,
+        INTERPRETED,
+        BLOCK_C,
+    )
+    store_tile(same + (left + right), gram_ptr, norm_ptr, i, j, n, pitch, IS_DIAGONAL)
+
+
+@triton.jit(
+    do_not_specialize=["num_rows"],
+    do_not_specialize_on_alignment=["first_row_ptr", "end_row_ptr"],
+)
 def _gram_kernel(
     x_ptr,
     first_row_ptr,
@@ -67,34 +237,43 @@ def _gram_kernel(
     num_rows,
     C,
     pitch,
-    channels_per_split,
     INTERPRETED: tl.constexpr,
+    CENTERS: tl.constexpr,
     BLOCK: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    SPLIT_C: tl.constexpr,
 ):
-    """Program (set of points and tile, tiles fastest; split): rows ``first_row[set]`` to
-    ``end_row[set]`` of x."""
+    """Program (set of points, tile, split): rows ``first_row[set]`` to ``end_row[set]`` of x."""
+    points, split = tl.program_id(0), tl.program_id(2)
     tiles = tl.cdiv(pitch, BLOCK)
-    points, split = tl.program_id(0) // (tiles * tiles), tl.program_id(1)
-    tile_index = tl.program_id(0) % (tiles * tiles)
+    first_i, first_j = tl.program_id(1) // tiles * BLOCK, tl.program_id(1) % tiles * BLOCK
     first = tl.load(first_row_ptr + points).to(tl.int64)
     n = (tl.load(end_row_ptr + points) - first).to(tl.int32)
-    i = tile_index // tiles * BLOCK + tl.arange(0, BLOCK)
-    j = tile_index % tiles * BLOCK + tl.arange(0, BLOCK)
-    first_c = split * channels_per_split
-    tile = gram_tile(
-        x_ptr + (first + i) * C,
-        x_ptr + (first + j) * C,
-        i < n,
-        j < n,
-        first_c,
-        tl.minimum(first_c + channels_per_split, C),
-        INTERPRETED,
-        BLOCK,
-        BLOCK_C,
-    )
     row = split.to(tl.int64) * num_rows + first
-    store_gram_tile(tile, gram_ptr + row * pitch, norm_ptr + row, i, j, n, pitch)
+    first_c = split * SPLIT_C
+    last_c = tl.minimum(first_c + SPLIT_C, C)
+    x_ptr += first * C
+    gram_ptr += row * pitch
+    norm_ptr += row
+    for IS_DIAGONAL in tl.static_range(2):
+        if (first_i <= first_j) & (first_j < n) & ((first_i == first_j) == IS_DIAGONAL):
+            _gram_tile(
+                x_ptr,
+                gram_ptr,
+                norm_ptr,
+                first_i,
+                first_j,
+                n,
+                first_c,
+                last_c,
+                C,
+                pitch,
+                IS_DIAGONAL,
+                INTERPRETED,
+                CENTERS,
+                BLOCK,
+                BLOCK_C,
+            )
 
 
 def padded_pitch(n: int) -> int:
@@ -103,13 +282,13 @@ def padded_pitch(n: int) -> int:
 
 
 def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Tensor, Tensor]:
-    """Gram matrices of the sets of points that x [R, C] holds.
+    """Gram matrices of the sets of points that x [R, C] holds, each about a point in its midst.
 
     Few points of many channels would leave most of the chip idle, so the channels are split and the
     parts stored side by side; their reader adds them up in order.
 
     Args:
-        first_row, end_row: [B] int32, each set's first row and the row behind its last.
+        first_row, end_row: [B] int32, each set's first row and the row after its last.
         pitch: the most points of a set, by :func:`padded_pitch`.
 
     Returns:
@@ -117,14 +296,12 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
     """
     assert x.is_contiguous() and pitch % 16 == 0
     rows, channels = x.shape
-    config = config_for("gram", x.device).copy()
-    per_split = config.pop("SPLIT_C")
-    splits = triton.cdiv(channels, per_split)
+    config = config_for("gram", x.device)
+    splits = -(-channels // config["SPLIT_C"])
     matrices = torch.empty((splits, rows, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)
-    tiles = triton.cdiv(pitch, config["BLOCK"])
-    # The sets in the first dimension: the others of a grid end at 65,535.
-    _gram_kernel[(len(first_row) * tiles * tiles, splits)](
+    tiles = -(-pitch // config["BLOCK"])
+    _gram_kernel[(len(first_row), tiles * tiles, splits)](
         x,
         first_row,
         end_row,
@@ -133,195 +310,8 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
         rows,
         channels,
         pitch,
-        per_split,
         INTERPRETED=is_interpreted(),
-        **config,
-    )
-    return matrices, norms
-
-
-@triton.jit
-def channels_per_part(C, length, SPLIT_C: tl.constexpr):
-    """Channels of each part of the Gram matrix of a segment's static tokens. The segment's
-    ``length`` frames have room for a part each."""
-    return tl.cdiv(tl.cdiv(C, SPLIT_C), length) * SPLIT_C
-
-
-@triton.jit
-def _mean_over_time(ptrs, inside, length, frame_stride, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr):
-    """[BLOCK, BLOCK_C] means over a segment's frames of the values at the pointers."""
-    total = tl.zeros([BLOCK, BLOCK_C], dtype=tl.float32)
-    for frame in tl.range(0, length, loop_unroll_factor=2):  # two loads under way
-        total += tl.load(ptrs + frame * frame_stride, mask=inside, other=0.0).to(tl.float32)
-    return total / length
-
-
-@triton.jit
-def _static_gram_tile(
-    x_ptr,
-    position_i,
-    position_j,
-    i_inside,
-    j_inside,
-    length,
-    frame_stride,
-    first_c,
-    last_c,
-    C,
-    INTERPRETED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Products [BLOCK, BLOCK] of means over time, which are made where they are needed: stored,
-    they would take as much memory as the features."""
-    tile = tl.zeros([BLOCK, BLOCK], dtype=tl.float32)
-    for c_start in range(first_c, last_c, BLOCK_C):
-        c = c_start + tl.arange(0, BLOCK_C)
-        c_inside = (c < last_c)[None, :]
-        i_ptrs = x_ptr + (position_i * C)[:, None] + c[None, :]
-        j_ptrs = x_ptr + (position_j * C)[:, None] + c[None, :]
-        a = _mean_over_time(
-            i_ptrs, i_inside[:, None] & c_inside, length, frame_stride, BLOCK, BLOCK_C
-        )
-        b = _mean_over_time(
-            j_ptrs, j_inside[:, None] & c_inside, length, frame_stride, BLOCK, BLOCK_C
-        )
-        tile = dot(a, tl.trans(b), tile, INTERPRETED)
-    return tile
-
-
-@triton.jit
-def _group_gram_kernel(
-    x_ptr,
-    segment_start_ptr,
-    segment_length_ptr,
-    static_count_ptr,
-    static_size_ptr,
-    frame_size_ptr,
-    position_ptr,
-    gram_ptr,
-    norm_ptr,
-    num_frames,
-    N,
-    C,
-    pitch,
-    min_cluster_tokens,
-    HAS_BUDGET: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    FLOAT32_BLOCK_C: tl.constexpr,
-    SPLIT_C: tl.constexpr,
-):
-    """Program (group, tile), tiles fastest: the dynamic tokens of frame ``group``, or, from
-    ``num_frames`` on, the part that frame ``group - num_frames`` has room for of the static tokens
-    of its segment."""
-    tiles = tl.cdiv(N, BLOCK)
-    group, tile_index = tl.program_id(0) // (tiles * tiles), tl.program_id(0) % (tiles * tiles)
-    is_static = group >= num_frames
-    frame = tl.where(is_static, group - num_frames, group)
-    start = tl.load(segment_start_ptr + frame)
-    length = tl.load(segment_length_ptr + start)
-    num_static = tl.load(static_count_ptr + start)
-    n = tl.where(is_static, num_static, N - num_static)
-    largest_passed = min_cluster_tokens
-    if HAS_BUDGET:
-        size_ptr = tl.where(is_static, static_size_ptr + start, frame_size_ptr + frame)
-        largest_passed = tl.load(size_ptr)
-    part_channels = channels_per_part(C, length, SPLIT_C)
-    first_c = tl.where(is_static, (frame - start) * part_channels, 0)
-    first_i, first_j = tile_index // tiles * BLOCK, tile_index % tiles * BLOCK
-    if (first_c < C) & (n > largest_passed) & (first_i < n) & (first_j < n):
-        i, j = first_i + tl.arange(0, BLOCK), first_j + tl.arange(0, BLOCK)
-        # A frame's rows: first those of static tokens, then those of its dynamic ones.
-        before = tl.where(is_static, 0, num_static)
-        position_ptr += start.to(tl.int64) * N + before
-        position_i = tl.load(position_ptr + i, mask=i < n, other=0)
-        position_j = tl.load(position_ptr + j, mask=j < n, other=0)
-        row = frame.to(tl.int64) * N + before
-        if is_static:
-            first_token = start.to(tl.int64) * N
-            tile = _static_gram_tile(
-                x_ptr + first_token * C,
-                position_i,
-                position_j,
-                i < n,
-                j < n,
-                length,
-                tl.cast(N, tl.int64) * C,
-                first_c,
-                tl.minimum(first_c + part_channels, C),
-                C,
-                INTERPRETED,
-                BLOCK,
-                FLOAT32_BLOCK_C,
-            )
-        else:
-            first_token = frame.to(tl.int64) * N
-            tile = gram_tile(
-                x_ptr + (first_token + position_i) * C,
-                x_ptr + (first_token + position_j) * C,
-                i < n,
-                j < n,
-                0,
-                C,
-                INTERPRETED,
-                BLOCK,
-                BLOCK_C,
-            )
-        store_gram_tile(tile, gram_ptr + row * pitch, norm_ptr + row, i, j, n, pitch)
-
-
-def group_gram(
-    x: Tensor,
-    segment_start: Tensor,
-    segment_length: Tensor,
-    static_count: Tensor,
-    table: GroupTable,
-    min_cluster_tokens: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Gram matrices of all groups that are clustered.
-
-    A segment of W frames has S static and D dynamic positions, S + D = N. In the N rows of each of
-    its frames, the last D hold the products of that frame's dynamic tokens. The first S hold a part
-    of the products of the segment's static tokens, from a part of the channels; the parts are added
-    up by their reader. So a static group that costs W times as much to average is computed by W
-    times as many programs, and takes no memory of its own.
-
-    Args:
-        x: [F, N, C] features.
-        segment_start, segment_length, static_count: [F] int32.
-        min_cluster_tokens: groups of at most so many tokens are passed through; None (budget mode):
-            groups with room for all their tokens are.
-
-    Returns:
-        gram [F, N, pitch] and norms [F, N] float32.
-    """
-    frames, n, channels = x.shape
-    config = config_for("group_gram", x.device).copy()
-    if x.dtype == torch.float32:
-        config["BLOCK_C"] = config["FLOAT32_BLOCK_C"]
-    pitch = padded_pitch(n)
-    matrices = torch.empty((frames, n, pitch), dtype=torch.float32, device=x.device)
-    norms = torch.empty((frames, n), dtype=torch.float32, device=x.device)
-    tiles = triton.cdiv(n, config["BLOCK"])
-    _group_gram_kernel[(2 * frames * tiles * tiles,)](
-        x,
-        segment_start,
-        segment_length,
-        static_count,
-        table.static_size,
-        table.frame_size,
-        table.position,
-        matrices,
-        norms,
-        frames,
-        n,
-        channels,
-        pitch,
-        min_cluster_tokens or 0,
-        HAS_BUDGET=min_cluster_tokens is None,
-        INTERPRETED=is_interpreted(),
+        CENTERS=4,
         **config,
     )
     return matrices, norms

@@ -273,7 +273,7 @@ def group_clusters(
     num_neighbors: int,
 ) -> GroupClusters:
     """Cluster the groups of ``table`` by their Gram matrices, as
-    :func:`~prunevid_kernels.kernels.gram.group_gram` left them.
+    :func:`~prunevid_kernels.kernels.group_gram.group_gram` left them.
 
     Args:
         first_row: [B] int32, on the device: the row of each video's first merged token; they are

@@ -1,8 +1,10 @@
 """The merged tokens: each the mean of its members, written straight to its final row.
 
-A program owns a few merged tokens and one block of channels. A static position has been in its
-cluster for all frames of its segment, so the mean of the means over time is the mean of all the
-tokens, and every kind of cluster is averaged alike. Sums are float32, position by position.
+A program owns a merged token (under the interpreter many) and one block of channels, so wide that
+a thread has a few channels of all the members it loads: sums cross no thread, and several loads are
+under way. A static position has been in its cluster for all frames of its segment, so the mean of
+the means over time is the mean of all the tokens, and every kind of cluster is averaged alike. Sums
+are float32, position by position.
 """
 
 from __future__ import annotations
@@ -16,16 +18,30 @@ from prunevid_kernels.kernels._device import config_for
 from prunevid_kernels.kernels.group_clusters import GroupClusters
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["num_frames", "num_videos", "N", "total_merged"],
+    do_not_specialize_on_alignment=[
+        "first_row_ptr",
+        "num_merged_ptr",
+        "segment_length_ptr",
+        "row_group_ptr",
+        "row_begin_ptr",
+        "row_size_ptr",
+        "member_ptr",
+    ],
+)
 def _group_mean_kernel(
     x_ptr,
+    # Where each video's merged tokens are.
     first_row_ptr,
     num_merged_ptr,
     segment_length_ptr,
+    # The clusters.
     row_group_ptr,
     row_begin_ptr,
     row_size_ptr,
     member_ptr,
+    # Written.
     out_ptr,
     num_frames,
     num_videos,
@@ -41,7 +57,7 @@ def _group_mean_kernel(
     exists = out_row < total_merged
     videos = tl.arange(0, BLOCK_B)
     num_merged = tl.load(num_merged_ptr + videos, mask=videos < num_videos, other=0)
-    end = tl.cumsum(num_merged, axis=0).to(tl.int64)
+    end = tl.cumsum(num_merged, axis=0).to(tl.int64)  # [BLOCK_B]
     is_before = (videos < num_videos)[None, :] & (end[None, :] <= out_row[:, None])
     video = tl.sum(is_before.to(tl.int32), axis=1)  # [BLOCK_L]
     video_row = tl.max(tl.where(is_before, end[None, :], 0), axis=1)
@@ -69,6 +85,7 @@ def _group_mean_kernel(
         position = tl.where(is_run[:, None], begin[:, None], position)
         source = frame_row[:, None] + frame.to(tl.int64) * N + position
         inside = is_member[:, :, None] & (c < C)[None, None, :]
+        # [BLOCK_L, BLOCK_M, BLOCK_C]
         x = tl.load(x_ptr + source[:, :, None] * C + c[None, None, :], mask=inside, other=0.0)
         total += tl.sum(x.to(tl.float32), axis=1)
     mean = (total / size[:, None]).to(out_ptr.dtype.element_ty)
@@ -98,13 +115,10 @@ def group_mean(
     frames, n, channels = x.shape
     videos = len(num_merged)
     config = config_for("group_mean", x.device).copy()
-    config["BLOCK_C"] = min(config["BLOCK_C"], triton.next_power_of_2(channels))
+    config["BLOCK_C"] = min(config["BLOCK_C"], 1 << (channels - 1).bit_length())
     if out is None:
         out = torch.empty((total_merged, channels), dtype=x.dtype, device=x.device)
-    grid = (
-        triton.cdiv(total_merged, config["BLOCK_L"]),
-        triton.cdiv(channels, config["BLOCK_C"]),
-    )
+    grid = (-(-total_merged // config["BLOCK_L"]), -(-channels // config["BLOCK_C"]))
     _group_mean_kernel[grid](
         x,
         first_row,
@@ -120,7 +134,7 @@ def group_mean(
         n,
         channels,
         total_merged,
-        BLOCK_B=triton.next_power_of_2(videos),
+        BLOCK_B=1 << (videos - 1).bit_length(),
         **config,
     )
     return out

@@ -23,8 +23,8 @@ from torch import Tensor
 from prunevid_kernels.kernels._device import device_integers
 from prunevid_kernels.kernels.dpc_knn import MAX_POINTS
 from prunevid_kernels.kernels.frame_mean import frame_mean
-from prunevid_kernels.kernels.gram import group_gram
 from prunevid_kernels.kernels.group_clusters import GroupClusters, group_clusters
+from prunevid_kernels.kernels.group_gram import group_gram
 from prunevid_kernels.kernels.group_mean import group_mean
 from prunevid_kernels.kernels.groups import GroupTable, group_table
 from prunevid_kernels.kernels.segments import segments
@@ -119,11 +119,11 @@ def _decide(
     min_cluster_tokens = p.min_cluster_tokens if budgets is None else None
     longest = max(frames)
 
-    mean, square_norm, is_bad = frame_mean(x)
+    mean, is_offset, is_bad = frame_mean(x)
     start, length, static_count = segments(
         mean, first_frame, longest, p.segment_ratio, p.num_neighbors
     )
-    is_static = static_split(x, square_norm, start, length, static_count, p.tau)
+    is_static, static_mean = static_split(x, mean, is_offset, start, length, static_count, p.tau)
     table = group_table(
         first_frame,
         longest,
@@ -137,7 +137,9 @@ def _decide(
         p.min_cluster_tokens,
     )
     host_table = _HostCopy(table.host) if budgets is None else None
-    matrices, norms = group_gram(x, start, length, static_count, table, min_cluster_tokens)
+    matrices, norms = group_gram(
+        x, mean, is_offset, static_mean, start, length, static_count, table, min_cluster_tokens
+    )
     clusters = group_clusters(
         matrices,
         norms,

@@ -176,6 +176,7 @@ FLICKER_NOISE = 0.9  # about 1 / (1 + 0.81): dynamic
 NUM_MATERIALS = 12
 NUM_OBJECTS = 2
 OBJECT_SIDE = 0.3  # of the side of the picture
+MASSIVE_SHARES = (1.0, -0.7, 0.5, 0.3)  # of the largest of the massive channels
 
 
 def video_features(
@@ -186,6 +187,7 @@ def video_features(
     seed: int,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    massive: float = 0.0,
 ) -> Tensor:
     """Visual tokens [T, N, C] of a generated video, of standard deviation about 1.
 
@@ -194,6 +196,8 @@ def video_features(
     Args:
         frames, tokens_per_frame, channels: T, N and C.
         seed: of the layout of the scenes and of all values.
+        massive: how large all tokens are in four of the channels, as those of trained models are;
+            0: in none.
     """
     generator = torch.Generator(device).manual_seed(seed)
     layout = random.Random(seed)
@@ -217,9 +221,18 @@ def video_features(
                 covered = place[frame].to(device)[:, None]
                 surface = item + 0.4 * draw(tokens_per_frame, channels)
                 picture = torch.where(covered, surface, picture)
+            if massive:
+                _raise_channels(picture, massive, seed)
             features[start + frame] = picture
         start += length
     return features
+
+
+def _raise_channels(picture: Tensor, size: float, seed: int) -> None:
+    """Put four channels of tokens [N, C] at up to ``size``; tokens differ there by 1 in 10,000."""
+    chosen = random.Random(seed + 1).sample(range(picture.shape[1]), len(MASSIVE_SHARES))
+    for channel, share in zip(chosen, MASSIVE_SHARES, strict=True):
+        picture[:, channel] = size * share * (1 + 1e-4 * picture[:, channel])
 
 
 def scene_lengths(frames: int, layout: random.Random) -> list[int]:

@@ -24,7 +24,7 @@ from prunevid_kernels import (
     segment_frames,
 )
 
-FLOAT32_STEP = 2.0**-23
+from .rounding import FLOAT32_STEP, frame_offset, points_offset, square_error
 
 
 @dataclass
@@ -151,10 +151,12 @@ def _examine_groups(
         judge = _GroupJudge(config, layout.source_to_merged, verdict)
         error = _mean_error(segment, length)
         group = start + position  # behind the groups of earlier frames and segments
-        judge.examine(segment.mean(dim=0), start, is_static, sizes[group], error)
+        # An offset of the first frame is taken away from all means over time.
+        offset = frame_offset(segment[0])
+        judge.examine(segment.mean(dim=0), start, is_static, sizes[group], error, offset)
         for frame in range(start, start + length):
             group += 1
-            judge.examine(x[frame], frame, ~is_static, sizes[group], 0.0)
+            judge.examine(x[frame], frame, ~is_static, sizes[group], 0.0, frame_offset(x[frame]))
         start += length
 
 
@@ -184,7 +186,13 @@ class _GroupJudge:
     verdict: Verdict
 
     def examine(
-        self, tokens: Tensor, frame: int, chosen: Tensor, clusters: int, point_error: float
+        self,
+        tokens: Tensor,
+        frame: int,
+        chosen: Tensor,
+        clusters: int,
+        point_error: float,
+        offset: Tensor,
     ) -> None:
         """The chosen ones of tokens [N, C] are clustered rightly into ``clusters``."""
         size, config, verdict = int(chosen.sum()), self.config, self.verdict
@@ -209,7 +217,7 @@ class _GroupJudge:
             verdict.errors.append(f"frame {frame}: the labels are not 0 to {clusters - 1}")
             return
         points = tokens[chosen]
-        problem = contradiction(points, labels, clusters, config.num_neighbors, point_error)
+        problem = contradiction(points, labels, clusters, config.num_neighbors, point_error, offset)
         if problem is not None:
             verdict.errors.append(f"frame {frame}: {problem}")
         own = _exact_labels(points, clusters, config.num_neighbors)
@@ -270,13 +278,10 @@ def _distances(points: Tensor) -> Tensor:
     return exact / math.sqrt(points.shape[1])
 
 
-def _bounds(points: Tensor, num_neighbors: int, point_error: float) -> _Bounds:
-    n, channels = points.shape
+def _bounds(points: Tensor, num_neighbors: int, point_error: float, offset: Tensor) -> _Bounds:
+    n = len(points)
     square = _distances(points).square()
-    norm = points.norm(dim=1)
-    # Three inner products of C terms: their rounding errors add up like a random walk.
-    scale = (8 + math.sqrt(channels)) * FLOAT32_STEP / channels
-    error = scale * (norm[:, None] + norm[None, :]).square()
+    error = square_error(points - offset)
     low = ((square - error).clamp(min=0).sqrt() - 2 * point_error).clamp(min=0)
     high = (square + error).sqrt() + 2 * point_error
     is_self = torch.eye(n, dtype=torch.bool, device=points.device)
@@ -303,10 +308,20 @@ def _bounds(points: Tensor, num_neighbors: int, point_error: float) -> _Bounds:
 
 
 def contradiction(
-    points: Tensor, labels: Tensor, clusters: int, num_neighbors: int, point_error: float
+    points: Tensor,
+    labels: Tensor,
+    clusters: int,
+    num_neighbors: int,
+    point_error: float,
+    offset: Tensor | None = None,
 ) -> str | None:
-    """Why labels [n] cannot be the clusters of points [n, C]; None if they can."""
-    bounds = _bounds(points, num_neighbors, point_error)
+    """Why labels [n] cannot be the clusters of points [n, C]; None if they can.
+
+    ``offset`` [C] is taken away from the points before they are multiplied (None: that of points
+    which are no tokens of one frame).
+    """
+    offset = points_offset(points) if offset is None else offset
+    bounds = _bounds(points, num_neighbors, point_error, offset)
     ranks = torch.arange(clusters, device=labels.device)
     is_member = labels[None, :] == ranks[:, None]  # [K, n]
     # A cluster's centre is the member that scores highest; which one may be open.
@@ -356,7 +371,7 @@ def _is_decided(
 ) -> bool:
     """Whether float32 has no choice but ``labels``: no two scores or distances that matter are
     close."""
-    bounds = _bounds(points, num_neighbors, point_error)
+    bounds = _bounds(points, num_neighbors, point_error, points_offset(points))
     order = bounds.score_low.argsort(descending=True)
     centers, following = order[:clusters], order[1 : clusters + 1]
     leading = order[: len(following)]

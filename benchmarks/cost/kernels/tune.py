@@ -27,8 +27,9 @@ from triton.runtime.errors import OutOfResources
 from prunevid_kernels import compact, score_visual_tokens
 from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels.frame_mean import frame_mean
-from prunevid_kernels.kernels.gram import gram, group_gram, padded_pitch
+from prunevid_kernels.kernels.gram import gram, padded_pitch
 from prunevid_kernels.kernels.group_clusters import group_clusters
+from prunevid_kernels.kernels.group_gram import group_gram
 from prunevid_kernels.kernels.group_mean import group_mean
 from prunevid_kernels.kernels.groups import group_table
 from prunevid_kernels.kernels.segments import segments
@@ -46,31 +47,31 @@ CONFIGS = Path(_device.__file__).with_name("configs.json")
 # The grid of each kernel: every combination is tried.
 GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
     "frame_mean": {
-        "BLOCK_N": (8, 16, 32),
-        "BLOCK_C": (128, 256, 512),
+        "BLOCK_N": (4, 8),
+        "BLOCK_R": (4, 8, 16),
+        "ROW_BYTES": (512, 1024),
         "num_warps": (4, 8),
-        "num_stages": (2, 3),
     },
     "gram": {
-        "BLOCK": (16, 32, 64),
-        "BLOCK_C": (64, 128),
-        "SPLIT_C": (256, 512, 1024),
-        "num_warps": (4,),
+        "BLOCK": (32, 64),
+        "BLOCK_C": (16, 32, 64),
+        "SPLIT_C": (128, 256, 512),
+        "num_warps": (4, 8),
         "num_stages": (2, 3),
     },
     "static_split": {
-        "BLOCK_N": (1, 2),
-        "BLOCK_C": (512, 1024, 2048, 4096),
-        "num_warps": (4, 8),
-        "num_stages": (1, 2, 3),
+        "BLOCK_N": (1,),
+        "BLOCK_F": (1, 2, 4, 8),
+        "TILE": (16384, 32768),
+        "num_warps": (4, 8, 16),
     },
     "group_gram": {
         "BLOCK": (32, 64, 128),
-        "BLOCK_C": (32, 64, 128),
-        "FLOAT32_BLOCK_C": (32,),
-        "SPLIT_C": (256, 512),
+        "BLOCK_C": (32, 64),
+        "FLOAT32_BLOCK_C": (16, 32),
+        "SPLIT_C": (128, 256),
         "num_warps": (4, 8),
-        "num_stages": (2, 3, 4),
+        "num_stages": (3, 4),
     },
     # Fewer, smaller tiles would be faster for short videos alone, and one more variant to compile.
     "cluster_rows": {
@@ -89,11 +90,10 @@ GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
         "WARP_TILE": (512, 1024, 2048),
     },
     "group_mean": {
-        "BLOCK_L": (1, 2, 4),
+        "BLOCK_L": (1,),
         "BLOCK_M": (2, 4, 8),
-        "BLOCK_C": (256, 512, 1024),
+        "BLOCK_C": (1024, 2048, 4096),
         "num_warps": (4, 8),
-        "num_stages": (1, 2),
     },
     "token_score": {
         "BLOCK_M": (16, 32, 64),
@@ -131,14 +131,15 @@ def workloads(shape: CaseModel, device: torch.device) -> dict[str, Callable[[], 
     x = video_features(frames, n, channels, seed=0, device=device, dtype=torch.bfloat16)
     first_frame = torch.tensor([0, frames], dtype=torch.int32, device=device)
     first_row = first_frame[:1] * n
-    mean, square_norm, is_bad = frame_mean(x)
+    mean, is_offset, is_bad = frame_mean(x)
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
     scratch_count = static_count.clone()  # each run of static_split counts on in it
-    is_static = static_split(x, square_norm, start, length, static_count, 0.8)
+    is_static, static_mean = static_split(x, mean, is_offset, start, length, static_count, 0.8)
     table = group_table(
         first_frame, frames, start, length, static_count, is_static, is_bad, None, 0.5, 14
     )
-    matrices, norms = group_gram(x, start, length, static_count, table, 14)
+    gram_arguments = (x, mean, is_offset, static_mean, start, length, static_count, table, 14)
+    matrices, norms = group_gram(*gram_arguments)
     cluster_arguments = (
         first_frame,
         first_row,
@@ -167,8 +168,8 @@ def workloads(shape: CaseModel, device: torch.device) -> dict[str, Callable[[], 
         "frame_mean": lambda: frame_mean(x),
         "gram": lambda: gram(mean, first_frame[:-1], first_frame[1:], padded_pitch(frames)),
         "cluster_rows": lambda: group_clusters(matrices, norms, *cluster_arguments),
-        "static_split": lambda: static_split(x, square_norm, start, length, scratch_count, 0.8),
-        "group_gram": lambda: group_gram(x, start, length, static_count, table, 14),
+        "static_split": lambda: static_split(x, mean, is_offset, start, length, scratch_count, 0.8),
+        "group_gram": lambda: group_gram(*gram_arguments),
         # With the two launches before it, whose part is the same for every candidate.
         "segments": lambda: segments(mean, first_frame, frames, 0.25, 7),
         "group_clusters": lambda: group_clusters(matrices, norms, *cluster_arguments),

@@ -1,0 +1,358 @@
+"""Gram matrices of all groups that are clustered, of all videos, in one launch.
+
+A program owns a tile of one group's matrix: of the dynamic tokens of a frame, or of the means over
+time of the static tokens of a segment, and there of a part of the channels. The dynamic tokens are
+multiplied as they are where that is exact enough, and about the frame's mean where it is not (see
+:mod:`~prunevid_kernels.kernels.gram`); the static split has stored the means near 0 already.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from prunevid_kernels.kernels._device import config_for, is_interpreted
+from prunevid_kernels.kernels.frame_mean import MAX_OFFSET_BLOCKS, channels_per_offset_block
+from prunevid_kernels.kernels.gram import (
+    add_float32_products,
+    add_products,
+    padded_pitch,
+    store_tile,
+)
+from prunevid_kernels.kernels.groups import GroupTable
+
+
+@triton.jit
+def channels_per_part(C, length, SPLIT_C: tl.constexpr):
+    """Channels of each part of the Gram matrix of a segment's static tokens. The segment's
+    ``length`` frames have room for a part each."""
+    return tl.cdiv(tl.cdiv(C, SPLIT_C), length) * SPLIT_C
+
+
+@triton.jit
+def _add_offset_products(
+    same,
+    left,
+    right,
+    a_ptrs,
+    b_ptrs,
+    a_inside,
+    b_inside,
+    mean_ptr,
+    is_offset,
+    C,
+    OFFSET_C: tl.constexpr,
+    IS_DIAGONAL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Add the products, about the mean, over the blocks of channels whose bit is set."""
+    for block in range(tl.cdiv(C, OFFSET_C)):
+        if ((is_offset >> block) & 1) != 0:
+            same, left, right = add_float32_products(
+                same,
+                left,
+                right,
+                a_ptrs,
+                b_ptrs,
+                a_inside,
+                b_inside,
+                mean_ptr,
+                1,
+                is_offset,
+                block * OFFSET_C,
+                tl.minimum((block + 1) * OFFSET_C, C),
+                C,
+                1,
+                OFFSET_C,
+                IS_DIAGONAL,
+                INTERPRETED,
+                BLOCK_C,
+            )
+    return same, left, right
+
+
+@triton.jit
+def _group_gram_tile(
+    x_ptr,
+    mean_ptr,
+    is_offset_ptr,
+    static_mean_ptr,
+    position_ptr,
+    gram_ptr,
+    norm_ptr,
+    is_static,
+    frame,
+    start,
+    first_i,
+    first_j,
+    n,
+    first_c,
+    last_c,
+    N,
+    C,
+    pitch,
+    IS_DIAGONAL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    OFFSET_C: tl.constexpr,
+    OFFSET_BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    FLOAT32_BLOCK_C: tl.constexpr,
+):
+    i, j = first_i + tl.arange(0, BLOCK), first_j + tl.arange(0, BLOCK)
+    i_inside, j_inside = i < n, j < n
+    position_i = tl.load(position_ptr + i, mask=i_inside, other=0)  # [BLOCK]
+    position_j = tl.load(position_ptr + j, mask=j_inside, other=0)
+    same = tl.zeros([BLOCK, BLOCK], dtype=tl.float32)
+    left, right = same, same
+    if is_static:
+        first_token = (start // 2).to(tl.int64) * N
+        same, left, right = add_float32_products(
+            same,
+            left,
+            right,
+            static_mean_ptr + (first_token + position_i) * C,
+            static_mean_ptr + (first_token + position_j) * C,
+            i_inside,
+            j_inside,
+            mean_ptr,
+            1,
+            0,
+            first_c,
+            last_c,
+            C,
+            0,
+            OFFSET_C,
+            IS_DIAGONAL,
+            INTERPRETED,
+            FLOAT32_BLOCK_C,
+        )
+    else:
+        first_token = frame.to(tl.int64) * N
+        i_ptrs = x_ptr + (first_token + position_i) * C
+        j_ptrs = x_ptr + (first_token + position_j) * C
+        mean_ptr += frame.to(tl.int64) * C
+        block = tl.arange(0, OFFSET_BLOCKS)
+        num_blocks = tl.cdiv(C, OFFSET_C)
+        flag_ptrs = is_offset_ptr + frame.to(tl.int64) * num_blocks + block
+        flag = tl.load(flag_ptrs, mask=block < num_blocks, other=0)
+        is_offset = tl.sum(flag.to(tl.int64) << block, axis=0)  # a bit a block
+        if x_ptr.dtype.element_ty == tl.float32:
+            same, left, right = add_float32_products(
+                same,
+                left,
+                right,
+                i_ptrs,
+                j_ptrs,
+                i_inside,
+                j_inside,
+                mean_ptr,
+                1,
+                is_offset,
+                0,
+                C,
+                C,
+                1,
+                OFFSET_C,
+                IS_DIAGONAL,
+                INTERPRETED,
+                FLOAT32_BLOCK_C,
+            )
+        else:
+            same = add_products(
+                same,
+                i_ptrs,
+                j_ptrs,
+                i_inside,
+                j_inside,
+                is_offset,
+                C,
+                OFFSET_C,
+                IS_DIAGONAL,
+                INTERPRETED,
+                BLOCK_C,
+            )
+            if is_offset != 0:
+                same, left, right = _add_offset_products(
+                    same,
+                    left,
+                    right,
+                    i_ptrs,
+                    j_ptrs,
+                    i_inside,
+                    j_inside,
+                    mean_ptr,
+                    is_offset,
+                    C,
+                    OFFSET_C,
+                    IS_DIAGONAL,
+                    INTERPRETED,
+                    FLOAT32_BLOCK_C,
+                )
+    store_tile(same + (left + right), gram_ptr, norm_ptr, i, j, n, pitch, IS_DIAGONAL)
+
+
+@triton.jit(
+    do_not_specialize=["num_frames", "N", "min_cluster_tokens"],
+    do_not_specialize_on_alignment=[
+        "segment_start_ptr",
+        "segment_length_ptr",
+        "static_count_ptr",
+        "static_size_ptr",
+        "frame_size_ptr",
+    ],
+)
+def _group_gram_kernel(
+    # Features, and what their first pass found.
+    x_ptr,
+    mean_ptr,
+    is_offset_ptr,
+    static_mean_ptr,
+    # Segments and groups.
+    segment_start_ptr,
+    segment_length_ptr,
+    static_count_ptr,
+    static_size_ptr,
+    frame_size_ptr,
+    position_ptr,
+    # Written.
+    gram_ptr,
+    norm_ptr,
+    num_frames,
+    N,
+    C,
+    pitch,
+    min_cluster_tokens,
+    HAS_BUDGET: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    OFFSET_C: tl.constexpr,
+    OFFSET_BLOCKS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    FLOAT32_BLOCK_C: tl.constexpr,
+    SPLIT_C: tl.constexpr,
+):
+    """Program (group, tile row, tile column): the dynamic tokens of frame ``group``, or, from
+    ``num_frames`` on, the part that frame ``group - num_frames`` has room for of the static tokens
+    of its segment."""
+    group = tl.program_id(0)
+    first_i, first_j = tl.program_id(1) * BLOCK, tl.program_id(2) * BLOCK
+    if first_i <= first_j:
+        is_static = group >= num_frames
+        frame = tl.where(is_static, group - num_frames, group)
+        start = tl.load(segment_start_ptr + frame)
+        length = tl.load(segment_length_ptr + start)
+        num_static = tl.load(static_count_ptr + start)
+        n = tl.where(is_static, num_static, N - num_static)
+        largest_passed = min_cluster_tokens
+        if HAS_BUDGET:
+            size_ptr = tl.where(is_static, static_size_ptr + start, frame_size_ptr + frame)
+            largest_passed = tl.load(size_ptr)
+        part_channels = channels_per_part(C, length, SPLIT_C)
+        first_c = tl.where(is_static, (frame - start) * part_channels, 0)
+        last_c = tl.minimum(first_c + part_channels, C)
+        if (first_c < C) & (n > largest_passed) & (first_j < n):
+            # A frame's rows: first those of static tokens, then those of its dynamic ones.
+            before = tl.where(is_static, 0, num_static)
+            position_ptr += start.to(tl.int64) * N + before
+            row = frame.to(tl.int64) * N + before
+            gram_ptr += row * pitch
+            norm_ptr += row
+            for IS_DIAGONAL in tl.static_range(2):
+                if (first_i == first_j) == IS_DIAGONAL:
+                    _group_gram_tile(
+                        x_ptr,
+                        mean_ptr,
+                        is_offset_ptr,
+                        static_mean_ptr,
+                        position_ptr,
+                        gram_ptr,
+                        norm_ptr,
+                        is_static,
+                        frame,
+                        start,
+                        first_i,
+                        first_j,
+                        n,
+                        first_c,
+                        last_c,
+                        N,
+                        C,
+                        pitch,
+                        IS_DIAGONAL,
+                        INTERPRETED,
+                        OFFSET_C,
+                        OFFSET_BLOCKS,
+                        BLOCK,
+                        BLOCK_C,
+                        FLOAT32_BLOCK_C,
+                    )
+
+
+def group_gram(
+    x: Tensor,
+    frame_mean: Tensor,
+    is_offset: Tensor,
+    static_mean: Tensor,
+    segment_start: Tensor,
+    segment_length: Tensor,
+    static_count: Tensor,
+    table: GroupTable,
+    min_cluster_tokens: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Gram matrices of all groups that are clustered.
+
+    A segment of W frames has S static and D dynamic positions, S + D = N. In the N rows of each of
+    its frames, the last D hold the products of that frame's dynamic tokens. The first S hold a part
+    of the products of the segment's static tokens, from a part of the channels; the parts are added
+    up by their reader. So the few static groups, whose float32 products cost six times as much, are
+    spread over as many programs as the dynamic ones, and take no memory of their own.
+
+    Args:
+        x: [F, N, C] features.
+        frame_mean, is_offset: as :func:`~prunevid_kernels.kernels.frame_mean.frame_mean` gave them.
+        static_mean: as :func:`~prunevid_kernels.kernels.static_split.static_split` gave it.
+        segment_start, segment_length, static_count: [F] int32.
+        min_cluster_tokens: groups of at most so many tokens are passed through; None (budget mode):
+            groups with room for all their tokens are.
+
+    Returns:
+        gram [F, N, pitch], its rows by :func:`~prunevid_kernels.kernels.gram.padded_pitch`, and
+        norms [F, N], float32.
+    """
+    frames, n, channels = x.shape
+    config = config_for("group_gram", x.device)
+    offset_c = channels_per_offset_block(channels)
+    assert offset_c % config["BLOCK_C"] == offset_c % config["FLOAT32_BLOCK_C"] == 0
+    pitch = padded_pitch(n)
+    matrices = torch.empty((frames, n, pitch), dtype=torch.float32, device=x.device)
+    norms = torch.empty((frames, n), dtype=torch.float32, device=x.device)
+    tiles = -(-n // config["BLOCK"])
+    _group_gram_kernel[(2 * frames, tiles, tiles)](
+        x,
+        frame_mean,
+        is_offset,
+        static_mean,
+        segment_start,
+        segment_length,
+        static_count,
+        table.static_size,
+        table.frame_size,
+        table.position,
+        matrices,
+        norms,
+        frames,
+        n,
+        channels,
+        pitch,
+        min_cluster_tokens or 0,
+        HAS_BUDGET=min_cluster_tokens is None,
+        INTERPRETED=is_interpreted(),
+        OFFSET_C=offset_c,
+        OFFSET_BLOCKS=MAX_OFFSET_BLOCKS,
+        **config,
+    )
+    return matrices, norms
