@@ -107,7 +107,8 @@ def assign(
     """Where every token goes.
 
     Args:
-        segment: [T] int64 segment of each frame. lengths: [S] int64, both on the device of x.
+        segment: [T] int64, the segment of each frame, on the device of x.
+        lengths: [S] int64, the frames of each segment, on the device of x.
         config_numbers: tau, cluster_ratio, num_neighbors, min_cluster_tokens.
 
     Returns:
