@@ -97,8 +97,28 @@ def launch_from_json(record: dict[str, Any]) -> Launch:
     return Launch(**(record | {"programs": programs, "grid": (x, y, z)}))
 
 
+Structure = list[tuple[str, dict[str, Tensor]]]
+"""Of each launch its kernel and the integer tensors that it left."""
+
+
+def keep_structure(work: Work) -> Structure:
+    """Do ``work`` on real values once, and keep what later launches are counted by.
+
+    Raises:
+        RuntimeError: the kernels are not interpreted here.
+    """
+    if not _device.is_interpreted():
+        raise RuntimeError("tracing needs the kernels under TRITON_INTERPRET=1")
+    kept: Structure = []
+    if work.structure is not None:
+        with _launches_run_by(lambda *launch: _keep_integers(kept, *launch)):
+            work.structure()
+    return kept
+
+
 def trace(
     work: Work,
+    structure: Structure,
     architecture: str,
     sample: int,
     kernels: Sequence[str] | None = None,
@@ -108,29 +128,25 @@ def trace(
 
     Args:
         work: what is done.
+        structure: of the same work, from :func:`keep_structure`.
         architecture: as the config table names it.
         sample: programs of a launch that are run at most.
         kernels: launches of kernels without one of these words in their name run one program only.
         seed: of the choice of programs.
 
     Raises:
-        RuntimeError: the kernels are not interpreted here, or the two runs launched differently.
+        RuntimeError: the two runs launched differently.
     """
-    if not _device.is_interpreted():
-        raise RuntimeError("tracing needs the kernels under TRITON_INTERPRET=1")
-    kept: list[tuple[str, dict[str, Tensor]]] = []
-    if work.structure is not None:
-        with _launches_run_by(lambda *launch: _keep_integers(kept, *launch)):
-            work.structure()
     counter = _Counter(work.tensors, sample, kernels, random.Random(seed))
     with (
         mock.patch.object(_device, "architecture", lambda device: architecture),
         instrumented(),
-        _launches_run_by(lambda *launch: counter.run(kept, *launch)),
+        _launches_run_by(lambda *launch: counter.run(structure, *launch)),
     ):
         work.counts()
-    if len(kept) not in (0, len(counter.launches)):
-        raise RuntimeError(f"{len(kept)} launches at few channels, {len(counter.launches)} at all")
+    if len(structure) not in (0, len(counter.launches)):
+        made = f"{len(structure)} launches at few channels, {len(counter.launches)} at all"
+        raise RuntimeError(f"the two runs launched differently: {made}")
     return counter.launches
 
 
