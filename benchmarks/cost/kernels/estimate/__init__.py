@@ -9,11 +9,11 @@ How it comes about, one file a step:
   moves, for a sample of the programs of each launch.
 - ``compiled``, ``sass``, ``blocks``: the same launches compiled for the target; the machine code
   as instructions, blocks and loops.
-- ``counts``, ``source``: the counts of statements become counts of blocks.
+- ``counts``: the counts of statements become counts of blocks.
 - ``lanes``: bank conflicts in shared memory, from the addresses of a warp's lanes.
 - ``timing``: what a block occupies and what a warp waits for in it.
 - ``model``: programs on multiprocessors, bytes from L2 and device memory; the launch's time.
-- ``gpus``: the constants. ``report``: the tables.
+- ``gpus``: the constants. ``report``: the tables. ``tune_by_model``: block sizes chosen by it.
 
 It is a model: nothing here was measured, and its use is to compare two forms of a kernel and to say
 where the time goes. ``on_gpu`` prints measured times beside it.
@@ -28,6 +28,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import triton
 
 from ....compile_check import TARGETS
 from ...ceilings import Ceilings
@@ -147,9 +149,7 @@ def traces(
         RuntimeError: the kernels are interpreted in this process, or the other process failed; its
             own words are in the message.
     """
-    from prunevid_kernels.kernels import _device
-
-    if _device.is_interpreted():
+    if triton.knobs.runtime.interpret:
         raise RuntimeError("the kernels are interpreted (TRITON_INTERPRET is set): nothing to read")
     request = {
         "model": case.model.name,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from prunevid_kernels.kernels import _device
 
-from .cases import MODELS, Case
-from .estimate import GPUS, estimate_configs
-from .tune import CONFIGS, GRIDS, Config, Table, candidates, write_table
+from ..cases import MODELS, Case
+from ..tune import CONFIGS, GRIDS, Config, Table, candidates, write_table
+from . import GPUS, estimate_configs
 
 # Kernel of the config table -> the work that launches it, words in the names of its kernels.
 LAUNCHED_BY: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -52,7 +52,7 @@ def modelled(kernel: str, gpu: str, configs: list[Config]) -> list[Modelled]:
         RuntimeError: no launch of the kernel was found, or the model could not run.
     """
     work, words = LAUNCHED_BY[kernel]
-    model = MODELS["llava-onevision-7b"]
+    model = next(iter(MODELS.values()))
     case = Case(model, model.frames, "bf16")
     runs = estimate_configs(case, GPUS[gpu], work, words, [{kernel: config} for config in configs])
     found = []
@@ -86,7 +86,7 @@ def tune_by_model(
     """Choose block sizes of ``kernels`` for ``gpu``; ``path`` is rewritten after each kernel.
 
     Args:
-        gpu: a name of :data:`.estimate.GPUS`.
+        gpu: a name of ``estimate.GPUS``.
         kernels: names of the config table.
         path: the table's file.
         is_dry: write nothing.
