@@ -70,15 +70,30 @@ def tune_command(
     kernel: Annotated[
         list[str] | None, typer.Option(help="May be repeated.  [default: every kernel]")
     ] = None,
+    by_model: Annotated[
+        str | None,
+        typer.Option(help="Do not measure: choose by the modelled times of this GPU (h100 ...)."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --by-model: print the choice, write nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search block sizes on this GPU and write the fastest into the table that the kernels read."""
     from ..cost.kernels.tune import CONFIGS, GRIDS, tune
 
+    kernels = tuple(kernel or GRIDS)
+    if dry_run and by_model is None:
+        fail("--dry-run: only together with --by-model")
     try:
-        tune(tuple(kernel or GRIDS))
+        if by_model is None:
+            tune(kernels)
+        else:
+            from ..cost.kernels.estimate.tune_by_model import tune_by_model
+
+            tune_by_model(by_model, kernels, is_dry=dry_run)
     except ValueError as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or CONFIGS}: {error.strerror or error}")
-    print_summary({"table": str(CONFIGS)}, as_json)
+    print_summary({"table": None if dry_run else str(CONFIGS)}, as_json)

@@ -2,7 +2,8 @@
 
     python -m prunevid_kernels.benchmarks.on_gpu --minutes 8
 
-Correctness first, then kernel timings, then end-to-end latency of a model of real size, then
+First what many warps at once can break (races, graphs, waits), then correctness, kernel timings,
+the model's times beside measured ones, the end-to-end latency of a model of real size, and
 compute-sanitizer. Each section has a share of the time and hands on what it leaves; the results
 file is rewritten after every row, so that a run that is cut leaves what it has. ``--dry-run`` takes
 the same way with tiny shapes, on a CPU under Triton's interpreter, and times nothing.
@@ -15,11 +16,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,11 +29,22 @@ from prunevid_kernels.adapters.families import SIZES
 from ..cost.harness import OURS
 from ..support.environment import describe, stamp
 
+if TYPE_CHECKING:
+    from ..cost.timing import Quantiles
+    from .modelled import Estimates
+
 SCHEMA_VERSION = 2
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 # Section -> the share of the time by whose end it has to stop.
-SHARES = {"correctness": 0.3, "kernels": 0.7, "end_to_end": 0.88, "sanitizer": 1.0}
+SHARES = {
+    "stress": 0.15,
+    "correctness": 0.35,
+    "kernels": 0.65,
+    "modelled": 0.72,
+    "end_to_end": 0.9,
+    "sanitizer": 1.0,
+}
 
 # What decides whether the targets are met comes first.
 HEADLINE = tuple(SIZES)
@@ -92,7 +104,7 @@ def _status(rows: list[dict[str, Any]]) -> str:
 
 
 def _line(section: str, row: dict[str, Any]) -> str:
-    keys = ("group", "benchmark", "tool", "name", "variant", "method", "dtype")
+    keys = ("group", "benchmark", "tool", "work", "kernel", "name", "variant", "method", "dtype")
     names = (row.get(key) for key in keys)
     case = row.get("case", {}).get("name")
     what = " ".join(str(name) for name in (*names, case) if name)
@@ -100,6 +112,10 @@ def _line(section: str, row: dict[str, Any]) -> str:
         what += f" batch {row['batch']}"
     best = row.get("replay_ms") or row.get("latency_ms") or row.get("first_token_ms")
     time_ms = f" {best['median']:.4f} ms" if best else ""
+    if "modelled" in row:
+        measured = row["measured_us"]
+        time_ms = f" modelled {row['modelled']:.1f} us"
+        time_ms += f", measured {measured:.1f} us" if measured else ""
     reason = f" {row['reason'][:200]}" if row.get("reason") else ""
     return f"[{section}] {row['status']:9} {what}{time_ms}{reason}"
 
@@ -141,6 +157,44 @@ def correctness_rows(device: torch.device, is_tiny: bool, clock: Clock) -> Itera
             num_left += 1
     if num_left:
         yield {"status": "cut", "name": "time was up", "reason": f"{num_left} checks were not run"}
+
+
+def stress_rows(device: torch.device, is_tiny: bool, clock: Clock) -> Iterator[dict[str, Any]]:
+    """Races, other orders of warps, waits, graphs, massive channels."""
+    from .stress import stress_checks
+
+    num_left = 0
+    for check in stress_checks(device, is_tiny=is_tiny):
+        if clock.has_time("stress"):
+            yield check.record()
+        else:
+            num_left += 1
+    if num_left:
+        yield {"status": "cut", "name": "time was up", "reason": f"{num_left} checks were not run"}
+
+
+def start_estimates(device: torch.device, is_tiny: bool) -> Estimates | None:
+    """The model's process, for the published shapes; None: it does not know this GPU."""
+    from ..cost.kernels.cases import MODELS, REDUCED, Case
+    from .modelled import Estimates, gpu_name
+
+    gpu = gpu_name(device)
+    if gpu is None:
+        return None
+    if is_tiny:
+        return Estimates([Case(REDUCED, REDUCED.frames, "bf16")], gpu, sample=2)
+    cases = [Case(MODELS[name], MODELS[name].frames, "bf16") for name in HEADLINE[:3]]
+    return Estimates(cases, gpu, sample=24)
+
+
+def modelled_rows(
+    device: torch.device, clock: Clock, estimates: Estimates | None
+) -> Iterator[dict[str, Any]]:
+    """Modelled beside measured, kernel by kernel."""
+    if estimates is None:
+        yield {"status": "skipped", "reason": "the model knows no such GPU"}
+    else:
+        yield from estimates.rows(device, lambda: clock.left_s("modelled"))
 
 
 def kernel_rows(
@@ -196,7 +250,14 @@ def end_to_end_rows(device: torch.device, is_tiny: bool, clock: Clock) -> Iterat
         has_time=lambda: clock.has_time("end_to_end"),
     )
     for row in rows:
-        yield row.to_json()
+        yield row.to_json() | {"vision_share": vision_share(row.stages)}
+
+
+def vision_share(stages: Mapping[str, Quantiles] | None) -> float | None:
+    """The vision tower's part of the time to the first token; None: not timed."""
+    if not stages or "vision" not in stages or "first_token" not in stages:
+        return None
+    return stages["vision"].median / stages["first_token"].median
 
 
 def sanitizer_rows(device: torch.device, clock: Clock) -> Iterator[dict[str, Any]]:
@@ -230,9 +291,12 @@ def run(
     }
     report.save()
     clock = Clock(minutes)
+    estimates = start_estimates(device, is_dry)
     sections: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
+        "stress": lambda: stress_rows(device, is_dry, clock),
         "correctness": lambda: correctness_rows(device, is_dry, clock),
         "kernels": lambda: kernel_rows(device, is_dry, clock, report.content),
+        "modelled": lambda: modelled_rows(device, clock, estimates),
         "end_to_end": lambda: end_to_end_rows(device, is_dry, clock),
         "sanitizer": lambda: sanitizer_rows(device, clock),
     }

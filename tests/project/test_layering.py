@@ -43,6 +43,7 @@ ORDER = [
     {"benchmarks/report"},
     {"benchmarks/accuracy"},
     {"benchmarks/cost/serve", "benchmarks/cost/latency"},
+    {"benchmarks/cost/kernels/estimate"},
     {"benchmarks/cost/kernels"},
     {"benchmarks/cost/flops"},
     {"benchmarks/cost"},

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from prunevid_kernels.benchmarks.cost.timing import Quantiles
 from prunevid_kernels.benchmarks.on_gpu import command as on_gpu
 from prunevid_kernels.benchmarks.on_gpu import golden as gpu_golden
 from prunevid_kernels.benchmarks.on_gpu import sanitizer as gpu_sanitizer
+from prunevid_kernels.benchmarks.on_gpu import stress
 from prunevid_kernels.benchmarks.on_gpu.checks import Check, Outcome
 from prunevid_kernels.benchmarks.support.environment import ROOT
 
@@ -51,11 +53,16 @@ def dry_run(tmp_path_factory):
 def test_every_section_runs_and_passes(dry_run):
     sections = dry_run[1]["sections"]
     assert {name: section["status"] for name, section in sections.items()} == {
+        "stress": "passed",
         "correctness": "passed",
         "kernels": "passed",
+        "modelled": "passed",
         "end_to_end": "passed",
         "sanitizer": "skipped",
     }
+    assert list(sections)[0] == "stress"  # the most valuable first
+    stress = {row["group"] for row in sections["stress"]["rows"]}
+    assert stress == {"repeat", "order", "wait", "graph", "massive"}
     groups = Counter(row["group"] for row in sections["correctness"]["rows"])
     assert set(groups) == {
         "merge", "budget", "score", "compact", "launches", "batch", "repeat", "shape", "error",
@@ -90,6 +97,37 @@ def test_a_dry_run_claims_no_measurement(dry_run):
         for row in section["rows"]:
             named = [key for key in row if key.endswith(("_ms", "_us", "_per_s", "_per_token"))]
             assert not [key for key in named if row[key] is not None]
+
+
+def test_modelled_times_stand_beside_those_that_a_gpu_will_measure(dry_run):
+    rows = dry_run[1]["sections"]["modelled"]["rows"]
+    assert {row["work"] for row in rows} == {"merge", "merge, budget", "score", "compact"}
+    assert all(row["modelled"] > 0 and row["measured_us"] is None for row in rows)
+    assert {row["status"] for row in rows} == {"not timed"}
+    assert len(rows) > 15
+
+
+def test_vision_share_is_of_the_time_to_the_first_token():
+    stages = {"vision": Quantiles(2.0, 1.0, 3.0), "first_token": Quantiles(8.0, 7.0, 9.0)}
+    assert on_gpu.vision_share(stages) == 0.25
+    assert on_gpu.vision_share({}) is None
+
+
+def test_a_run_that_differs_once_is_found(monkeypatch):
+    """The check of repeated runs fails where one segment of one run is another."""
+    calls = []
+
+    def segments(*arguments, **options):
+        calls.append(1)
+        result = real(*arguments, **options)
+        return result + 1 if len(calls) == 3 else result
+
+    real = stress.segment_frames
+    monkeypatch.setattr(stress, "segment_frames", segments)
+    (check,) = (c for c in stress.stress_checks(CPU, is_tiny=True) if c.name == "8x24x64, 3 runs")
+    outcome = check.run()
+    assert outcome.status == "failed"
+    assert outcome.reason == "of 3 runs, other than in the first: segments in 1"
 
 
 def test_the_last_line_is_the_summary(dry_run):

@@ -9,11 +9,11 @@ How it comes about, one file a step:
   moves, for a sample of the programs of each launch.
 - ``compiled``, ``sass``, ``blocks``: the same launches compiled for the target; the machine code
   as instructions, blocks and loops.
-- ``counts``, ``source``: the counts of statements become counts of blocks.
+- ``counts``: the counts of statements become counts of blocks.
 - ``lanes``: bank conflicts in shared memory, from the addresses of a warp's lanes.
 - ``timing``: what a block occupies and what a warp waits for in it.
 - ``model``: programs on multiprocessors, bytes from L2 and device memory; the launch's time.
-- ``gpus``: the constants. ``report``: the tables.
+- ``gpus``: the constants. ``report``: the tables. ``tune_by_model``: block sizes chosen by it.
 
 It is a model: nothing here was measured, and its use is to compare two forms of a kernel and to say
 where the time goes. ``on_gpu`` prints measured times beside it.
@@ -29,6 +29,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import triton
+
 from ....compile_check import TARGETS
 from ...ceilings import Ceilings
 from ..cases import Case
@@ -36,7 +38,16 @@ from ..costs import GroupTokens, compact_cost, merge_cost, score_cost
 from .gpus import GPUS, Gpu
 from .model import LEFT_OUT, LaunchEstimate
 
-__all__ = ["GPUS", "LEFT_OUT", "WORKS", "LaunchEstimate", "WorkEstimate", "estimate"]
+__all__ = [
+    "GPUS",
+    "LEFT_OUT",
+    "WORKS",
+    "LaunchEstimate",
+    "WorkEstimate",
+    "estimate",
+    "estimate_configs",
+    "launch_estimates",
+]
 
 WORKS = ("merge", "merge, budget", "score", "compact")
 
@@ -68,17 +79,15 @@ def estimate(
     gpu: Gpu,
     works: Sequence[str] = WORKS,
     *,
-    configs: Mapping[str, Mapping[str, int]] | None = None,
     kernels: Sequence[str] | None = None,
     sample: int = SAMPLE,
 ) -> list[WorkEstimate]:
     """Model ``works`` of a case on ``gpu``.
 
     Args:
-        case: a model's shape; workloads are those of ``workloads.py``.
+        case: a model's shape.
         gpu: one of :data:`GPUS`.
         works: names of :data:`WORKS`.
-        configs: kernel -> block sizes instead of the shipped ones.
         kernels: only launches of kernels whose name has one of these words in it are modelled; the
             others are launched and left out.
         sample: programs of a launch that are traced at most.
@@ -86,9 +95,61 @@ def estimate(
     Raises:
         RuntimeError: the kernels are interpreted in this process, or tracing failed.
     """
-    from prunevid_kernels.kernels import _device
+    traced = traces(case, gpu, works, [{}], kernels, sample)
+    return [
+        WorkEstimate(
+            name,
+            case.name,
+            gpu.name,
+            launch_estimates(runs[0], gpu, kernels),
+            _floor_s(case, name, gpu),
+        )
+        for name, runs in traced.items()
+    ]
 
-    if _device.is_interpreted():
+
+def estimate_configs(
+    case: Case,
+    gpu: Gpu,
+    work: str,
+    kernels: Sequence[str],
+    configs: Sequence[Mapping[str, Mapping[str, int]]],
+    *,
+    sample: int = 12,
+) -> list[list[LaunchEstimate]]:
+    """The launches of ``kernels`` with each of ``configs``.
+
+    Args:
+        case: a model's shape.
+        gpu: one of :data:`GPUS`.
+        work: a name of :data:`WORKS`.
+        kernels: words in the names of the kernels that are modelled.
+        configs: each kernel of the config table -> block sizes instead of the shipped ones.
+        sample: programs of a launch that are traced at most.
+
+    Raises:
+        RuntimeError: as :func:`estimate`.
+    """
+    (runs,) = traces(case, gpu, (work,), configs, kernels, sample).values()
+    return [launch_estimates(launches, gpu, kernels) for launches in runs]
+
+
+def traces(
+    case: Case,
+    gpu: Gpu,
+    works: Sequence[str],
+    configs: Sequence[Mapping[str, Mapping[str, int]]],
+    kernels: Sequence[str] | None,
+    sample: int,
+) -> dict[str, list[list[dict[str, Any]]]]:
+    """Work -> for each of ``configs`` its launches, from a process of its own: whether kernels are
+    interpreted is decided when they are imported.
+
+    Raises:
+        RuntimeError: the kernels are interpreted in this process, or the other process failed; its
+            own words are in the message.
+    """
+    if triton.knobs.runtime.interpret:
         raise RuntimeError("the kernels are interpreted (TRITON_INTERPRET is set): nothing to read")
     request = {
         "model": case.model.name,
@@ -96,30 +157,10 @@ def estimate(
         "dtype": case.dtype_name,
         "works": list(works),
         "architecture": gpu.target,
-        "configs": {name: dict(config) for name, config in (configs or {}).items()},
+        "configs": [{name: dict(config) for name, config in run.items()} for run in configs],
         "kernels": None if kernels is None else list(kernels),
         "sample": sample,
     }
-    traced = traces(request)
-    return [
-        WorkEstimate(
-            name,
-            case.name,
-            gpu.name,
-            launch_estimates(launches, gpu, kernels),
-            _floor_s(case, name, gpu),
-        )
-        for name, launches in traced.items()
-    ]
-
-
-def traces(request: Mapping[str, object]) -> dict[str, list[dict[str, Any]]]:
-    """Work -> its traced launches, from a process of its own: whether kernels are interpreted is
-    decided when they are imported.
-
-    Raises:
-        RuntimeError: the process failed; its own words are in the message.
-    """
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=json.dumps(request),
@@ -130,7 +171,7 @@ def traces(request: Mapping[str, object]) -> dict[str, list[dict[str, Any]]]:
     )
     if done.returncode:
         raise RuntimeError(f"tracing failed: {done.stderr.strip()[-2000:]}")
-    result: dict[str, list[dict[str, Any]]] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, list[list[dict[str, Any]]]] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 

@@ -10,6 +10,7 @@ import json
 import sys
 import warnings
 from dataclasses import asdict
+from unittest import mock
 
 import torch
 
@@ -18,7 +19,7 @@ from prunevid_kernels.kernels import _device
 
 from ..cases import DTYPES, MODELS, REDUCED, Case, video_features
 from . import WORKS
-from .trace import Work, trace
+from .trace import Work, keep_structure, trace
 
 # Of the generated video that the group sizes come from: enough for angles between frames to be
 # those of the full width, few enough to be quick.
@@ -82,13 +83,21 @@ def main() -> None:
     model = (MODELS | {REDUCED.name: REDUCED})[request["model"]]
     case = Case(model, request["frames"], request["dtype"])
     table = _device.config_table()
-    for kernel, config in request["configs"].items():
-        table[kernel][request["architecture"]] = config
-    found = {}
+    found: dict[str, list[list[dict[str, object]]]] = {}
     for name in request["works"]:
         work = work_of(case, name)
-        launches = trace(work, request["architecture"], request["sample"], request["kernels"])
-        found[name] = [asdict(launch) for launch in launches]
+        structure = keep_structure(work)
+        found[name] = []
+        for configs in request["configs"]:
+            changed = {
+                kernel: table[kernel] | {request["architecture"]: config}
+                for kernel, config in configs.items()
+            }
+            with mock.patch.dict(table, changed):
+                launches = trace(
+                    work, structure, request["architecture"], request["sample"], request["kernels"]
+                )
+            found[name].append([asdict(launch) for launch in launches])
     print(json.dumps(found))
 
 

@@ -10,10 +10,12 @@ count of a line that was moved there from outside.
 
 from __future__ import annotations
 
+import ast
+import functools
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from . import source
 from .blocks import Graph, Region
 from .sass import Instruction
 from .trace import Program
@@ -92,6 +94,67 @@ def count_blocks(structure: Structure, program: Program) -> BlockCounts:
 
 
 # ------------------------------------------------------------------------------------------------
+# Source files: counts are kept by statement, because a statement over several lines is one step
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Head:
+    """A ``for`` or ``while``.
+
+    Attributes:
+        header: line of the statement; 0 stands for the whole function.
+        first: line of the first statement in its body.
+    """
+
+    header: int
+    first: int
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """What the lines of a file belong to.
+
+    Attributes:
+        statement: line -> first line of its statement; the head of a compound statement is one.
+        loop: first line of a statement -> the innermost loop around it, within its function.
+        loops: header -> loop.
+    """
+
+    statement: dict[int, int]
+    loop: dict[int, int]
+    loops: dict[int, Head]
+
+
+@functools.cache
+def read_source(path: str) -> SourceFile:
+    """The statements of a Python file."""
+    found = SourceFile({}, {}, {})
+    _visit(ast.parse(Path(path).read_text()).body, 0, found)
+    return found
+
+
+def _visit(body: list[ast.stmt], loop: int, found: SourceFile) -> None:
+    for node in body:
+        blocks = [block for name in ("body", "orelse") if (block := getattr(node, name, None))]
+        if not blocks:
+            last = node.end_lineno or node.lineno
+        else:  # the head alone
+            last = max(node.lineno, blocks[0][0].lineno - 1)
+        for line in range(node.lineno, last + 1):
+            found.statement[line] = node.lineno
+        found.loop[node.lineno] = loop
+        inner = loop
+        if isinstance(node, ast.For | ast.While):
+            found.loops[node.lineno] = Head(node.lineno, node.body[0].lineno)
+            inner = node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            inner = 0
+        for block in blocks:
+            _visit(block, inner, found)
+
+
+# ------------------------------------------------------------------------------------------------
 # Loops
 # ------------------------------------------------------------------------------------------------
 
@@ -101,7 +164,7 @@ def _statement(instruction: Instruction) -> tuple[str, int] | None:
     place = instruction.source
     if place is None or _is_tritons(place.file):  # whose functions are called from many places
         return None
-    line = source.read(place.file).statement.get(place.line)
+    line = read_source(place.file).statement.get(place.line)
     return None if line is None else (place.file, line)
 
 
@@ -119,12 +182,12 @@ def _source_loop(graph: Graph, region: Region) -> SourceLoop | None:
         block = graph.blocks[index]
         if region.header in block.successors:
             place = _statement(block.instructions[-1])
-            if place and place[1] in source.read(place[0]).loops:
+            if place and place[1] in read_source(place[0]).loops:
                 return SourceLoop(*place)
     votes: Counter[SourceLoop] = Counter()
     for item in _own_instructions(graph, region):
         place = _statement(item)
-        header = place and source.read(place[0]).loop.get(place[1])
+        header = place and read_source(place[0]).loop.get(place[1])
         if place and header:
             votes[SourceLoop(place[0], header)] += 1
     return votes.most_common(1)[0][0] if votes else None
@@ -132,7 +195,7 @@ def _source_loop(graph: Graph, region: Region) -> SourceLoop | None:
 
 def _is_in(place: tuple[str, int], loop: SourceLoop) -> bool:
     """Whether a statement stands directly in a source loop."""
-    return place[0] == loop.file and source.read(place[0]).loop.get(place[1]) == loop.header
+    return place[0] == loop.file and read_source(place[0]).loop.get(place[1]) == loop.header
 
 
 def _steps(graph: Graph, region: Region, loop: SourceLoop) -> int:
@@ -162,7 +225,7 @@ def _trips(structure: Structure, program: Program) -> dict[int, float]:
         else:
             kin.setdefault(item.loop, []).append(item)
     for loop, items in kin.items():
-        first = source.read(loop.file).loops[loop.header].first
+        first = read_source(loop.file).loops[loop.header].first
         steps = program.statements.get(f"{loop.file}:{first}", 0)
         entries = program.statements.get(f"{loop.file}:{loop.header}", 0)
         left = steps / entries if entries else 0.0

@@ -126,7 +126,7 @@ class LaunchEstimate:
     """One launch.
 
     Attributes:
-        time_s: from its start to its end, the gap to the next one included.
+        time_s: from its start to its end, and ``gap_s``, the gap to the next one.
         floor_s: its tensors' bytes, each counted once, from device memory, or its products.
         bound: what takes the time: a pipe, "latency", "L2", "device memory" or "start".
         programs: in the grid; ``working``: those that do more than leave at once.
@@ -154,6 +154,7 @@ class LaunchEstimate:
     written_bytes: float
     device_bytes: float
     flops: float
+    gap_s: float = gpus.GRAPH_GAP_S
     notes: tuple[str, ...] = ()
     details: dict[str, float] = field(default_factory=dict)
 
@@ -247,8 +248,12 @@ def _schedule(demands: list[Demand], at_once: int, gpu: Gpu) -> tuple[float, str
     ends = [0.0] * gpu.sms
     used = [Use() for _ in range(gpu.sms)]
     moved = [0.0] * gpu.sms
+    owed = 0.0
     for demand in demands:
-        for _ in range(round(demand.share)):
+        owed += demand.share
+        whole = round(owed)
+        owed -= whole
+        for _ in range(whole):
             free, place = heapq.heappop(places)
             sm = place % gpu.sms
             end = free + demand.alone

@@ -33,6 +33,11 @@ from prunevid_kernels.kernels import _device
 
 from .instrument import PATCHED, RAN, instrumented, memory_counted
 
+# Cheap programs are sampled up to so many times more densely, until so many statements have run:
+# the sizes of clusters have a long tail.
+PASSES = 4
+ENOUGH = 20_000
+
 
 @dataclass
 class Program:
@@ -97,8 +102,28 @@ def launch_from_json(record: dict[str, Any]) -> Launch:
     return Launch(**(record | {"programs": programs, "grid": (x, y, z)}))
 
 
+Structure = list[tuple[str, dict[str, Tensor]]]
+"""Of each launch its kernel and the integer tensors that it left."""
+
+
+def keep_structure(work: Work) -> Structure:
+    """Do ``work`` on real values once, and keep what later launches are counted by.
+
+    Raises:
+        RuntimeError: the kernels are not interpreted here.
+    """
+    if not _device.is_interpreted():
+        raise RuntimeError("tracing needs the kernels under TRITON_INTERPRET=1")
+    kept: Structure = []
+    if work.structure is not None:
+        with _launches_run_by(lambda *launch: _keep_integers(kept, *launch)):
+            work.structure()
+    return kept
+
+
 def trace(
     work: Work,
+    structure: Structure,
     architecture: str,
     sample: int,
     kernels: Sequence[str] | None = None,
@@ -108,29 +133,25 @@ def trace(
 
     Args:
         work: what is done.
+        structure: of the same work, from :func:`keep_structure`.
         architecture: as the config table names it.
-        sample: programs of a launch that are run at most.
+        sample: programs of a launch that are run, or all of them; of cheap ones more.
         kernels: launches of kernels without one of these words in their name run one program only.
         seed: of the choice of programs.
 
     Raises:
-        RuntimeError: the kernels are not interpreted here, or the two runs launched differently.
+        RuntimeError: the two runs launched differently.
     """
-    if not _device.is_interpreted():
-        raise RuntimeError("tracing needs the kernels under TRITON_INTERPRET=1")
-    kept: list[tuple[str, dict[str, Tensor]]] = []
-    if work.structure is not None:
-        with _launches_run_by(lambda *launch: _keep_integers(kept, *launch)):
-            work.structure()
     counter = _Counter(work.tensors, sample, kernels, random.Random(seed))
     with (
         mock.patch.object(_device, "architecture", lambda device: architecture),
         instrumented(),
-        _launches_run_by(lambda *launch: counter.run(kept, *launch)),
+        _launches_run_by(lambda *launch: counter.run(structure, *launch)),
     ):
         work.counts()
-    if len(kept) not in (0, len(counter.launches)):
-        raise RuntimeError(f"{len(kept)} launches at few channels, {len(counter.launches)} at all")
+    if len(structure) not in (0, len(counter.launches)):
+        made = f"{len(structure)} launches at few channels, {len(counter.launches)} at all"
+        raise RuntimeError(f"the two runs launched differently: {made}")
     return counter.launches
 
 
@@ -248,8 +269,9 @@ class _Counter:
 
         total = grid[0] * grid[1] * grid[2]
         is_wanted = self._kernels is None or any(k in _name(function) for k in self._kernels)
-        strata = min(total, self._sample if is_wanted else 1)
+        strata = min(total, PASSES * self._sample if is_wanted else 1)
         edges = [total * k // strata for k in range(strata + 1)]
+        passes = min(PASSES, -(-strata // self._sample))
         fn = function.rewrite()
         constants = {
             name
@@ -266,19 +288,25 @@ class _Counter:
             }
             builder = interpreter.interpreter_builder
             builder.set_grid_dim(*grid)
-            for first, end in zip(edges, edges[1:], strict=False):
-                index = self._choice.randrange(first, end)
+            done = 0
+            for number in (k for start in range(passes) for k in range(start, strata, passes)):
+                index = self._choice.randrange(edges[number], edges[number + 1])
                 x, rest = index % grid[0], index // grid[0]
                 builder.set_grid_idx(x, rest % grid[1], rest // grid[1])
-                program = Program(index, float(end - first))
+                program = Program(index, 0.0)
                 RAN.clear()
                 with memory_counted(builder, program, self._memory):
                     fn(**values)
                 program.statements = dict(RAN)
                 programs.append(program)
+                done += sum(program.statements.values())
+                if done > ENOUGH and len(programs) >= min(total, self._sample):
+                    break
         finally:
             scope.restore()
-        return programs
+        for program in programs:
+            program.share = total / len(programs)
+        return sorted(programs, key=lambda program: program.index)
 
 
 def _described(value: Any, is_constant: bool) -> list[Any]:

@@ -49,7 +49,7 @@ def compiled(program: str, request: object) -> Any:
 
 def traced(launch: Callable[[], object], sample: int = 8) -> Launch:
     """The one launch of ``launch``."""
-    (found,) = trace(Work(None, launch), "sm_90", sample)
+    (found,) = trace(Work(None, launch), [], "sm_90", sample)
     return found
 
 
