@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .shape import Size
+from .shape import ModelShape, Size
 
 if TYPE_CHECKING:
     from ..video.sampling import Rule
@@ -119,7 +119,7 @@ class Family:
     load: Later
     processor: Later
     random_model: Later
-    shape: Callable[[Any], Any]
+    shape: Callable[[Any], ModelShape]
     sizes: tuple[Size, ...]
     num_frames: int
     sampling: Rule

@@ -135,6 +135,7 @@ class _VideoLlm(lmms):
 
     def clean(self) -> None:
         self.pruned.release()
+        del self.video_model
         super().clean()
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:

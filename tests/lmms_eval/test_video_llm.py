@@ -18,12 +18,16 @@ from tiny_pllava import PUBLISHED
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import PruneReport, prune
+from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.families.pllava.model import Pllava
 from prunevid_kernels.adapters.families.pllava.processor import PllavaProcessor
 from prunevid_kernels.adapters.families.st_llm.model import StLlm
 from prunevid_kernels.adapters.families.st_llm.processor import StLlmProcessor
 from prunevid_kernels.adapters.video.reader import VideoError, read_video
 from prunevid_kernels.adapters.video.sampling import frame_indices
+from prunevid_kernels.benchmarks.accuracy.ask import take_frames
+from prunevid_kernels.benchmarks.accuracy.protocol import protocol
+from prunevid_kernels.benchmarks.datasets.sample import VideoSource
 
 try:
     version("lmms_eval")
@@ -57,7 +61,7 @@ def case(request) -> dict[str, Any]:
     ]
     return {
         "name": f"prunevid_{request.param}",
-        "rule": request.param,
+        "rule": FAMILIES[request.param].sampling,
         "arguments": {"pretrained": folder, "max_frames_num": FRAMES},
         "model": model.from_pretrained(folder),
         "processor": processor.from_pretrained(folder),
@@ -129,6 +133,24 @@ def test_an_image_is_a_video_of_one_frame(build, ask, case):
     assert lm.pruned.totals.videos == 1
 
 
+def test_a_benchmarks_frames_are_those_of_prunevid_eval(build, workplace, case):
+    """A clip of 20 frames, of which the rules take other ones."""
+    lm = build(case["name"], **case["arguments"], **OPTIONS)
+    family = FAMILIES[case["name"].removeprefix("prunevid_")]
+    clip = workplace / "0.mp4"
+    for task, benchmark in (("mvbench_action_sequence", "mvbench"), ("local_clips", "egoschema")):
+        rule = protocol(family, benchmark).sampling
+        expected = take_frames(VideoSource(clip), FRAMES, rule)
+        assert np.array_equal(lm._frames(task, str(clip)), expected)
+
+
+def test_a_folder_of_another_family_is_refused(build, pllava_folder, st_llm_folder):
+    with pytest.raises(ValueError, match="must hold ST-LLM, got PLLaVA"):
+        build("prunevid_st_llm", pretrained=pllava_folder)
+    with pytest.raises(ValueError, match="must hold PLLaVA, got ST-LLM"):
+        build("prunevid_pllava", pretrained=st_llm_folder)
+
+
 def test_answers_end_before_the_tasks_own_ends(build, ask, case):
     lm = build(case["name"], **case["arguments"], **OPTIONS)
     (answer,) = lm.generate_until([ask(lm, 0, {"max_new_tokens": 8}, kind="generate_until")])
@@ -162,7 +184,7 @@ def test_pllava_in_the_published_layout(build, evaluate, workplace, tmp_path):
     answers = {}
     for alpha in (0, 14):
         model = Pllava.from_pretrained(tmp_path, lora_alpha=alpha)
-        case = {"rule": "pllava", "processor": processor, "model": model}
+        case = {"rule": "half_segments", "processor": processor, "model": model}
         expected, _ = answers_by_hand(case, workplace, options)
         arguments = {"pretrained": tmp_path, "max_frames_num": FRAMES, "lora_alpha": alpha}
         answers[alpha] = evaluate(build("prunevid_pllava", **arguments, **options))

@@ -18,10 +18,9 @@ from prunevid_kernels.adapters import ModelError, load_video_model, prune
 from prunevid_kernels.adapters.checkpoint.files import open_checkpoint
 from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.families.detect import detect_family
-from prunevid_kernels.benchmarks.embedded.tiny_model import save_tiny_model
 
 FOLDERS: dict[str, Callable[[Path], object]] = {
-    "llava_onevision": save_tiny_model,
+    "llava_onevision": tiny_folders.write_llava_onevision,
     "pllava": tiny_folders.write_pllava,
     "st_llm": tiny_folders.write_st_llm,
 }
