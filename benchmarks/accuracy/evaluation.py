@@ -56,7 +56,7 @@ class EvaluationRequest:
         out: folder of the runs.
         resume: go on with runs that are there.
         device: a torch device, "auto": this process's GPU where there is one.
-        lora_alpha: for checkpoints whose LoRA is not merged.
+        lora_alpha: for a checkpoint whose LoRA is not merged.
 
     Raises:
         EvaluationError: a number below 1.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 
 from prunevid_kernels.adapters.families import DEFAULT_SIZE
 
-from ..support.terminal import fail
+from ..support.terminal import AsJson, fail, print_summary
 
 
 def cpu_command(
@@ -33,6 +32,7 @@ def cpu_command(
     ] = None,
     rounds: Annotated[int, typer.Option(help="Timed calls of each variant.")] = 15,
     out: Annotated[Path, typer.Option(help="Folder for table and JSON.")] = Path("cpu-benchmarks"),
+    as_json: AsJson = False,
 ) -> None:
     """Time the reference beside eager PyTorch and the engines' pruning, on one thread of a CPU.
 
@@ -56,6 +56,7 @@ def cpu_command(
         fail(f"--out: {error.filename or out}: {error.strerror or error}")
     print((out / "cpu.md").read_text())
     keys = ("kind", "environment")
-    print(json.dumps({"results": str(out / "cpu.json")} | {key: results[key] for key in keys}))
+    found = {"results": str(out / "cpu.json")} | {key: results[key] for key in keys}
+    print_summary(found, as_json)
     if has_failures(results):
         raise typer.Exit(1)
