@@ -3,7 +3,7 @@
 Time depends on shapes and not on values, so a model of a published size may have random weights,
 drawn on the device. How many tokens are left does depend on values, and a random vision tower tells
 nothing apart. So such a model runs its own vision tower and projector, and the features of a
-generated video (:func:`.cases.video_features`) then take the place of their output, where the text
+generated video (``video_features``) then take the place of their output, where the text
 decoder begins. Checkpoints and the embedded model keep their own features. Either way the frames
 are the sample clip's; where a prompt needs more frames than the clip has, it is read again from its
 start.
