@@ -46,17 +46,19 @@ class EvaluationRequest:
     """What the user asked for.
 
     Attributes:
-        benchmark: name in :data:`.datasets.registry.DATASETS`.
+        benchmark: name in :data:`..datasets.registry.DATASETS`.
         data_root: folder of the data sets.
         model: checkpoint folder; None: the embedded model.
-        methods, config, sweeps: see :func:`.eval_plan.plan_runs`; config items as for ``run``.
+        methods: names of pruning methods.
+        config: options of the methods, see :func:`..support.options.parse_config`.
+        sweeps: values of options to try, see :func:`.plan.plan_runs`.
         limit: most questions of each task; None: all.
         frames, max_new_tokens: instead of the protocol's.
         with_hidden: ask questions whose answers are hidden as well.
         out: folder of the runs.
         resume: go on with runs that are there.
         device: a torch device, "auto": this process's GPU where there is one.
-        lora_alpha: for checkpoints whose LoRA is not merged.
+        lora_alpha: for a checkpoint whose LoRA is not merged.
 
     Raises:
         EvaluationError: a number below 1.
@@ -178,12 +180,36 @@ def require_complete(run: Run, samples: Sequence[Sample]) -> None:
         )
 
 
-def submission(run: Run, extractor: str) -> dict[str, int]:
-    """Question id -> index of the chosen option; -1 where none was named, or nothing asked."""
-    return {
-        record.id: LETTERS.find(record.predictions.get(extractor) or "-")
+def write_submission(run: Run, extractor: str, file: Path) -> int:
+    """Write EgoSchema's submission: for each question the index of the chosen option.
+
+    The organisers take 0 to 4 and nothing else, so a question that was not asked, or whose answer
+    names no option, is submitted as option 0: a guess, which the score printed here counts as
+    wrong.
+
+    Args:
+        run: with all questions, those with hidden answers included.
+        extractor: how answers are read.
+        file: a ``.csv`` file gets lines of ``q_uid,answer``, any other a JSON object.
+
+    Returns:
+        How many of them are guesses.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    letters = {
+        record.id: record.predictions.get(extractor)
         for record in sorted(run.records.values(), key=lambda record: record.id)
     }
+    chosen = {name: LETTERS.index(letter) if letter else 0 for name, letter in letters.items()}
+    if file.suffix.lower() == ".csv":
+        lines = ["q_uid,answer", *(f"{name},{index}" for name, index in chosen.items())]
+        text = "\n".join(lines)
+    else:
+        text = json.dumps(chosen)
+    file.write_text(text + "\n", encoding="utf-8")
+    return sum(letter is None for letter in letters.values())
 
 
 def _load_model(request: EvaluationRequest, ranks: Ranks) -> VideoModel:

@@ -45,7 +45,7 @@ def plan_runs(
     """Every combination of methods and swept options, in the order given, each one once.
 
     Args:
-        methods: names from :data:`.methods.METHODS`.
+        methods: names from :data:`~prunevid_kernels.adapters.methods.registry.METHODS`.
         options: for every run; a sweep over the same option wins.
         sweeps: see :func:`parse_sweep`; each is a grid of its own.
 

@@ -1,15 +1,17 @@
 """The folder of one run (a model with one method on one benchmark), which outlives any process.
 
 ``settings.json`` says what was asked; nobody adds answers to a folder that was made with other
-settings. ``samples.<rank>.jsonl`` hold one JSON line a question, appended and flushed, one file for
-each process, so that no two write to the same. Whoever reads takes them together: which process
-answered what does not matter, and a run may be resumed with another number of them. A process that
-is killed may leave half a line; nobody reads it, and the next one to write cuts it off. A question
-whose video was missing is asked again on resuming, and its answer counts before that note.
+settings, or while somebody else does. ``samples.<rank>.jsonl`` hold one JSON line a question,
+appended and flushed, one file for each process, so that no two write to the same. Whoever reads
+takes them together: which process answered what does not matter, and a run may be resumed with
+another number of them. A process that is killed may leave half a line; nobody reads it, and the
+next one to write cuts it off. A question whose video was missing is asked again on resuming, and
+its answer counts before that note.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -117,7 +119,8 @@ def open_run(
     """Make a run folder, or check that it is the one to go on with.
 
     Raises:
-        RunLogError: a run is there and ``resume`` is False, or it was made with other settings.
+        RunLogError: a run is there and ``resume`` is False, or it was made with other settings, or
+            its settings are gone, so that nobody knows of what its answers are.
         OSError: the folder cannot be made.
     """
     file = folder / SETTINGS
@@ -126,6 +129,9 @@ def open_run(
             raise RunLogError(f"{folder}: holds a run; go on with it (--resume) or name another")
         check_settings(folder, settings)
         return
+    orphans = [*folder.glob("samples.*.jsonl"), *folder.glob(JUDGEMENTS)]
+    if orphans:
+        raise RunLogError(f"{folder}: has {orphans[0].name} but no {SETTINGS}; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     content = {"settings": dict(settings), "environment": dict(environment)}
     scratch = file.with_suffix(".part")
@@ -168,8 +174,16 @@ def read_run(folder: Path) -> Run:
 
 @contextmanager
 def append_lines(file: Path) -> Iterator[LineWriter]:
-    """Open a file of lines for more of them; half a line at its end is cut off first."""
+    """Open a file of lines for more of them; half a line at its end is cut off first.
+
+    Raises:
+        RunLogError: another process has it open for the same.
+    """
     with file.open("ab+") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed
+        except BlockingIOError as error:
+            raise RunLogError(f"{file}: another process is writing to it") from error
         opened.seek(0)
         content = opened.read()
         opened.truncate(content.rfind(b"\n") + 1)

@@ -6,7 +6,7 @@ several processes the first one prints, once all are done.
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -68,7 +68,7 @@ def evaluate_command(
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option(help="egoschema: ask hidden questions too, write a submission file here."),
+        typer.Option(help="egoschema: ask hidden questions too, write a .csv or .json submission."),
     ] = None,
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.")
@@ -226,10 +226,12 @@ def _judge(folders: Sequence[Path], samples: Sequence[Sample], url: str, model: 
 
 
 def _export(folder: Path, extractor: str, file: Path) -> None:
-    from ..accuracy.evaluation import submission
+    from ..accuracy.evaluation import write_submission
     from ..accuracy.run_log import read_run
 
-    file.write_text(json.dumps(submission(read_run(folder), extractor)) + "\n", encoding="utf-8")
+    guesses = write_submission(read_run(folder), extractor, file)
+    if guesses:
+        print(f"--export: {guesses} unread answers stand as option 0 in {file}", file=sys.stderr)
 
 
 def _print_table(

@@ -6,33 +6,20 @@ for the model and the method stands for it.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunevid_kernels.adapters.families import FAMILIES, SIZES
+from prunevid_kernels.adapters.families import SIZES
 
-from ..support.terminal import fail
+from ..support.terminal import AsJson, fail, print_summary
 
 if TYPE_CHECKING:
     from prunevid_kernels.adapters.families.shape import ModelShape
 
     from ..cost.flops.methods import PromptCounts, SampleFlops
-
-
-@dataclass(frozen=True)
-class TokenCounts:
-    """What the user gave; None stands for the published share or the model's own number."""
-
-    frames: int | None = None
-    visual: int | None = None
-    merged: int | None = None
-    kept: int | None = None
-    layer: int | None = None
-    text: int | None = None
 
 
 def flops_command(
@@ -58,7 +45,7 @@ def flops_command(
     ] = None,
     layer: Annotated[
         int | None,
-        typer.Option(help="Last layer before the selection.  [default: 10; fastv: 1]"),
+        typer.Option(help="Last layer before the selection.  [default: as in the paper]"),
     ] = None,
     text: Annotated[
         int | None,
@@ -67,15 +54,18 @@ def flops_command(
     paper_table: Annotated[
         bool, typer.Option("--paper-table", help="The model's ratios as the paper prints them.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Multiply-accumulates of a prefill: as the paper counts, exactly, and end to end."""
     from ..cost.flops.paper import published
 
     model = model or next(iter(published()))
     if paper_table:
-        _print_paper_table(model)
+        _print_paper_table(model, as_json)
         return
     from prunevid_kernels.adapters.methods.registry import METHODS
+
+    from ..cost.flops.planned import TokenCounts, method_flops
 
     shape = _shape(model)
     given = TokenCounts(frames, visual, merged, kept, layer, text)
@@ -85,74 +75,7 @@ def flops_command(
             results[name] = method_flops(name, shape, given)
         except ValueError as error:
             fail(str(error))
-    _print_results(model, shape, results)
-
-
-def method_flops(
-    name: str, shape: ModelShape, given: TokenCounts
-) -> tuple[PromptCounts, SampleFlops]:
-    """What a method costs with these counts.
-
-    Raises:
-        ValueError: an unknown method; counts that are negative, or grow on the way.
-    """
-    from ..cost.flops.methods import prompt_flops
-
-    counts = prompt_counts(name, shape, given)
-    return counts, prompt_flops(counts, shape)
-
-
-def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCounts:
-    """Counts of one prompt, with what is published where nothing is given.
-
-    Raises:
-        ValueError: see :func:`method_flops`.
-    """
-    from prunevid_kernels.adapters.methods.registry import METHODS
-
-    from ..cost.flops.methods import PromptCounts
-
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; known methods: {', '.join(METHODS)}")
-    for option, value in asdict(given).items():
-        least = 1 if option in ("frames", "visual") else 0
-        if value is not None and value < least:
-            raise ValueError(f"--{option} must be an integer >= {least}, got {value}")
-    num_layers = shape.decoder.num_layers
-    frames = shape.frames if given.frames is None else given.frames
-    before = frames * shape.tokens_per_frame if given.visual is None else given.visual
-    family = FAMILIES[shape.family]
-    text = family.flops_text_tokens if given.text is None else given.text
-
-    is_merging = name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge")
-    is_selecting = name in ("prunevid", "select_only", "random_drop", "drop_all", "fastv")
-    kept_share = family.prunevid_share  # 0.4 of the merged tokens
-    merged: float = before
-    if is_merging:
-        share = family.prumerge_share if name == "prumerge" else kept_share / 0.4
-        merged = before * share if given.merged is None else given.merged
-    kept = merged
-    if is_selecting and name != "drop_all":
-        kept = merged * (0.3 if name == "fastv" else 0.4) if given.kept is None else given.kept
-    elif is_selecting:
-        kept = 0
-    if not before >= merged >= kept:
-        raise ValueError(
-            f"{name}: counts must not grow: {before} visual, {merged:g} merged, {kept:g} kept"
-        )
-    layer = None
-    if is_selecting:
-        layer = (1 if name == "fastv" else 10) if given.layer is None else given.layer
-        if layer >= num_layers:
-            raise ValueError(f"--layer must be less than the {num_layers} layers, got {layer}")
-    full = num_layers if layer is None else layer + 1
-    per_layer = [merged] * full + [kept] * (num_layers - full)
-    cached = kept + text
-    if name == "fastv":
-        cached = sum(per_layer) / num_layers + text
-    elif name == "look_m":
-        cached = 0.2 * (before + text)
-    return PromptCounts(name, frames, before, per_layer, layer, text, cached)
+    _print_results(model, shape, results, as_json)
 
 
 def _shape(model: str) -> ModelShape:
@@ -169,7 +92,10 @@ def _shape(model: str) -> ModelShape:
 
 
 def _print_results(
-    model: str, shape: ModelShape, results: dict[str, tuple[PromptCounts, SampleFlops]]
+    model: str,
+    shape: ModelShape,
+    results: dict[str, tuple[PromptCounts, SampleFlops]],
+    as_json: bool,
 ) -> None:
     first = next(iter(results.values()))[0]
     print(
@@ -189,10 +115,10 @@ def _print_results(
         name: {"visual_tokens_per_layer": list(counts.per_layer), "flops": flops.as_dict()}
         for name, (counts, flops) in results.items()
     }
-    print(json.dumps({"model": model, "other_tokens": first.other, "methods": rows}))
+    print_summary({"model": model, "other_tokens": first.other, "methods": rows}, as_json)
 
 
-def _print_paper_table(model: str) -> None:
+def _print_paper_table(model: str, as_json: bool) -> None:
     from ..cost.flops.paper import note, published
 
     if model not in SIZES:
@@ -210,14 +136,7 @@ def _print_paper_table(model: str) -> None:
     print()
     for name in (model, *(name for name in published() if name != model)):
         print(note(name))
-    print(
-        json.dumps(
-            {
-                "model": model,
-                "rows": [
-                    {**asdict(row), "ours": row.ours(), "is_reproduced": row.is_reproduced()}
-                    for row in rows
-                ],
-            }
-        )
-    )
+    ratios = [
+        {**asdict(row), "ours": row.ours(), "is_reproduced": row.is_reproduced()} for row in rows
+    ]
+    print_summary({"model": model, "rows": ratios}, as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from prunevid_kernels.adapters.families import DEFAULT_SIZE
+from prunevid_kernels.adapters.families import DEFAULT_SIZE, SIZES
 
 from ..support.terminal import AsJson, fail, print_summary
 
@@ -17,7 +17,7 @@ def latency_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help=f"A published size with random weights ({DEFAULT_SIZE} ...), or a checkpoint"
+            help=f"A published size with random weights ({', '.join(SIZES)}), or a checkpoint"
             f" folder.  [default: {DEFAULT_SIZE}; without a GPU the embedded model]"
         ),
     ] = None,

@@ -1,17 +1,18 @@
 """``prunevid models check``: is a checkpoint folder whole, and which model is it?
 
 Reads configs, indices and headers only, so it takes seconds and little memory for a model of any
-size, and no GPU. What would be wrong on loading is printed in full, but for values
-that only reading the weights would show; the last line is JSON.
+size, and no GPU. What would be wrong on loading is printed in full, but for values that only
+reading the weights would show.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ..support.terminal import AsJson, print_summary
 
 models_app = typer.Typer(help="Checkpoint folders.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -24,6 +25,7 @@ def _root() -> None:
 @models_app.command("check")
 def check_command(
     folder: Annotated[Path, typer.Argument(help="Checkpoint folder.", show_default=False)],
+    as_json: AsJson = False,
 ) -> None:
     """Say which model a folder holds and whether all its weights are there; reads no weight."""
     from prunevid_kernels.adapters.checkpoint.files import open_checkpoint
@@ -54,6 +56,6 @@ def check_command(
         for kind in ("missing", "unexpected", "mismatched", "ambiguous"):
             summary[kind] = len(getattr(report, kind))
     print("loadable" if summary["loadable"] else "NOT loadable")
-    print(json.dumps(summary))
+    print_summary(summary, as_json)
     if not summary["loadable"]:
         raise typer.Exit(1)

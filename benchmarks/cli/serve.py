@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
-from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +16,7 @@ from ..support.terminal import AsJson, fail, print_summary
 def serve_command(
     model: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint folder.  [default: a tiny one with random weights]"),
+        typer.Option(help="Checkpoint folder to serve; not needed with both URLs."),
     ] = None,
     video: Annotated[
         Path | None, typer.Option(help="mp4 file.  [default: the sample clip]")
@@ -52,6 +50,8 @@ def serve_command(
 
     Needs vLLM where it starts the servers itself. Without a GPU it shows that everything works.
     """
+    if unpruned_url is None and model is None:
+        fail("say what to measure: --model FOLDER, or --unpruned-url and --pruned-url")
     if unpruned_url is None and find_spec("vllm") is None:
         fail("vllm is not installed: pip install 'prunevid-kernels[vllm]', or give both URLs")
     from ..cost.serve.bench import CPU_FIGURES, ServeCheckError, ServeRequest, bench_serve
@@ -59,33 +59,24 @@ def serve_command(
     from ..cost.serve.server import ServerError
     from ..embedded.sample_clip import SAMPLE_CLIP
 
-    with ExitStack() as stack:
-        if model is None and unpruned_url is None:
-            from ..cost.serve.models import write_default
-
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            model = Path(folder) / "tiny-random"
-            write_default(model)
-        try:
-            request = ServeRequest(
-                model=model or Path(),
-                video=video or SAMPLE_CLIP,
-                retain=retain,
-                concurrency=tuple(concurrency or (1, 2, 4, 8, 16, 32)),
-                waves=waves,
-                max_tokens=max_tokens,
-                unpruned_url=unpruned_url,
-                pruned_url=pruned_url,
-                server_options=tuple(shlex.split(server_options)),
-                start_limit_s=start_limit_s,
-            )
-            results = bench_serve(
-                request, out=out, progress=lambda line: print(line, file=sys.stderr)
-            )
-        except (ValueError, ServerError, RequestError, ServeCheckError) as error:
-            fail(str(error))
-        except OSError as error:
-            fail(f"{error.filename or out}: {error.strerror or error}")
+    try:
+        request = ServeRequest(
+            model=model or Path(),
+            video=video or SAMPLE_CLIP,
+            retain=retain,
+            concurrency=tuple(concurrency or (1, 2, 4, 8, 16, 32)),
+            waves=waves,
+            max_tokens=max_tokens,
+            unpruned_url=unpruned_url,
+            pruned_url=pruned_url,
+            server_options=tuple(shlex.split(server_options)),
+            start_limit_s=start_limit_s,
+        )
+        results = bench_serve(request, out=out, progress=lambda line: print(line, file=sys.stderr))
+    except (ValueError, ServerError, RequestError, ServeCheckError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or out}: {error.strerror or error}")
     print((out / "serve.md").read_text(encoding="utf-8"))
     if results["note"] == CPU_FIGURES:
         print(CPU_FIGURES, file=sys.stderr)

@@ -117,7 +117,7 @@ class Settings:
 
 
 @dataclass
-class Row:
+class VariantResult:
     """One variant's line.
 
     Attributes:
@@ -179,13 +179,13 @@ def measure(
     device: torch.device,
     settings: Settings,
     ceilings: Ceilings | None,
-) -> Iterator[Row]:
+) -> Iterator[VariantResult]:
     """Check and time the variants, baseline first; yields each row as it is done."""
     sets = rotation(benchmark.input_bytes, device) if settings.is_timed else 1
     inputs = [benchmark.make_inputs(seed) for seed in range(sets)]
     baseline_ms = None
     for variant in sorted(benchmark.variants, key=lambda variant: not variant.is_baseline):
-        row = Row(
+        row = VariantResult(
             benchmark.name, benchmark.case, variant.name, variant.is_baseline, str(device.type)
         )
         row.note = variant.note
@@ -209,7 +209,7 @@ def measure(
 
 
 def _measure_variant(
-    row: Row,
+    row: VariantResult,
     variant: Variant[Inputs],
     inputs: Sequence[Inputs],
     device: torch.device,
@@ -255,7 +255,7 @@ def _measure_variant(
 
 
 def _measure_replays(
-    row: Row,
+    row: VariantResult,
     variant: Variant[Inputs],
     inputs: Sequence[Inputs],
     device: torch.device,
@@ -282,7 +282,9 @@ def _measure_replays(
     row.replay_ms = Quantiles.of(replays_ms)
 
 
-def _derive(row: Row, cost: Cost, ceilings: Ceilings | None, baseline_ms: float | None) -> None:
+def _derive(
+    row: VariantResult, cost: Cost, ceilings: Ceilings | None, baseline_ms: float | None
+) -> None:
     """The numbers that follow from others."""
     if ceilings is not None:
         row.floor_ms = cost.floor_ms(ceilings)

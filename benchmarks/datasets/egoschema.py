@@ -17,10 +17,9 @@ from .sample import (
     Questions,
     RowError,
     Sample,
-    VideoSource,
-    inside,
     read_json,
     text_field,
+    video_source,
     write_rows,
 )
 
@@ -43,7 +42,7 @@ def load_egoschema(data_root: Path) -> Questions:
         if gold is not None and not _is_option(gold):
             raise RowError(f"the answer must be an integer from 0 to 4, got {gold!r}")
         task = "hidden" if gold is None else "subset"
-        source = VideoSource(inside(videos, f"{name}.mp4"))
+        source = video_source(videos, name)
         yield Sample(name, task, text_field(row, "question"), options, gold, source)
 
     questions = Questions()

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 Value = TypeVar("Value")
+_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
+VIDEO_SUFFIXES = (*_SUFFIXES, *map(str.upper, _SUFFIXES))
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -169,3 +171,15 @@ def inside(root: Path, relative: str) -> Path:
     if path.is_absolute() or ".." in path.parts or Path(relative).is_absolute():
         raise DatasetError(f"{root}: {relative!r} leaves the data root")
     return root / path
+
+
+def video_source(folder: Path, name: str) -> VideoSource:
+    """The video file of that name without suffix, as it was downloaded.
+
+    Where there is none it is the first that was looked for, for the report of missing videos.
+
+    Raises:
+        DatasetError: the name leads out of the folder.
+    """
+    paths = [inside(folder, name + suffix) for suffix in VIDEO_SUFFIXES]
+    return VideoSource(next((path for path in paths if path.is_file()), paths[0]))

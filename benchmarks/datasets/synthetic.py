@@ -3,7 +3,7 @@
 A clip has one to three scenes with hard cuts. Each scene has a textured background of a kind of its
 own, shapes that stand still and, in the longest scene, one that moves; in some frame a star
 flashes in a corner. No shape and no colour comes twice in a clip, so every question has one answer,
-a single word, and for most questions that answer hangs on few tokens of the video. Ten types of
+a single word, and for most questions that answer depends on few tokens of the video. Ten types of
 question are asked in fixed phrases.
 
 Shapes stand on a 6 x 6 grid of cells of 16 pixels: where they fall between the patches of a vision

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .sample import Questions, Sample, VideoSource, inside, text_field
+from .sample import Questions, Sample, text_field, video_source
 
 FILES = ("generic", "temporal", "consistency")
 # In the order in which the paper's table has them: score -> the file whose answers it judges.
@@ -24,7 +24,6 @@ DIMENSIONS = {
     "DO": "generic",
     "CI": "generic",
 }
-VIDEO_SUFFIXES = (".mp4", ".mkv")
 
 
 def load_vcgbench(data_root: Path) -> Questions:
@@ -39,7 +38,7 @@ def load_vcgbench(data_root: Path) -> Questions:
         file = folder / "Zero_Shot_QA" / "Benchmarking_QA" / f"{name}_qa.json"
 
         def read(index: int, row: dict[str, Any], name: str = name) -> Iterable[Sample]:
-            video = _video(folder / "Videos" / "Benchmarking", row)
+            video = video_source(folder / "Videos" / "Benchmarking", text_field(row, "video_name"))
             answer = text_field(row, "A")
             asked = {"": text_field(row, "Q")} if name != "consistency" else _pair(row)
             for suffix, question in asked.items():
@@ -51,10 +50,3 @@ def load_vcgbench(data_root: Path) -> Questions:
 
 def _pair(row: dict[str, Any]) -> dict[str, str]:
     return {"/1": text_field(row, "Q1"), "/2": text_field(row, "Q2")}
-
-
-def _video(folder: Path, row: dict[str, Any]) -> VideoSource:
-    """The file that exists; where none does, the first name, for the report of what is missing."""
-    name = text_field(row, "video_name")
-    paths = [inside(folder, name + suffix) for suffix in VIDEO_SUFFIXES]
-    return VideoSource(next((path for path in paths if path.is_file()), paths[0]))

@@ -1,8 +1,9 @@
 """Video-MME: 900 videos, three multiple-choice questions each, short, medium and long.
 
 ``prepare_videomme`` writes ``Video-MME/json/{short,medium,long}.json`` from the official parquet
-file, rows unchanged; the videos are ``Video-MME/data/<videoID>.mp4``. Subtitles are not used. Each
-duration is a task; with all 900 questions of each, their average is the official overall score.
+file, rows unchanged; the videos are ``Video-MME/data/<videoID>.mp4``, or have another suffix.
+Subtitles are not used. Each duration is a task; with all 900 questions of each, their average is
+the official overall score.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from .sample import (
     Questions,
     RowError,
     Sample,
-    VideoSource,
-    inside,
     options_field,
     text_field,
+    video_source,
     write_rows,
 )
 
@@ -47,7 +47,7 @@ def load_videomme(data_root: Path) -> Questions:
             gold = LETTERS.find(answer)
             if len(answer) != 1 or not 0 <= gold < len(options):
                 raise RowError(f"the answer must be the letter of an option, got {answer!r}")
-            source = VideoSource(inside(videos, text_field(row, "videoID") + ".mp4"))
+            source = video_source(videos, text_field(row, "videoID"))
             question = text_field(row, "question")
             yield Sample(f"{duration}/{index:04d}", duration, question, options, gold, source)
 
@@ -56,7 +56,11 @@ def load_videomme(data_root: Path) -> Questions:
 
 
 def prepare_videomme(parquet: Path, data_root: Path) -> list[Path]:
-    """Split the official parquet file (one, or a folder of its parts) by duration.
+    """Split the official questions by duration.
+
+    Args:
+        parquet: the file, or a folder that has its parts somewhere inside, as the repository has.
+        data_root: folder of the data sets.
 
     Returns:
         The files written.
@@ -68,7 +72,7 @@ def prepare_videomme(parquet: Path, data_root: Path) -> list[Path]:
     from pyarrow import ArrowException
     from pyarrow import parquet as reader
 
-    parts = sorted(parquet.glob("*.parquet")) if parquet.is_dir() else [parquet]
+    parts = sorted(parquet.rglob("*.parquet")) if parquet.is_dir() else [parquet]
     rows: list[dict[str, Any]] = []
     for part in parts:
         try:

@@ -1,7 +1,7 @@
 """The trained model that comes with the package, and what goes with it.
 
 ``data/tiny_video_qa`` is a checkpoint folder like any other; its README.md is the model card. It
-was written by ``prunevid train-tiny``, see ``train_tiny.py``. It answers questions about generated
+was written by ``prunevid train-tiny``, see ``train_tiny/``. It answers questions about generated
 clips (``datasets/synthetic.py``) and about nothing else. One of those clips, which it was not
 trained on, comes as a video file that was written by
 

@@ -1,4 +1,4 @@
-"""Two pictures of a report, as PNG: accuracy against arithmetic, and where the time goes."""
+"""Two pictures of a report, as PNG: accuracy against FLOPs, and where the time goes."""
 
 from __future__ import annotations
 

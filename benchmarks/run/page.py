@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from prunevid_kernels import __version__
+from prunevid_kernels.adapters.families import FAMILIES
 
 from .drawing import draw_heat_map, draw_pages, draw_strip, draw_token_chart, jpeg_bytes, png_bytes
 from .run import RunResult
@@ -140,6 +141,7 @@ def _render(result: RunResult, **pictures: Any) -> str:
         counts=result.counts,
         config=result.inputs.config,
         summary=result.summary(),
+        families=[family.title for family in FAMILIES.values()],
         version=__version__,
         **pictures,
     )

@@ -52,7 +52,7 @@ class RunRequest:
         video: file or folder of frames.
         question: needed with a video of one's own.
         model: checkpoint folder.
-        lora_alpha: of a checkpoint whose LoRA is not merged.
+        lora_alpha: for a checkpoint whose LoRA is not merged.
         frames: frames to sample.
         config: ``key=value`` pairs and paths of JSON files, later ones win.
         max_new_tokens: length of the answer.

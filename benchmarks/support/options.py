@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+PAPER_LAYER = 10
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is one line."""
@@ -45,12 +47,17 @@ def parse_value(text: str) -> Any:
         return text.strip()
 
 
+def default_layer(num_layers: int) -> int:
+    """The layer of the selection: the paper's, or as far into a decoder that is not so deep."""
+    return PAPER_LAYER if num_layers > PAPER_LAYER else num_layers // 3
+
+
 def no_such_layer(layer: int, num_layers: int) -> str:
     """What to tell a user whose model has fewer layers than the selection's default asks for."""
     return (
         f"layer {layer} does not exist, the decoder has layers 0 to {num_layers - 1}; choose one"
-        f" with --config layer=N, such as layer={num_layers // 3} (the paper's is a third of the"
-        " way through the decoder)"
+        f" with --config layer=N, such as layer={default_layer(num_layers)} (the paper's is a third"
+        " of the way through the decoder)"
     )
 
 

@@ -62,7 +62,7 @@ class Batch:
     Attributes:
         shown: the clips.
         prefix_ids: [P] ids before the video.
-        question_ids: [B, Q, L] ids of question, answer and end, padded behind.
+        question_ids: [B, Q, L] ids of question, answer and end, padded on the right.
         labels: [B, Q, L] the id to be said next, IGNORE where nothing is asked for.
         noun: [B, Q] where in a question its last word is.
         kind, color: [B, Q] index in KINDS and in ``synthetic.COLORS`` of the shape that a question

@@ -1,4 +1,4 @@
-"""The model card of the embedded model: what it is, how it came about, what was measured."""
+"""The model card of the embedded model: what it is, how it was trained, what was measured."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ vocabulary of {words} words and was never shown a real picture.
 
 ## How it was trained
 
-`prunevid train-tiny --seed {seed}` trains it from nothing, in {steps} steps. Weights depend on
-seed, device and number of threads. This one: {where}.
+`prunevid train-tiny --seed {seed}` trains it from random weights, in {steps} steps. What comes out
+depends on seed, device and number of threads. This one: {where}.
 
 {stages}
 
@@ -50,7 +50,7 @@ intervals. Methods run at their defaults, selecting after layer {layer} (`layer=
 
 _TAIL = """
 *blind*: the question without the video. *drop_all*: merged as PruneVid does, and no visual token
-behind the selecting layer. *random_drop*: random tokens, as many in each layer as PruneVid leaves.
+after the selecting layer. *random_drop*: random tokens, as many in each layer as PruneVid leaves.
 
 ## Limits
 
@@ -82,9 +82,11 @@ def model_card(
 
     Args:
         results: what was measured.
+        seed: of data and weights.
         steps: of each stage.
+        parameters: of the model.
         words: in the vocabulary.
-        where: on what the training ran.
+        where: device, threads and torch version of the training.
     """
     head = _HEAD.format(
         millions=parameters / 1e6,

@@ -132,7 +132,7 @@ def answer_loss(
         seen = hidden[PROBED_LAYER][:, start : start + batch.shown.motion.shape[1]]
         loss = loss + probe_weight * _probe_loss(probes, words[word_groups[3]], seen, batch.shown)
     is_answer = batch.labels != IGNORE
-    is_answer = is_answer & (is_answer.cumsum(dim=-1) == 1)  # the answer; behind it comes its end
+    is_answer = is_answer & (is_answer.cumsum(dim=-1) == 1)  # the answer; after it comes its end
     return loss, _accuracy(answers, torch.where(is_answer, batch.labels, IGNORE))
 
 

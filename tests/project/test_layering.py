@@ -65,7 +65,6 @@ FAMILY_TABLE = f"{ADAPTERS}.families"
 NAMES_ALLOWED = {
     "adapters/vllm": "an engine wants a class for each architecture",
     "adapters/lmms_eval": "an engine wants a class for each architecture",
-    "benchmarks/cost/serve": "an engine wants a class for each architecture",
     "benchmarks/embedded": "the embedded model is one of a family",
     "benchmarks/train_tiny": "the embedded model is one of a family",
 }

@@ -41,10 +41,7 @@ def unpoisoned_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from prunevid_kernels.benchmarks.cost.serve.models import (
-        write_llava_onevision,
-        write_qwen2_5_vl,
-    )
+    from vllm_checkpoints import write_llava_onevision, write_qwen2_5_vl
 
     folder = tmp_path_factory.mktemp("checkpoints")
     write_llava_onevision(folder / "llava_onevision")

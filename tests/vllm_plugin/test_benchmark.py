@@ -16,9 +16,12 @@ from prunevid_kernels.benchmarks.cost.serve.bench import CPU_FIGURES
 from prunevid_kernels.benchmarks.cost.serve.server import ServerError, running_server
 
 
-def test_the_benchmark_measures_a_server_with_and_without_pruning(tmp_path: Path) -> None:
-    """``prunevid bench serve`` as it is typed, with its own checkpoint and its own servers."""
-    command = ["bench", "serve", "--retain", str(RETAIN), "--out", str(tmp_path)]
+def test_the_benchmark_measures_a_server_with_and_without_pruning(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """``prunevid bench serve`` as it is typed, with its own servers."""
+    command = ["bench", "serve", "--model", str(checkpoints["llava_onevision"])]
+    command += ["--retain", str(RETAIN), "--out", str(tmp_path)]
     command += ["--concurrency", "1", "--concurrency", "4", "--waves", "2", "--max-tokens", "4"]
     result = CliRunner().invoke(app, [*command, "--server-options", shlex.join(SERVER_OPTIONS)])
     assert result.exit_code == 0, result.output

@@ -1,6 +1,6 @@
 """What a prefill costs in FLOPs, from the sequence length of each decoder layer.
 
-Pure arithmetic on measured lengths; nothing is timed here. Counts are multiply-accumulates, which
+Computed from measured lengths; nothing is timed here. Counts are multiply-accumulates, which
 is what the PruneVid paper prints as FLOPs; ratios do not depend on that. Two forms:
 
 * ``paper``: ``4 n d^2 + 2 n^2 d + 2 n d m`` for a layer of width d and MLP width m on n tokens, as

@@ -102,7 +102,7 @@ class PromptCounts:
 
 
 def sample_flops(call: PruneCall, shape: ModelShape) -> SampleFlops:
-    """The arithmetic of one prompt forward, all prompts of its batch together, padding not counted.
+    """FLOPs of one prompt forward: all prompts of its batch together, padding not counted.
 
     Args:
         call: what the report says of it.
@@ -115,7 +115,7 @@ def sample_flops(call: PruneCall, shape: ModelShape) -> SampleFlops:
 
 
 def prompt_flops(counts: PromptCounts, shape: ModelShape) -> SampleFlops:
-    """The arithmetic of one prompt.
+    """FLOPs of one prompt.
 
     Raises:
         ValueError: ``counts`` has another number of layers than the model.

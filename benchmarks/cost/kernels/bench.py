@@ -19,10 +19,10 @@ import torch
 
 from ...support.environment import describe
 from ..ceilings import H200_DATASHEET, Ceilings, Cost, measure_ceilings
-from ..harness import OURS, Row, Settings, measure
+from ..harness import OURS, Settings, VariantResult, measure
 from .cases import MODELS, REDUCED, Case, real_cases
 from .costs import GroupTokens, compact_cost, merge_cost, score_cost
-from .report import floors_markdown, markdown, plot
+from .report import floors_markdown, kernels_markdown, plot
 from .stages import STAGES, stage_benchmarks
 
 SCHEMA_VERSION = 1
@@ -66,7 +66,7 @@ def bench_kernels(
     settings = settings or (Settings() if on_gpu else Settings(3, 10, 2.0))
     run_cases = cases if on_gpu else [Case(REDUCED, REDUCED.frames, name) for name in dtypes]
     ceilings = measure_ceilings(device)
-    rows: list[Row] = []
+    rows: list[VariantResult] = []
     for case in run_cases:
         for benchmark in stage_benchmarks(
             case,
@@ -112,7 +112,7 @@ def modelled_floors(cases: Sequence[Case], stages: Sequence[str]) -> list[tuple[
     return floors
 
 
-def summary_line(row: Row) -> str:
+def summary_line(row: VariantResult) -> str:
     """One row in one line, for the screen."""
     what = f"{row.benchmark:8} {row.case['name']:38} {row.variant:36}"
     if row.best_ms is None:
@@ -133,7 +133,7 @@ def has_failures(results: dict[str, Any]) -> bool:
 
 def _write(
     results: dict[str, Any],
-    rows: Sequence[Row],
+    rows: Sequence[VariantResult],
     floors: Sequence[tuple[str, Cost]],
     ceilings: Ceilings,
     floor_ceilings: Ceilings,
@@ -147,7 +147,7 @@ def _write(
     if not results["is_gpu"]:
         head += f"{NO_GPU}\n\n"
     stamp = f"`{json.dumps(environment)}`\n\n"
-    text = head + stamp + markdown(rows) + "\n" + floors_markdown(floors, floor_ceilings)
+    text = head + stamp + kernels_markdown(rows) + "\n" + floors_markdown(floors, floor_ceilings)
     (out / "kernels.md").write_text(text)
     title = f"prunevid_kernels on {device}, commit {(environment['commit'] or 'unknown')[:10]}"
     if any(row.best_ms is not None for row in rows):

@@ -7,7 +7,7 @@ from itertools import cycle, groupby
 from pathlib import Path
 
 from ..ceilings import Ceilings, Cost
-from ..harness import OURS, Row
+from ..harness import OURS, VariantResult
 from ..timing import Quantiles
 
 HEADER = (
@@ -17,7 +17,7 @@ HEADER = (
 )
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def kernels_markdown(rows: Sequence[VariantResult]) -> str:
     """A table for each stage and case."""
     parts = []
     for (stage, case), group in groupby(rows, key=lambda row: (row.benchmark, row.case["name"])):
@@ -48,7 +48,7 @@ def floors_markdown(costs: Sequence[tuple[str, Cost]], ceilings: Ceilings) -> st
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Row) -> str:
+def _line(row: VariantResult) -> str:
     launches = "-"
     if row.launches is not None:
         launches = " / ".join(str(row.launches[k]) for k in ("triton", "torch", "host_copies"))
@@ -69,7 +69,7 @@ def _line(row: Row) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def _note(row: Row) -> str:
+def _note(row: VariantResult) -> str:
     notes = [] if row.status == "ok" else [f"**{row.status}**"]
     notes += [
         text.replace("|", "\\|") for text in (row.note, row.reason, row.replay_reason) if text
@@ -92,7 +92,7 @@ def _number(value: float | None, form: str) -> str:
 _MARKERS = {"merge": "o", "score": "s", "compact": "D"}
 
 
-def plot(rows: Sequence[Row], ceilings: Ceilings, path: Path, *, title: str) -> None:
+def plot(rows: Sequence[VariantResult], ceilings: Ceilings, path: Path, *, title: str) -> None:
     """Write a PNG: left the roofline, right how far each variant is from its stage's floor.
 
     Only rows with a time appear. A stage's operations and bytes are those it needs, the same for

@@ -21,7 +21,7 @@ from prunevid_kernels.adapters.families.shape import DecoderShape
 from prunevid_kernels.adapters.methods.registry import METHODS
 
 from ...support.environment import describe
-from ..harness import Row, Settings, measure
+from ..harness import Settings, VariantResult, measure
 from ..kernels.cases import DTYPES, Case, CaseModel
 from ..kernels.stages import stage_benchmarks
 from .rows import ON_CPU, LatencyRow, LatencySettings, latency_rows
@@ -141,7 +141,7 @@ def _merge_rows(
     decoder_config: Any,
     dtype_name: str,
     request: LatencyRequest,
-) -> Iterator[Row]:
+) -> Iterator[VariantResult]:
     """The merge alone, in every way to do it, at the shapes of the rows."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")

@@ -1,7 +1,7 @@
 """Whether a pruned model computes what its method says, before any of its times is believed.
 
 One prompt is answered with two tokens under the method, and again by hand: the plain decoder gets
-the merged embeddings, hooks of a few lines take the dropped rows out behind the selecting layer and
+the merged embeddings, hooks of a few lines take the dropped rows out after the selecting layer and
 out of the caches, and both tokens' logits have to agree. What the method decided (which tokens
 it kept) is taken from its report; the merge of PruneVid is done anew. Counts and cache lengths have
 to be those that the report tells. A method that rewrites caches beyond dropping entries is
@@ -65,8 +65,8 @@ def check_method(
         raise IncorrectResultError("logits of the pruned model are not finite")
     _require_lengths(trace)
     start, stop = video.span
-    behind = len(trace.fed) - stop  # tokens behind the video
-    merged = trace.merged[start : len(trace.merged) - behind]
+    after = len(trace.fed) - stop  # tokens after the video
+    merged = trace.merged[start : len(trace.merged) - after]
     if len(merged) != video.tokens_merged:
         raise IncorrectResultError(
             f"{len(merged)} merged tokens reached the decoder's layers, not {video.tokens_merged}"
@@ -80,7 +80,7 @@ def check_method(
     if expected is not None:
         _require_close("merged tokens", merged, expected, limit)
     _require_close("text before the video", trace.merged[:start], trace.fed[:start], 0.0)
-    _require_close("text behind it", trace.merged[-behind:], trace.fed[-behind:], 0.0)
+    _require_close("text after it", trace.merged[-after:], trace.fed[-after:], 0.0)
     by_hand = _logits_by_hand(subject, trace)
     for token, logits in enumerate(by_hand):
         _require_close(f"logits of token {token + 1}", trace.logits[token], logits, limit)
@@ -183,7 +183,7 @@ def _logits_by_hand(subject: Subject, trace: _Trace) -> list[Tensor]:
             return logits  # its entries are not those of tokens any more
         if wanted != layer.keys.shape[2]:
             layer.keys, layer.values = layer.keys[:, :, rows], layer.values[:, :, rows]
-    # Positions go on behind the merged prompt, not behind what is left of it.
+    # Positions go on after the merged prompt, not after what is left of it.
     place = torch.tensor([[len(trace.merged)]], device=rows.device)
     token = model.get_input_embeddings()(trace.first_token)
     return [*logits, head(_run(decoder, token, cache, place)[:, -1])[0]]
@@ -207,8 +207,8 @@ def _kept_rows(trace: _Trace) -> Tensor:
     start, device = video.span[0], video.kept.device
     stop = start + video.tokens_merged
     before = torch.arange(start, device=device)
-    behind = torch.arange(stop, len(trace.merged), device=device)
-    return torch.cat((before, video.kept + start, behind))
+    after = torch.arange(stop, len(trace.merged), device=device)
+    return torch.cat((before, video.kept + start, after))
 
 
 def _drop_rows(layers: nn.ModuleList, rows: Tensor, hooks: ExitStack) -> None:

@@ -1,7 +1,7 @@
 """End-to-end latency: one model, unpruned and under each method, split by stage.
 
 A row is a method at a number of frames and a batch size. Each begins with one call from cold,
-then has to pass its check (:mod:`.latency_checks`), and only then is timed; a row whose check fails
+then has to pass its check (:mod:`.checks`), and only then is timed; a row whose check fails
 holds no time, and one that cannot run (memory) says so. The unpruned model, without a hook of ours
 and on the same attention backend, is the baseline of every other row of its shape. What replaces
 the merge alone (the method as loops, vectorised, under ``torch.compile``, and engines' cosine
@@ -68,14 +68,16 @@ class LatencyRow:
         features: ``"generated"`` in place of the projector's output, or the ``"model's own"``.
         status: ``"ok"``, ``"not timed"`` (its check passed), ``"incorrect"`` (it did not),
             ``"failed"`` (it could not run); ``reason`` says more.
-        visual_tokens, merged_tokens, kept_tokens: of each prompt. tokens_per_frame: as they are
-            merged.
+        visual_tokens, merged_tokens, kept_tokens: of each prompt.
+        tokens_per_frame: as they are merged.
         cold_ms: wall clock of the first call, kernels' compilation included where it was needed.
-        stages: of the time to the first token, see :data:`.latency_stages.STAGES`.
+        stages: of the time to the first token, see :data:`.stages.STAGES`.
         read_ms: reading and preprocessing one video on the host; not part of any other time.
         first_token_ms: from the call of ``generate`` to the first token.
-        ms_per_token: of each later one. tokens_per_s: of the whole answer, all prompts together.
-        peak_memory_bytes: allocated at most, weights included. weights_bytes: theirs.
+        ms_per_token: of each later one.
+        tokens_per_s: of the whole answer, all prompts together.
+        peak_memory_bytes: allocated at most, weights included.
+        weights_bytes: the weights alone.
         kv_bytes: keys and values of the prompts.
         flops: form -> multiply-accumulates of all prompts.
         speedup: the unpruned row's time to the first token divided by this one's.

@@ -69,7 +69,7 @@ class StageClock:
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Enter it before the method is applied: then all that the method does in the decoder's
-        call lies behind the first mark."""
+        call comes after the first mark."""
         hooks = [
             self._decoder.register_forward_pre_hook(lambda *_: self._note("decoder")),
             self._head.register_forward_pre_hook(lambda *_: self._note("head")),

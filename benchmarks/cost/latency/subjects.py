@@ -3,7 +3,7 @@
 Time depends on shapes and not on values, so a model of a published size may have random weights,
 drawn on the device. How many tokens are left does depend on values, and a random vision tower tells
 nothing apart. So such a model runs its own vision tower and projector, and the features of a
-generated video (:func:`.cases.video_features`) then take the place of their output, where the text
+generated video (``video_features``) then take the place of their output, where the text
 decoder begins. Checkpoints and the embedded model keep their own features. Either way the frames
 are the sample clip's; where a prompt needs more frames than the clip has, it is read again from its
 start.
@@ -34,6 +34,7 @@ from prunevid_kernels.adapters.video.reader import read_video
 
 from ...embedded import model as embedded_model
 from ...embedded.sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
+from ...support.options import default_layer
 from ..kernels.cases import video_features
 from .random_models import random_model
 
@@ -93,7 +94,7 @@ def load_subject(
         raise ModelError(f"model must be {', '.join(SIZES)} or a checkpoint folder, got {model!r}")
     loaded = load_video_model(model, device, dtype=dtype, lora_alpha=lora_alpha)
     layers = len(loaded.model.get_decoder().layers)
-    return Subject(loaded, 10 if layers > 10 else layers // 3, has_own_features=True)
+    return Subject(loaded, default_layer(layers), has_own_features=True)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def process_group(
     output: IO[bytes] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a process group of its own, and stop the group behind the block.
+    """Run a command in a process group of its own, and stop the group after the block.
 
     Inside the block SIGTERM raises KeyboardInterrupt, as Ctrl-C does: by itself it would end this
     process without a way out of the block. For the main thread only, as all of Python's signals.

@@ -120,3 +120,22 @@ def test_settings_that_are_none(folder: Path, content: str) -> None:
 def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunLogError, match="No such file"):
         read_run(tmp_path)
+
+
+def test_two_writers_do_not_meet_in_a_file(folder: Path) -> None:
+    with append_lines(samples_file(folder, 0)) as log:
+        log.write(Record("a", "t", "yes"))
+        with pytest.raises(RunLogError, match="samples.0.jsonl: another process is writing to it"):
+            with append_lines(samples_file(folder, 0)):
+                pytest.fail("two writers")
+        write(folder, 1, Record("b", "t", "no"))
+    write(folder, 0, Record("c", "t", "yes"))
+    assert list(read_run(folder).records) == ["a", "c", "b"]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_answers_whose_settings_are_gone_are_not_adopted(folder: Path, resume: bool) -> None:
+    write(folder, 0, Record("a", "t", "yes"))
+    (folder / "settings.json").unlink()
+    with pytest.raises(RunLogError, match="has samples.0.jsonl but no settings.json"):
+        open_run(folder, SETTINGS, {}, resume=resume)

@@ -15,6 +15,7 @@ import pytest
 from judge_server import judge_server
 from typer.testing import CliRunner
 
+from prunevid_kernels.benchmarks.accuracy.evaluation import write_submission
 from prunevid_kernels.benchmarks.accuracy.run_log import read_run
 from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.datasets.mvbench import TASKS
@@ -132,15 +133,22 @@ def test_egoschema_measures_the_public_answers(evaluate) -> None:
 
 
 def test_egoschema_export_has_every_question(evaluate, tmp_path: Path) -> None:
-    file = tmp_path / "submission.json"
+    file = tmp_path / "submission.csv"
     outcome = evaluate("egoschema", "--export", file)
     (row,) = outcome.record["rows"]
     assert (row["questions"], list(row["tasks"])) == (2, ["subset"]), "hidden answers do not count"
-    submitted = json.loads(file.read_text())
+    header, *lines = file.read_text().splitlines()
+    assert header == "q_uid,answer"
+    submitted = {name: int(answer) for name, answer in (line.split(",") for line in lines)}
     run = read_run(Path(outcome.record["runs"][0]))
     letters = {name: record.predictions["strict"] for name, record in run.records.items()}
-    assert submitted == {n: "ABCDE".index(x) if x else -1 for n, x in letters.items()}
+    assert submitted == {n: "ABCDE".index(x) if x else 0 for n, x in letters.items()}
     assert sorted(submitted) == ["uid-0", "uid-1", "uid-2", "uid-3"]
+    unread = sum(letter is None for letter in letters.values())
+    assert unread and f"{unread} unread answers stand as option 0" in outcome.stderr
+    as_json = tmp_path / "submission.json"
+    assert write_submission(run, "strict", as_json) == unread
+    assert json.loads(as_json.read_text()) == submitted
 
 
 def test_vcgbench_is_predicted_first_and_judged_later(

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from prunevid_kernels.adapters.families import SIZES
 from prunevid_kernels.benchmarks.cli import app
+from prunevid_kernels.benchmarks.embedded.model import EMBEDDED_MODEL
 
 pytestmark = pytest.mark.one_version
 
@@ -44,6 +45,15 @@ def test_every_published_size_by_its_name(model):
     result = run("--model", model, "--method", "full")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["model"] == model
+
+
+def test_a_small_decoder_gets_a_layer_that_it_has():
+    """A third of the way in, as the paper's layer 10 of 32 is."""
+    result = run("--model", str(EMBEDDED_MODEL), "--method", "prunevid")
+    assert result.exit_code == 0, result.stderr
+    (method,) = json.loads(result.stdout.splitlines()[-1])["methods"].values()
+    lengths = method["visual_tokens_per_layer"]
+    assert len(lengths) == 5 and lengths[0] == lengths[1] > lengths[2] == lengths[4]
 
 
 @pytest.mark.parametrize("folder", ["stllm_tiny_qa_ckpt", "pllava_tiny_ckpt"])

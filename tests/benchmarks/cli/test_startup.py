@@ -1,7 +1,6 @@
 """What a command loads before it works: nothing that takes seconds, unless it is needed.
 
-Commands run in a process of their own, which reports the heavy packages that it has loaded. What
-``import prunevid_kernels`` loads is the core's affair and counted to none of the commands.
+Commands run in a process of their own, which reports the heavy packages that it has loaded.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ NOT_TO_ANSWER = {"openai", "matplotlib", "pyarrow", "scipy"}
 # Prints command -> what was loaded by its end; without a command, every one there is with --help.
 REPORT = f"""
 import json, sys
-import prunevid_kernels
-core = set(sys.modules)
 import typer
 from prunevid_kernels.benchmarks.cli import app
 
@@ -37,7 +34,7 @@ given = [tuple(sys.argv[1:])] if sys.argv[1:] else [
 loaded = {{}}
 for arguments in given:
     app(arguments, standalone_mode=False)
-    names = {{name.partition(".")[0] for name in set(sys.modules) - core}}
+    names = {{name.partition(".")[0] for name in sys.modules}}
     loaded[" ".join(arguments)] = sorted(names & {HEAVY!r})
 print(json.dumps(loaded), file=sys.stderr)
 """

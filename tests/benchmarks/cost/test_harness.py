@@ -12,7 +12,7 @@ import torch
 from doubling import BASELINE, CEILINGS, CPU, QUICK, check_doubled, doubling
 
 from prunevid_kernels.benchmarks.cost import harness, timing
-from prunevid_kernels.benchmarks.cost.harness import Row, Settings, Variant, measure
+from prunevid_kernels.benchmarks.cost.harness import Settings, Variant, VariantResult, measure
 from prunevid_kernels.benchmarks.cost.timing import Quantiles
 from prunevid_kernels.benchmarks.support.environment import describe, stamp
 
@@ -192,7 +192,7 @@ def test_a_replay_is_checked_before_it_is_timed(monkeypatch, outputs, status, re
     monkeypatch.setattr(harness, "capture", lambda works: (FakeGraph(), made))
     monkeypatch.setattr(harness, "time_replays", lambda *a, **k: [1.0, 2.0, 3.0])
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    row = Row("merge", {}, "v", False, "cuda", status="ok")
+    row = VariantResult("merge", {}, "v", False, "cuda", status="ok")
     inputs = [torch.full((4,), value) for value in (1.0, 2.0)]
     harness._measure_replays(row, BASELINE, inputs, CPU, 1, 3)
     assert (row.status, row.reason) == (status, reason)

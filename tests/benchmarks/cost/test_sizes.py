@@ -7,8 +7,8 @@ import torch
 
 from prunevid_kernels.adapters import ModelError
 from prunevid_kernels.adapters.families import FAMILIES, SIZES
-from prunevid_kernels.benchmarks.cli.flops import TokenCounts, prompt_counts
 from prunevid_kernels.benchmarks.cost.flops.paper import published
+from prunevid_kernels.benchmarks.cost.flops.planned import TokenCounts, prompt_counts
 from prunevid_kernels.benchmarks.cost.kernels.cases import MODELS
 from prunevid_kernels.benchmarks.cost.latency.subjects import load_subject
 

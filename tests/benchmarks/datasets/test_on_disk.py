@@ -158,6 +158,37 @@ def test_videomme_questions(tmp_path: Path, clip: Path) -> None:
     assert all(video.path.is_file() for video in sources(questions))
 
 
+@pytest.mark.parametrize("suffix", [".webm", ".avi", ".MKV", ".MP4"])
+def test_videos_are_found_with_the_suffix_that_they_have(
+    tmp_path: Path, clip: Path, suffix: str
+) -> None:
+    """Videos of one benchmark come from many places."""
+    for load, grow in (
+        (load_videomme, tree.videomme_tree),
+        (load_vcgbench, tree.vcgbench_tree),
+        (load_egoschema, tree.egoschema_tree),
+    ):
+        root = grow(tmp_path / load.__name__, clip)
+        for video in sources(load(root)):
+            if video.path.is_file():
+                video.path.rename(video.path.with_suffix(suffix))
+        assert {video.path.suffix for video in sources(load(root))} == {suffix}
+        assert all(video.path.is_file() for video in sources(load(root)))
+
+
+def test_a_video_that_is_missing_is_named_as_it_is_published(tmp_path: Path, clip: Path) -> None:
+    root = tree.videomme_tree(tmp_path, clip)
+    (root / "Video-MME" / "data" / "vid-short.mp4").unlink()
+    assert sources(load_videomme(root))[0].path.name == "vid-short.mp4"
+
+
+def test_videomme_from_the_repository_s_own_folder(tmp_path: Path) -> None:
+    part = tmp_path / "hub" / "videomme" / "test-00000-of-00001.parquet"
+    part.parent.mkdir(parents=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(tree.videomme_rows()), part)
+    assert len(prepare_videomme(tmp_path / "hub", tmp_path / "DATAS")) == 3
+
+
 @pytest.mark.parametrize("answer", ["E", "AB", "a", "1"])
 def test_videomme_answer_that_is_no_option(tmp_path: Path, clip: Path, answer: str) -> None:
     tree.videomme_tree(tmp_path, clip)

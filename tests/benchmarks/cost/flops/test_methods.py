@@ -9,7 +9,6 @@ from prunevid_kernels import TokenLayout
 from prunevid_kernels.adapters import PruneCall, VideoRecord
 from prunevid_kernels.adapters.families import SIZES
 from prunevid_kernels.adapters.methods.registry import METHODS
-from prunevid_kernels.benchmarks.cli.flops import TokenCounts, prompt_counts
 from prunevid_kernels.benchmarks.cost.flops.decoder import prefill_macs
 from prunevid_kernels.benchmarks.cost.flops.methods import (
     ACCOUNTINGS,
@@ -18,6 +17,7 @@ from prunevid_kernels.benchmarks.cost.flops.methods import (
     total_flops,
 )
 from prunevid_kernels.benchmarks.cost.flops.paper import note, published
+from prunevid_kernels.benchmarks.cost.flops.planned import TokenCounts, prompt_counts
 
 PLLAVA = SIZES["pllava-7b"].shape
 PUBLISHED = [row for model in published().values() for row in model.ratios]

@@ -22,7 +22,7 @@ from prunevid_kernels.benchmarks.cost.kernels.cases import (
     video_features,
 )
 from prunevid_kernels.benchmarks.cost.kernels.costs import GroupTokens, merge_cost
-from prunevid_kernels.benchmarks.cost.kernels.report import markdown, plot
+from prunevid_kernels.benchmarks.cost.kernels.report import kernels_markdown, plot
 from prunevid_kernels.benchmarks.cost.kernels.stages import stage_benchmarks
 
 
@@ -84,7 +84,7 @@ def test_markdown_has_a_line_for_every_row_and_every_reason():
 
     bad = Variant("wrong", lambda x: x, check_doubled)
     variants = (BASELINE, bad, Variant("failing", fail, check_doubled))
-    text = markdown(list(measure(doubling(*variants), CPU, QUICK, CEILINGS)))
+    text = kernels_markdown(list(measure(doubling(*variants), CPU, QUICK, CEILINGS)))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(lines) == 4  # the header's and three
     assert lines[1].startswith("| add (baseline) |")

@@ -1,4 +1,4 @@
-"""Tiny checkpoints with random weights that a vLLM server can load, for tests and for trying out.
+"""Tiny checkpoints with random weights that a vLLM server can load.
 
 vLLM wants what a published checkpoint brings: weights, tokenizer, chat template, processors. The
 answers mean nothing; token counts, positions, caches and scheduling are as real as with real ones.
@@ -31,7 +31,6 @@ from transformers import (
 )
 
 IMAGE_SIZE_PX, PATCH_PX = 96, 8  # LLaVA-OneVision: 12 x 12 patches, 6 x 6 tokens after pooling
-LLAVA_TOKENS_PER_FRAME = 36
 QWEN_PATCH_PX = 14
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _LLAVA_SPECIAL = ("<image>", "<video>")
@@ -180,7 +179,3 @@ def _write(folder: Path, model_class: Any, config: Any, processor: Any) -> None:
             model.model.image_newline.normal_()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-
-
-# What is served where no checkpoint is named.
-write_default = write_llava_onevision
