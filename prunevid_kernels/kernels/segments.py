@@ -152,7 +152,8 @@ def segments(
     """Cut every video into segments, in four launches.
 
     Args:
-        frame_mean: [F, C] frame descriptors of all videos. first_frame: [B + 1] int32.
+        frame_mean: [F, C] frame descriptors of all videos.
+        first_frame: [B + 1] int32.
         max_frames: frames of the longest video.
 
     Returns:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 import pytest
 from structure import CORE, ROOT, modules
 
+import prunevid_kernels
+
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Yields")
 ENTRY = re.compile(r"(\*{0,2}[\w, ]+):(?:\s|$)")
 
@@ -102,22 +104,14 @@ def test_docstrings_name_what_there_is(module):
 
 
 def test_the_public_functions_describe_every_parameter():
-    missing = []
-    public = ast.literal_eval(
-        next(
-            node.value
-            for node in ast.parse((ROOT / CORE / "__init__.py").read_text()).body
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-        )
-    )
-    found = set()
-    for path in (ROOT / CORE).glob("*.py"):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and node.name in public:
+    missing, found = [], set()
+    for module, names in prunevid_kernels._MODULES.items():
+        for node in ast.parse((ROOT / CORE / f"{module}.py").read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name in names:
                 found.add(node.name)
                 described = [name for name, _ in entries(ast.get_docstring(node) or "", "Args")]
                 missing += [f"{node.name}: {p}" for p in parameters(node) if p not in described]
-    assert found == {name for name in public if name.islower() and not name.startswith("_")}
+    assert found == {name for name in prunevid_kernels.__all__ if name.islower()}
     assert not missing
 
 

@@ -25,6 +25,7 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.errors import OutOfResources
 
 from prunevid_kernels import compact, score_visual_tokens
+from prunevid_kernels.adapters.families import DEFAULT_SIZE
 from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels.frame_mean import frame_mean
 from prunevid_kernels.kernels.gram import gram, padded_pitch
@@ -262,7 +263,7 @@ def tune(kernels: tuple[str, ...] = tuple(GRIDS), path: Path = CONFIGS) -> Table
     architecture = _device.architecture(device)
     target = this_target(device)
     table = _device.config_table()
-    works = workloads(MODELS["llava-onevision-7b"], device)
+    works = workloads(MODELS[DEFAULT_SIZE], device)
     for kernel in kernels:
         entry, work = table[kernel], works[kernel]
 

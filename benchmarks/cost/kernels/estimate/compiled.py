@@ -40,7 +40,8 @@ class Compiled:
     """A kernel as compiled code.
 
     Attributes:
-        registers: of a thread. spill_bytes: of a thread, in local memory.
+        registers: of a thread.
+        spill_bytes: of a thread, in local memory.
         shared_bytes: of a program.
         warps: of a program.
     """

@@ -63,7 +63,6 @@ class BlockTiming:
     Attributes:
         use: of the program's warps, on their sub-cores.
         wait_cycles: of a warp alone, from the block's start to its end, over and above memory.
-        memory_loads: waits for global memory, counted: dependent rounds that a warp stands still.
         counts: instructions of a warp by kind, for the report.
     """
 
