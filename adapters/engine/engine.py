@@ -84,12 +84,14 @@ class Engine:
             entries.insert(0, model)
             self._forwards[id(model)] = inner.forward
         self._entries = entries
-        late = decoder.layers[method.layer + 1 :] if method.keeps_early_caches else []
+        late = []
+        if method.keeps_early_caches and method.layer is not None:
+            late = list(decoder.layers[method.layer + 1 :])
         self._model = PrunedModel(
             method=method,
             decoder=decoder,
             renumbers=adapter.positions == "renumber",
-            late_layers=list(late),
+            late_layers=late,
             group=tensor_parallel_group(inner),
             is_active=self.is_active,
         )

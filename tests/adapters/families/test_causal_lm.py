@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, TokenLayout
 from prunevid_kernels.adapters import PromptVisuals, VideoSpan, prune
-from prunevid_kernels.adapters.engine import method
 from prunevid_kernels.adapters.engine.interface import ModelAdapter
+from prunevid_kernels.adapters.methods import prunevid
 
 STEPS = 8
 
@@ -240,7 +240,7 @@ def test_reference_decoder(case, attention, monkeypatch):
         merged_count=torch.ones(count, dtype=torch.int64),
     )
     monkeypatch.setattr(
-        method,
+        prunevid,
         "merge_videos",
         lambda features, frames, config: [MergedVideo(features.flatten(0, 1), layout)],
     )
