@@ -2,9 +2,9 @@
 
     mean[f, c] = 1/N sum_n x[f, n, c]
 
-A program owns one frame and one block of channels and walks over the frame's tokens. Every thread
-keeps sums of its own, which are added up once, after the walk: nothing waits for another thread in
-between, and every sum runs in one fixed order.
+A program owns one frame and one block of channels and walks over the frame's tokens, many rows at a
+time. It is one warp, whose threads have a few channels each: a sum over tokens crosses no thread,
+nothing waits at a barrier or goes through shared memory, and every sum runs in one fixed order.
 
 Real features have channels in which all tokens are large and nearly equal. In products of tokens
 those drown what tells the tokens apart, so the Gram matrices take the mean away from them. The

@@ -48,10 +48,10 @@ CONFIGS = Path(_device.__file__).with_name("configs.json")
 # The grid of each kernel: every combination is tried.
 GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
     "frame_mean": {
-        "BLOCK_N": (4, 8),
+        "BLOCK_N": (1, 2, 4),
         "BLOCK_R": (4, 8, 16),
         "ROW_BYTES": (512, 1024),
-        "num_warps": (4, 8),
+        "num_warps": (1, 2, 4),
     },
     "gram": {
         "BLOCK": (32, 64),
