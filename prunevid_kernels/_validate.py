@@ -88,7 +88,7 @@ def require_lengths(
     if count is not None and len(values) != count:
         raise ValueError(f"{name} must have {count} entries, got {len(values)}")
     for position, value in enumerate(values):
-        if type(value) is not int and not isinstance(value, torch.SymInt):
+        if type(value) is not int and not isinstance(value, torch.SymInt):  # the usual one first
             if isinstance(value, bool) or not isinstance(value, Integral):
                 raise TypeError(f"{name} must hold integers, got {value!r}")
             values[position] = int(value)
@@ -201,7 +201,7 @@ def check_scores(
         raise ValueError(
             f"the visual tokens must be 1 to {num_keys} of the keys, got keys {start} to {stop}"
         )
-    if isinstance(scale, bool) or not isinstance(scale, Real):
+    if type(scale) is not float and (isinstance(scale, bool) or not isinstance(scale, Real)):
         raise TypeError(f"scale must be a number, got {scale!r}")
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale!r}")
@@ -236,7 +236,7 @@ def check_compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Te
         raise ValueError(
             f"index must have the dimensions [K] or [B, K], got shape {list(index.shape)}"
         )
-    if isinstance(dim, bool) or not isinstance(dim, Integral):
+    if type(dim) is not int and (isinstance(dim, bool) or not isinstance(dim, Integral)):
         raise TypeError(f"dim must be an integer, got {dim!r}")
     device, length = index.device, None
     checked_shape = None

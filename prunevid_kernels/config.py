@@ -139,6 +139,8 @@ class PruneVidConfig:
 
 def require_ratio(name: str, value: object) -> float:
     """``value`` as a float in (0, 1]."""
+    if type(value) is float and 0.0 < value <= 1.0:  # numbers' abstract classes are slow
+        return value
     if isinstance(value, bool) or not isinstance(value, Real) or _is_exact_fraction(value):
         raise TypeError(f"{name} must be a number in (0, 1], got {_shown(value)}")
     if not 0 < value <= 1:  # false for NaN
@@ -156,6 +158,8 @@ MAX_COUNT = 2**31 - 1
 
 def require_count(name: str, value: object, *, minimum: int) -> int:
     """``value`` as an int in [minimum, MAX_COUNT]."""
+    if type(value) is int and minimum <= value <= MAX_COUNT:
+        return value
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer >= {minimum}, got {_shown(value)}")
     if value < minimum:

@@ -314,7 +314,10 @@ def compact(
 
 
 def _any_requires_grad(tensors: Sequence[Tensor]) -> bool:
-    return any(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
+    for tensor in tensors:  # any() of a generator takes twice as long
+        if isinstance(tensor, Tensor) and tensor.requires_grad:
+            return True
+    return False
 
 
 def visual_bounds(visual_slice: slice, num_keys: int) -> tuple[int, int]:

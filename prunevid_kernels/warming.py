@@ -1,9 +1,10 @@
 """Compile before a request needs it.
 
 Triton compiles a kernel when it first meets a variant of its arguments, about a second each. What
-makes a variant is the model's: its tokens a frame, channels, heads and dtype, a budget or none. The
-frames of a video, the budget and the question's length do not, so a few calls on videos of zeros,
-which are made here, compile all that requests to that model will use.
+makes a variant is the model's: its tokens a frame, channels, heads and dtype, a budget or none, and
+the power of 2 that the frames of a video or the videos of a batch reach. The budget and the
+question's length make none, so a few calls on videos of zeros, which are made here, compile all
+that requests to that model will use.
 """
 
 from __future__ import annotations
@@ -22,20 +23,22 @@ def warm_up(
     shapes: Sequence[tuple[int, int, int]],
     config: PruneVidConfig,
     *,
+    videos: int = 1,
     attention: Sequence[tuple[int, int, int]] = (),
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cuda",
 ) -> None:
     """Compile and load the kernels for videos of these shapes, so that no request waits for it.
 
-    Each shape is merged once, each attention shape scores once under every mask that a caller can
-    ask for, and caches of its keys are compacted. The device's memory has to hold the largest shape
-    beside what is there. A config with a budget and one without use other variants.
+    Each shape is merged, alone and in batches; each attention shape scores under every mask that a
+    caller can ask for, and caches of its keys are compacted. The device's memory has to hold the
+    largest shape beside what is there. A config with a budget and one without use other variants.
 
     Args:
         shapes: T, N, C of videos. N and C are the model's; of T the largest that will come, and one
             for each power of 2 below it that will.
         config: its budget says which mode is compiled.
+        videos: the most videos of a batch.
         attention: heads, key heads and head dim of the layer that scores, where scores are wanted.
         dtype: of features, queries and keys.
         device: a GPU. (On a CPU, under Triton's interpreter, the calls run and compile nothing.)
@@ -50,10 +53,13 @@ def warm_up(
     for name, triples in (("shapes", shapes), ("attention", attention)):
         for triple in triples:
             require_lengths(name, triple, count=3, minimum=1, maximum=2**31 - 1)
+    require_lengths("videos", [videos], minimum=1, maximum=2**31 - 1)
     with torch.no_grad():
         for frames, tokens, channels in shapes:
-            x = torch.zeros((frames, tokens, channels), dtype=dtype, device=device)
-            pipeline.merge_video(x, config, impl="triton")
+            for count in {min(2**power, videos) for power in range(videos.bit_length() + 1)}:
+                of_each = [frames] + [1] * (count - 1)
+                x = torch.zeros((sum(of_each), tokens, channels), dtype=dtype, device=device)
+                pipeline.merge_videos(x, of_each, config, impl="triton")
         for heads, kv_heads, head_dim in attention:
             _warm_up_selection(heads, kv_heads, head_dim, dtype, torch.device(device))
 

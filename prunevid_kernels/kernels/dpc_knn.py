@@ -98,7 +98,12 @@ def labels(square_ptr, rank, n, pitch, num_clusters, BLOCK_M: tl.constexpr, BLOC
         "num_frames",
         "C",
     ],
-    do_not_specialize_on_alignment=["first_row_ptr", "end_row_ptr", "density_ptr"],
+    do_not_specialize_on_alignment=[
+        "first_row_ptr",
+        "end_row_ptr",
+        "segment_length_ptr",
+        "density_ptr",
+    ],
 )
 def _densities_kernel(
     # Read: Gram matrices, and where each set's rows are.

@@ -1,0 +1,154 @@
+"""After ``warm_up`` no request compiles: counted with a compiler that makes nothing, without a GPU.
+
+In a process of its own, whose kernels are not interpreted. Triton's own path is real up to the
+compiler, so that every specialisation of an argument counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from prunevid_kernels import PruneVidConfig, warm_up
+
+SCRIPT = """
+import json
+import random
+from collections import Counter
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+import prunevid_kernels.kernels
+from prunevid_kernels import *
+from prunevid_kernels.kernels import _device
+
+N, C = 196, 64
+compiled = Counter()
+run = JITFunction.run
+
+
+class Driver:
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return "none"
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def without_launch(self, *args, grid, warmup, **kwargs):
+    return run(self, *args, grid=grid, warmup=True, **kwargs)
+
+
+def counted(self, key, signature, device, *rest):
+    compiled[self.fn.__name__] += 1
+    self.device_caches[device][0][key] = made = SimpleNamespace()
+    return made
+
+
+def request(generator, budget, videos):
+    frames = [generator.randint(4, 64) for _ in range(videos)]
+    x = torch.empty((sum(frames), N, C), dtype=torch.bfloat16)
+    for merged in merge_videos(x, frames, PruneVidConfig(budget=budget), impl="triton"):
+        rows, length = generator.randint(1, 60), len(merged.tokens)
+        key = torch.empty((1, 4, 14 + length + rows, 128), dtype=torch.bfloat16)
+        query = torch.empty((1, 28, rows, 128), dtype=torch.bfloat16)
+        offset = generator.choice([None, 14 + length])
+        visual = slice(14, 14 + length)
+        score_visual_tokens(query, key, visual, causal_offset=offset, impl="triton")
+        index = torch.arange(0, key.shape[2], generator.randint(1, 3))
+        compact([key] * generator.choice([1, 22, 56]), index, dim=2, impl="triton")
+
+
+active = "_active" if hasattr(triton.runtime.driver, "_active") else "active"
+with (
+    mock.patch.object(triton.runtime.driver, active, Driver()),
+    mock.patch.object(JITFunction, "run", without_launch),
+    mock.patch.object(JITFunction, "_do_compile", counted),
+    mock.patch.object(prunevid_kernels.kernels, "is_interpreted", lambda: True),
+    mock.patch.object(_device, "architecture", lambda device: "sm_90"),
+):
+    config = PruneVidConfig(budget=0.25)
+    shapes = [(frames, N, C) for frames in (4, 8, 16, 32, 64)]
+    warm_up(shapes, config, videos=4, attention=[(28, 4, 128)], device="cpu")
+    warmed = dict(compiled)
+    compiled.clear()
+    generator = random.Random(0)
+    for number in range(400):
+        request(generator, generator.choice([0.1, 0.25, 0.4, 700]), 1 + number % 4)
+print(json.dumps([warmed, compiled]))
+"""
+
+
+def test_no_request_compiles_after_it() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    finished = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr
+    warmed, later = json.loads(finished.stdout.splitlines()[-1])
+    assert not later
+    assert len(warmed) >= 12  # kernels
+    of_masks = sum(warmed[name] - 1 for name in ("_log_sum_kernel", "_max_probability_kernel"))
+    of_batches = sum(warmed[name] - 1 for name in ("_group_table_kernel", "_group_clusters_kernel"))
+    assert of_masks == 6
+    assert sum(warmed.values()) - of_masks - of_batches <= len(warmed) + 6, warmed
+
+
+def test_it_runs_what_it_compiles() -> None:
+    """Under the interpreter: every call that it makes is a right one."""
+    for config in (PruneVidConfig(), PruneVidConfig(budget=0.5)):
+        warm_up(
+            [(3, 17, 8)],
+            config,
+            videos=3,
+            attention=[(4, 2, 16)],
+            dtype=torch.float16,
+            device="cpu",
+        )
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        pytest.param({"config": None}, TypeError, "config must be a PruneVidConfig", id="config"),
+        pytest.param({"dtype": torch.int8}, TypeError, "dtype .*got torch.int8", id="dtype"),
+        pytest.param({"shapes": [(4, 8)]}, ValueError, "shapes must have 3 entries", id="shape"),
+        pytest.param({"shapes": [(4, 0, 8)]}, ValueError, "shapes .*got 0", id="no-token"),
+        pytest.param({"attention": [(4, 2)]}, ValueError, "attention must have 3", id="attention"),
+        pytest.param({"videos": 0}, ValueError, "videos .*got 0", id="videos"),
+        pytest.param({"videos": 1.5}, TypeError, "videos .*got 1.5", id="half-a-video"),
+    ],
+)
+def test_refused(changed: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments = {"shapes": [(2, 4, 8)], "config": PruneVidConfig(), "device": "cpu", **changed}
+    with pytest.raises(error, match=message):
+        warm_up(**arguments)
+
+
+def test_a_cpu_without_the_interpreter_has_nothing_to_compile() -> None:
+    script = """
+from prunevid_kernels import *
+try:
+    warm_up([(2, 4, 8)], PruneVidConfig(), device="cpu")
+except ValueError as error:
+    print(error)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    finished = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "impl='triton' needs a GPU tensor" in finished.stdout
