@@ -67,7 +67,8 @@ def merge_videos(
     Args:
         features: [sum of T_i, N, C] the videos' tokens, one video after the other.
         frames_per_video: the T_i, host integers.
-        config, impl: as in :func:`merge_video`.
+        config: as in :func:`merge_video`.
+        impl: as in :func:`merge_video`.
         out: [sum of L_i, C], as in :func:`merge_video`.
 
     Raises:

@@ -153,8 +153,10 @@ def segments(
 
     Args:
         frame_mean: [F, C] frame descriptors of all videos.
-        first_frame: [B + 1] int32.
+        first_frame: [B + 1] int32, each video's first frame, and F.
         max_frames: frames of the longest video.
+        segment_ratio: clusters a frame.
+        num_neighbors: of the density.
 
     Returns:
         [F] int32 each: the first frame (counted over all videos) and the length of each frame's

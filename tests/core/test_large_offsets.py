@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import GridExecutor
 
 from prunevid_kernels import compact, score_visual_tokens
+from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels._device import config_table
+from prunevid_kernels.kernels.dpc_knn import Points, dpc_knn, score_points
 from prunevid_kernels.kernels.group_clusters import GroupClusters
 from prunevid_kernels.kernels.group_mean import group_mean
 
@@ -86,3 +89,34 @@ def test_means_of_the_last_frame_of_a_long_video(
         1,
     )
     assert merged[0, :9].tolist() == [3.0] * 8 + [0.0]
+
+
+def test_parts_of_products_that_lie_far_apart(sparse) -> None:  # type: ignore[no-untyped-def]
+    """The third of three parts begins 2^31 elements after the first."""
+    n, pitch, stride = 6, 16, LIMIT // 2
+    storage = sparse(2 * (2 * stride + n * pitch)).view(torch.float32)
+    matrices = storage.as_strided((3, n, pitch), (stride, pitch, 1))
+    parts = torch.randn((3, n, 5), generator=torch.Generator().manual_seed(0))
+    products = parts @ parts.transpose(1, 2)
+    matrices[:, :, :n] = products
+    norms = products.diagonal(dim1=1, dim2=2).contiguous()
+    first_row, end_row = torch.tensor([[0], [n]], dtype=torch.int32)
+    density, score = torch.empty((2, n))
+    points = Points(matrices[0], norms[0], 3, stride, n, first_row, end_row, n, 15)
+    square = score_points(points, 2, density, score)
+    truth = torch.cdist(*[parts.transpose(0, 1).flatten(1).double()] * 2).square()
+    assert (square[:, :n] - truth).abs().max() <= 1e-5 * truth.max()
+
+
+def test_more_sets_than_a_grid_has_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA grids end at 65,535 but in their first dimension."""
+    grids = []
+
+    def launch(executor: GridExecutor, *args: object, **kwargs: object) -> None:
+        grids.append(executor.grid)
+
+    monkeypatch.setattr(GridExecutor, "__call__", launch)
+    monkeypatch.setattr(_device, "architecture", lambda device: "sm_90")
+    dpc_knn(torch.empty((70_000, 20, 600), device="meta"), 4, 7, None)
+    assert len(grids) == 4 and all(grid[0] >= 70_000 for grid in grids)
+    assert all(extent <= 65_535 for grid in grids for extent in grid[1:])
