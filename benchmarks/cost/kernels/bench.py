@@ -1,10 +1,11 @@
 """``prunevid bench kernels``: each stage at the models' shapes, ours beside what it replaces.
 
 On a GPU every row is measured there. Without one the torch variants run on the CPU at reduced
-shapes, this library's reference among them, which says whether they work and nothing about a GPU;
-the modelled floors of the real shapes are printed with the data sheet's rates, and everything says
-so. (``prunevid bench cpu`` measures a CPU for its own sake.) The results go to ``kernels.json``,
-``kernels.md`` and ``kernels.png`` in one folder.
+shapes, this library's reference among them, which says whether they work and nothing about a GPU:
+no row is held against a floor and nothing is drawn. The floors of the real shapes are printed with
+the data sheet's rates; ``prunevid bench estimate`` models the kernels' times. (``prunevid bench
+cpu`` measures a CPU for its own sake.) The results go to ``kernels.json``, ``kernels.md`` and, on a
+GPU, ``kernels.png`` in one folder.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from .stages import STAGES, stage_benchmarks
 SCHEMA_VERSION = 1
 NO_GPU = (
     "No GPU here: the torch variants ran on the CPU at reduced shapes. No time below says anything"
-    " about a GPU; the floors are a model, at rates from a data sheet."
+    " about a GPU; the floors are a model, at rates from a data sheet. `prunevid bench estimate`"
+    " models the time of each of our kernels on a GPU."
 )
 
 
@@ -65,7 +67,8 @@ def bench_kernels(
     device = torch.device("cuda" if on_gpu else "cpu")
     settings = settings or (Settings() if on_gpu else Settings(3, 10, 2.0))
     run_cases = cases if on_gpu else [Case(REDUCED, REDUCED.frames, name) for name in dtypes]
-    ceilings = measure_ceilings(device)
+    # A CPU's time beside a floor that is a GPU's would be no quotient of anything.
+    ceilings = measure_ceilings(device) if on_gpu else None
     rows: list[VariantResult] = []
     for case in run_cases:
         for benchmark in stage_benchmarks(
@@ -79,14 +82,14 @@ def bench_kernels(
                 rows.append(row)
                 progress(summary_line(row))
 
-    floor_ceilings = ceilings if on_gpu else H200_DATASHEET
+    floor_ceilings = ceilings or H200_DATASHEET
     floors = modelled_floors(cases, tuple(stages))
     results = {
         "schema_version": SCHEMA_VERSION,
         "kind": "kernels",
         "is_gpu": on_gpu,
         "environment": describe(device),
-        "ceilings": asdict(ceilings),
+        "ceilings": asdict(ceilings) if ceilings else None,
         "floor_ceilings": asdict(floor_ceilings),
         "floors": [{"case": case, **asdict(cost)} for case, cost in floors],
         "rows": [row.to_json() for row in rows],
@@ -135,7 +138,7 @@ def _write(
     results: dict[str, Any],
     rows: Sequence[VariantResult],
     floors: Sequence[tuple[str, Cost]],
-    ceilings: Ceilings,
+    ceilings: Ceilings | None,
     floor_ceilings: Ceilings,
     out: Path,
 ) -> None:
@@ -150,5 +153,5 @@ def _write(
     text = head + stamp + kernels_markdown(rows) + "\n" + floors_markdown(floors, floor_ceilings)
     (out / "kernels.md").write_text(text)
     title = f"prunevid_kernels on {device}, commit {(environment['commit'] or 'unknown')[:10]}"
-    if any(row.best_ms is not None for row in rows):
+    if ceilings is not None and any(row.best_ms is not None for row in rows):
         plot(rows, ceilings, out / "kernels.png", title=title)
