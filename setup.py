@@ -13,6 +13,7 @@ setup(
     packages=[
         "prunevid_kernels",
         "prunevid_kernels.kernels",
+        "prunevid_kernels.kernels.selection",
         "prunevid_kernels.adapters",
         "prunevid_kernels.adapters.checkpoint",
         "prunevid_kernels.adapters.engine",

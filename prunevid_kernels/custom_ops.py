@@ -246,7 +246,7 @@ def score_visual_tokens(
             query, key, slice(start, stop), scale, causal_offset, key_mask
         )
         return scores if out is None else out.copy_(scores)
-    from prunevid_kernels.kernels import token_score as kernel
+    from prunevid_kernels.kernels.selection import token_score as kernel
 
     with torch.cuda.device_of(query):
         return kernel.score_visual_tokens(
@@ -271,7 +271,7 @@ def compact(
         if out is None:
             return compacted
         return [target.copy_(entries) for target, entries in zip(out, compacted, strict=True)]
-    from prunevid_kernels.kernels import compact as kernel
+    from prunevid_kernels.kernels.selection import compact as kernel
 
     with torch.cuda.device_of(index):
         return kernel.compact(tensors, index, dim, out)

@@ -14,7 +14,7 @@ from triton.runtime.interpreter import GridExecutor
 
 from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels.merge import MergeParameters, merge_videos_to_budget
-from prunevid_kernels.kernels.token_score import score_visual_tokens
+from prunevid_kernels.kernels.selection.token_score import score_visual_tokens
 
 MERGE = MergeParameters(0.8, 0.25, 0.5, 7, 14)
 

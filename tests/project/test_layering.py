@@ -236,7 +236,7 @@ def test_imports_follow_the_arrows(module):
         ),
         pytest.param(
             f"{BENCHMARKS}.cost.latency.rows",
-            "from prunevid_kernels.kernels.compact import compact",
+            "from prunevid_kernels.kernels.selection.compact import compact",
             id="benchmark-to-kernels",
         ),
         pytest.param(f"{ADAPTERS}.engine.cache", "from ..methods import fastv", id="upwards"),
@@ -276,7 +276,7 @@ def test_a_planted_violation_is_found(module, source):
         ),
         pytest.param(
             f"{BENCHMARKS}.compile_check",
-            "from prunevid_kernels.kernels import compact",
+            "from prunevid_kernels.kernels.selection import compact",
             id="compile-check-to-kernels",
         ),
     ],

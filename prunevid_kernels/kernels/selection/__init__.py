@@ -1,0 +1,1 @@
+"""Kernels of the second step, inside the decoder: scores of visual tokens, and the gather."""
