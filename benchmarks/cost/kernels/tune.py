@@ -1,6 +1,6 @@
 """Search each kernel's block sizes on the GPU at hand and write the fastest into the shipped table.
 
-Every kernel is run alone, on the tensors that the merge of a LLaVA-OneVision video hands it, with
+Every kernel is run alone, on the tensors that the merge of a video hands it, with
 each candidate of a small grid. Candidates that do not launch are left out; the fastest one that
 compile_check has nothing against becomes the architecture's entry in ``kernels/configs.json``,
 written after each kernel, so that a run that is cut keeps what it found. The library reads that
