@@ -112,10 +112,10 @@ def test_the_decoder_loop_says_what_a_pruned_llama_says(config):
     weights = {llama_name(name): value for name, value in decoder.state_dict().items()}
     llama.load_state_dict(weights)
 
-    found = decoder.generate(names["before"], features, names["behind"], 12, config)
+    found = decoder.generate(names["before"], features, names["after"], 12, config)
 
     embed = llama.get_input_embeddings()
-    embeds = torch.cat((embed(names["before"]), features.flatten(0, 1), embed(names["behind"])))
+    embeds = torch.cat((embed(names["before"]), features.flatten(0, 1), embed(names["after"])))
     span = PromptVisuals(videos=(VideoSpan(len(names["before"]), *features.shape[:2]),))
     with prune(llama, config) as handle, handle.videos([span]):
         expected = llama.generate(inputs_embeds=embeds[None], max_new_tokens=12, do_sample=False)
