@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # Packages of the caller's own, outside the environment, are not the pinned ones.
 export PYTHONNOUSERSITE=1
 unset PYTHONPATH PYTHONHOME
-# A script whose pins need a later one says so behind its `source`.
+# A script whose pins need a later one says so after its `source`.
 oldest_python=3.10
 
 # Prints the first Python in PATH that is $oldest_python to 3.13 and can make a virtual environment.

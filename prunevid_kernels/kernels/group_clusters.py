@@ -33,7 +33,7 @@ class GroupClusters(NamedTuple):
         row_begin, row_size: [R] int32 its members' place in their frame's row of ``member``, and
             their number; of a run of frames its position and length.
         member: [F, N] int32 positions of the tokens of each group, sorted by cluster: of the static
-            group of the segment that starts at the frame, and behind them of the frame's dynamic
+            group of the segment that starts at the frame, then of the frame's dynamic
             group.
     """
 

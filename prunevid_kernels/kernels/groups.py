@@ -22,7 +22,7 @@ class GroupTable(NamedTuple):
 
     Attributes:
         position: [F, N], in the row of a segment's first frame: its static positions, ascending,
-            and behind them its dynamic ones, ascending.
+            then its dynamic ones, ascending.
         static_offset, static_size: [F], at the segments' first frames: where a static group's
             merged tokens start in its video's output, and how many there are; size 0 elsewhere.
         frame_offset, frame_size: [F] the same for the frames' dynamic groups.

@@ -150,7 +150,7 @@ def _examine_groups(
         _examine_split(segment, is_static, config.tau, start, verdict)
         judge = _GroupJudge(config, layout.source_to_merged, verdict)
         error = _mean_error(segment, length)
-        group = start + position  # behind the groups of earlier frames and segments
+        group = start + position  # after the groups of earlier frames and segments
         # An offset of the first frame is taken away from all means over time.
         offset = frame_offset(segment[0])
         judge.examine(segment.mean(dim=0), start, is_static, sizes[group], error, offset)
