@@ -236,7 +236,7 @@ class _Checker:
             raise ValueError(f"what {name}{rest} reaches is not understood")
         typed = rest.rpartition(" : ")[2]
         tensor = _TENSOR.search(typed)
-        layout = tensor[2] if tensor else ""
+        layout = str(tensor[2]) if tensor else ""
         shape = [int(extent) for extent in tensor[1].split("x")[:-1]] if tensor else []
         return Access(
             is_store=name in _STORES | _ATOMICS,

@@ -137,13 +137,14 @@ class PruneVidConfig:
         return cls(**values)
 
 
-def require_ratio(name: str, value: object) -> float:
+def require_ratio(name: str, value: Any) -> float:
     """``value`` as a float in (0, 1]."""
     if type(value) is float and 0.0 < value <= 1.0:  # numbers' abstract classes are slow
         return value
     if isinstance(value, bool) or not isinstance(value, Real) or _is_exact_fraction(value):
         raise TypeError(f"{name} must be a number in (0, 1], got {_shown(value)}")
-    if not 0 < value <= 1:  # false for NaN
+    number: Any = value  # Real has no order that a type checker knows
+    if not 0 < number <= 1:  # false for NaN
         raise ValueError(f"{name} must be in (0, 1], got {_shown(value)}")
     return float(value)
 
@@ -162,11 +163,12 @@ def require_count(name: str, value: object, *, minimum: int) -> int:
         return value
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer >= {minimum}, got {_shown(value)}")
-    if value < minimum:
+    count = int(value)
+    if count < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {_shown(value)}")
-    if value > MAX_COUNT:
+    if count > MAX_COUNT:
         raise ValueError(f"{name} must be at most {MAX_COUNT}, got {_shown(value)}")
-    return int(value)
+    return count
 
 
 def _require_budget(name: str, value: object) -> int | float:

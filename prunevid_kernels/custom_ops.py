@@ -126,15 +126,15 @@ def _by_reference(
             min_cluster_tokens=min_cluster_tokens,
             budget=budget,
         )
-        video = reference.merge_video(x, config)
-        layout, device = video.layout, features.device
+        merged = reference.merge_video(x, config)
+        layout, device = merged.layout, features.device
         lengths = layout.segment_lengths
         first_frames = lengths.cumsum(0) - lengths
         static_sizes = lengths.new_zeros(count).index_put((first_frames,), layout.static_sizes())
         frame_sizes = layout.group_sizes[~layout.group_is_static]
         parts.append(
             BudgetVideo(
-                video.tokens,
+                merged.tokens,
                 layout.source_to_merged,
                 layout.merged_anchor,
                 layout.merged_count,

@@ -261,8 +261,8 @@ def merge_to_budget(
 def require_finite(videos: list[MergedVideo]) -> list[MergedVideo]:
     """Wait for the videos' first bad frames, where they are flags, and raise for the first video
     that has one."""
-    flags = [video.first_bad_frame for video in videos]
-    if flags[0] is None:
+    flags = [video.first_bad_frame for video in videos if video.first_bad_frame is not None]
+    if not flags:
         return videos
     for video, first_bad in enumerate(torch.stack(flags).tolist()):
         if first_bad < videos[video].layout.num_frames:

@@ -65,7 +65,8 @@ def vidcom2(x: Tensor, kept: int) -> Kept:
 def _typicality(unit: Tensor, center: Tensor) -> Tensor:
     """How near unit vectors [T, N, C] are to a centre: Gaussians of five widths, summed."""
     square = (unit - center).square().sum(dim=-1)
-    return sum((torch.exp(-square / (2 * width)) for width in (0.125, 0.25, 0.5, 1.0, 2.0)), 0.0)
+    widths = (0.125, 0.25, 0.5, 1.0, 2.0)
+    return torch.stack([torch.exp(-square / (2 * width)) for width in widths]).sum(dim=0)
 
 
 def _take(x: Tensor, chosen: Tensor) -> Kept:

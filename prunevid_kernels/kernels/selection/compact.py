@@ -115,8 +115,8 @@ def compact(
         shape, dtype = sources[0].shape, sources[0].dtype
         axis = dim % len(shape)
         if out is None:
-            shape = (*shape[:axis], length, *shape[axis + 1 :])
-            target = torch.empty(shape, dtype=dtype, device=device)
+            gathered = (*shape[:axis], length, *shape[axis + 1 :])
+            target = torch.empty(gathered, dtype=dtype, device=device)
             compacted[positions[0]] = target
             for position in positions[1:]:
                 compacted[position] = torch.empty_like(target)

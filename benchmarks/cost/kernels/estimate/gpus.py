@@ -19,6 +19,7 @@ What is guessed says so. AMD's targets are left out: the model reads NVIDIA's ma
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Gpu:
 # (5.5 to 6 TB/s at 114 SMs), scaled by SMs for the SXM card; A100's by the same measurements.
 # mma.sync on Hopper reaches 62 % of the rate that wgmma does [L]. Clock of H100: what is held under
 # load, below the boost of 1.98 GHz.
-_HOPPER = {
+_HOPPER: dict[str, Any] = {
     "target": "sm_90",
     "sms": 132,
     "clock_hz": 1.755e9,

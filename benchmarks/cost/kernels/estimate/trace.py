@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -95,11 +95,11 @@ class Work:
     tensors: tuple[Tensor, ...] = ()
 
 
-def launch_from_json(record: dict[str, Any]) -> Launch:
+def launch_from_json(record: Mapping[str, Any]) -> Launch:
     """A launch from its ``asdict``, after JSON made lists of tuples."""
     programs = [Program(**program) for program in record["programs"]]
     x, y, z = record["grid"]
-    return Launch(**(record | {"programs": programs, "grid": (x, y, z)}))
+    return Launch(**(dict(record) | {"programs": programs, "grid": (x, y, z)}))
 
 
 Structure = list[tuple[str, dict[str, Tensor]]]
@@ -239,7 +239,8 @@ class _Counter:
             raise RuntimeError(f"launch {place} is {_name(function)} at all channels only")
         if callable(grid):
             grid = grid(bound)
-        full_grid = tuple(int(size) for size in grid) + (1,) * (3 - len(grid))
+        x, y, z = (*(int(size) for size in grid), 1, 1)[:3]
+        full_grid = (x, y, z)
         annotations = function.fn.__annotations__
         arguments = {
             name: _described(value, "constexpr" in str(annotations.get(name, "")))
