@@ -187,10 +187,10 @@ CLIP_MEAN = [0.481, 0.458, 0.408]
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        pytest.param(cut_weights, "cannot be loaded", id="truncated-weights"),
-        pytest.param(write("model.safetensors", "junk"), "cannot be loaded", id="junk-weights"),
-        pytest.param(remove("model.safetensors"), "cannot be loaded", id="no-weights"),
-        pytest.param(drop_a_weight, "1 missing keys, the first is", id="missing-weight"),
+        pytest.param(cut_weights, "truncated or damaged", id="truncated-weights"),
+        pytest.param(write("model.safetensors", "junk"), "truncated or damaged", id="junk-weights"),
+        pytest.param(remove("model.safetensors"), "no weights", id="no-weights"),
+        pytest.param(drop_a_weight, "missing (1): ", id="missing-weight"),
         pytest.param(write("config.json", "{"), "not valid JSON", id="broken-config"),
         pytest.param(remove("config.json"), "No such file", id="no-config"),
         pytest.param(

@@ -47,11 +47,8 @@ def test_results_hold_every_row_with_its_settings(measured) -> None:
     assert all(len(row["flops"]) == 3 for row in results["rows"])
     assert results["settings"]["output_tokens"] == 2
     merges = {row["variant"]: row["status"] for row in results["merge_rows"]}
-    assert merges == {
-        "eager loops": "ok",
-        "vectorised eager": "ok",
-        "cosine to previous frame + argsort": "ok",
-    }
+    assert {"prunevid_kernels, reference", "eager loops", "vectorised eager"} < {*merges}
+    assert set(merges.values()) == {"ok"}
 
 
 def test_tables_say_what_was_measured_and_where(measured) -> None:
