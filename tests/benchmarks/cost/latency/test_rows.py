@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from prunevid_kernels import MergedVideo
-from prunevid_kernels.adapters.engine import method as adapter_methods
 from prunevid_kernels.adapters.engine import prefill
+from prunevid_kernels.adapters.methods.prunevid import PruneVid
 from prunevid_kernels.adapters.methods.registry import METHODS
 from prunevid_kernels.benchmarks.cost.harness import IncorrectResultError
 from prunevid_kernels.benchmarks.cost.latency import checks as latency_checks
@@ -106,7 +106,7 @@ def test_stages_add_up_to_the_time_to_the_first_token(subject) -> None:
 
 
 def wrong_merge(monkeypatch) -> None:
-    merge = adapter_methods.PruneVid.merge
+    merge = PruneVid.merge
 
     def noisy(self, features, frames):
         return [
@@ -114,7 +114,7 @@ def wrong_merge(monkeypatch) -> None:
             for video in merge(self, features, frames)
         ]
 
-    monkeypatch.setattr(adapter_methods.PruneVid, "merge", noisy)
+    monkeypatch.setattr(PruneVid, "merge", noisy)
 
 
 def wrong_hidden_states(monkeypatch) -> None:
@@ -136,14 +136,14 @@ def wrong_caches(monkeypatch) -> None:
 
 
 def wrong_report(monkeypatch) -> None:
-    record = prefill.Prefill._record
+    record = prefill._record
 
-    def less(self):
-        call = record(self)
+    def less(running):
+        call = record(running)
         lengths = tuple(tuple(n - 1 for n in prompt) for prompt in call.cached_tokens)
         return replace(call, cached_tokens=lengths)
 
-    monkeypatch.setattr(prefill.Prefill, "_record", less)
+    monkeypatch.setattr(prefill, "_record", less)
 
 
 @pytest.mark.parametrize(
