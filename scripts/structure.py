@@ -84,9 +84,8 @@ def folder_of(path: Path) -> str:
 
 
 def counted_modules(folder: Path) -> list[Path]:
-    """The modules of one folder, without its doors."""
-    doors = ("__init__.py", "__main__.py")
-    return sorted(path for path in folder.glob("*.py") if path.name not in doors)
+    """The modules of one folder, without its door."""
+    return sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
 
 
 def arrows() -> dict[str, set[str]]:

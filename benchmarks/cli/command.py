@@ -17,11 +17,10 @@ import typer
 
 from prunevid_kernels import __version__
 
-from .cpu import cpu_command
 from .estimate import estimate_command
 from .evaluate import eval_app
 from .flops import flops_command
-from .kernels import bench_kernels_command, tune_command
+from .kernels import bench_kernels_command, cpu_command, tune_command
 from .latency import latency_command
 from .models import models_app
 from .report import report_command
