@@ -17,8 +17,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import quick_interpreter  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
+
+quick_interpreter.install()
 
 # The same examples on every run and machine: a failure is a failure of the change at hand.
 settings.register_profile(
@@ -34,5 +37,6 @@ settings.load_profile("prunevid")
 # that a kernel leaves unwritten shows, whatever the allocator hands out. torch fills it while
 # deterministic algorithms are on; warn_only, because an operation of a model that has no
 # deterministic form is not what is being tested.
-torch.use_deterministic_algorithms(True, warn_only=True)
+# Like use_deterministic_algorithms(True, warn_only=True), which would import torch's compiler.
+torch.set_deterministic_debug_mode("warn")
 torch.utils.deterministic.fill_uninitialized_memory = True
