@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from golden import arrays, index, tensor
+from kernel_grid import CLUSTER_GOLDEN_UNITS, CLUSTER_SHAPES, shipped_blocks, small_blocks
 from oracle import assert_clusters, point_distances
 from torch import Tensor
 
 from prunevid_kernels import DpcKnn, dpc_knn
-from prunevid_kernels.kernels import _device
 
 IMPLS = pytest.mark.parametrize("impl", ["reference", "triton"])
 
@@ -37,11 +37,7 @@ def assert_result(x: Tensor, clusters: DpcKnn, num_clusters: int, num_neighbors:
 
 @IMPLS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(
-    ("n", "channels", "num_clusters"),
-    [(1, 3, 1), (2, 5, 1), (6, 3, 6), (7, 100, 2), (33, 17, 12), (63, 7, 1), (70, 9, 70)],
-    ids=str,
-)
+@pytest.mark.parametrize(("n", "channels", "num_clusters"), CLUSTER_SHAPES)
 def test_shapes(n: int, channels: int, num_clusters: int, dtype: torch.dtype, impl: str) -> None:
     x = noise(2, n, channels, dtype=dtype)
     clusters = dpc_knn(x, num_clusters, impl=impl)
@@ -51,7 +47,7 @@ def test_shapes(n: int, channels: int, num_clusters: int, dtype: torch.dtype, im
     assert torch.equal(clusters.centers, expected.centers)
 
 
-@pytest.mark.parametrize("unit", ["u01", "u03", "u20", "u27", "u48", "u49", "u50", "u51", "u52"])
+@pytest.mark.parametrize("unit", CLUSTER_GOLDEN_UNITS)
 def test_golden_in_the_kernel(unit: str) -> None:
     """Like the reference on the golden units, those with duplicates and tiny spread among them."""
     record = next(record for record in index()["dpc_units"] if record["unit"] == unit)
@@ -87,8 +83,8 @@ def test_error_budget(dtype: torch.dtype) -> None:
 @IMPLS
 def test_rows_of_different_length(impl: str) -> None:
     """A row's result is that of its first points alone, bit for bit; -1 and 0 stand behind them."""
-    x = noise(4, 30, 11)
-    lengths = [5, 30, 17, 4]
+    x = noise(3, 30, 11)
+    lengths = [5, 30, 4]
     clusters = dpc_knn(x, 4, lengths=lengths, impl=impl)
     for row, length in enumerate(lengths):
         alone = dpc_knn(x[row : row + 1, :length], 4, impl=impl)
@@ -171,14 +167,26 @@ def test_extreme_magnitudes(scale: float, impl: str) -> None:
     assert clusters.labels[0, clusters.centers[0]].tolist() == list(range(7))
 
 
-def test_gpu_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several tiles, splits of the channels and row blocks."""
-    monkeypatch.setattr(_device, "architecture", lambda device: "none of the table")
-    x = noise(2, 70, 530)
-    kernel = dpc_knn(x, 20, lengths=[70, 41], impl="triton")
-    expected = dpc_knn(x, 20, lengths=[70, 41], impl="reference")
+def assert_as_the_reference(points: int, channels: int, num_clusters: int) -> None:
+    """Of two rows, the second shorter."""
+    x, lengths = noise(2, points, channels), [points, points * 3 // 5]
+    kernel, expected = (
+        dpc_knn(x, num_clusters, lengths=lengths, impl=impl) for impl in ("triton", "reference")
+    )
     assert torch.equal(kernel.labels, expected.labels)
     assert torch.equal(kernel.centers, expected.centers)
+
+
+def test_several_tiles_and_splits_of_the_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """35 points in tiles of 16, 70 channels in splits of 32 and blocks of 16."""
+    small_blocks(monkeypatch)
+    assert_as_the_reference(35, 70, 12)
+
+
+@pytest.mark.full
+def test_blocks_that_ship_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped_blocks(monkeypatch)
+    assert_as_the_reference(70, 530, 20)
 
 
 X = noise(2, 10, 4)

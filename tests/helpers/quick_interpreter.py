@@ -1,10 +1,10 @@
 """Triton's interpreter without work that it does again and again.
 
-Half of the interpreter's time goes into two searches whose result never changes: before every
+Half of the interpreter's time goes into two searches whose result never changes. Before every
 launch, and before every call of a ``@triton.jit`` function from a kernel, it goes through all names
-of ``triton.language`` for the builtins to replace; and for every value it builds the table of NumPy's
-types anew. Here each is done once and remembered. What runs in a kernel, and in which order, stays
-Triton's own: tests/core/test_quick_interpreter.py compares both.
+of ``triton.language`` for the builtins to replace; and for every value it builds the table of
+NumPy's types anew. Here each is done once and remembered. What runs in a kernel, and in which
+order, stays Triton's own: tests/core/test_quick_interpreter.py compares both.
 """
 
 from __future__ import annotations
