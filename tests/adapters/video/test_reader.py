@@ -161,7 +161,7 @@ def test_auto_reads_with_decord_or_without(monkeypatch: pytest.MonkeyPatch) -> N
 def test_sample_clip_decodes_to_what_the_generator_draws(
     step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every sixth frame, for drawing is slow: the flash's first and the first after it are there."""
+    """Every sixth frame, since drawing is slow: the flash's first and its end are among them."""
     video = read_video(SAMPLE_CLIP, 10_000)
     monkeypatch.setattr(sample_clip, "FPS", sample_clip.FPS // step)
     assert video.total_frames == len(video.frames)
@@ -229,9 +229,12 @@ def test_folder_is_sampled_like_a_file(tmp_path: Path) -> None:
 def test_folder_with_gray_and_transparent_images_gives_rgb(tmp_path: Path) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
-    Image.fromarray(scene(0)).convert("L").save(folder / "1.png")
+    gray = Image.fromarray(scene(0)).convert("L")
+    gray.save(folder / "1.png")
     Image.fromarray(scene(1)).convert("RGBA").save(folder / "2.png")
-    assert read_video(folder, 2).frames.shape == (2, HEIGHT, WIDTH, 3)
+    first, second = read_video(folder, 2).frames
+    np.testing.assert_array_equal(first, np.repeat(np.asarray(gray)[..., None], 3, axis=2))
+    np.testing.assert_array_equal(second, scene(1))
 
 
 # ---- errors: one line, naming the file
