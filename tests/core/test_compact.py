@@ -57,14 +57,14 @@ def assert_compact(tensors: list[Tensor], index: Tensor, dim: int, impl: str) ->
 
 @IMPLS
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-def test_dtypes(dtype: torch.dtype, impl: str) -> None:
+def test_each_dtype_is_copied_bit_for_bit(dtype: torch.dtype, impl: str) -> None:
     index = torch.tensor([8, 0, 3, 3])
     assert_compact([numbered(2, 3, 9, 5, dtype=dtype)], index, 2, impl)
 
 
 @IMPLS
 @pytest.mark.parametrize("inner", COMPACT_INNER_SIZES)
-def test_inner_sizes(inner: int, impl: str) -> None:
+def test_rows_of_any_number_of_bytes(inner: int, impl: str) -> None:
     """Rows of 2 to 260 bytes: 16-byte words where they fit, down to single bytes."""
     x = numbered(2, 2, 7, inner, dtype=torch.float16)
     bytes_ = numbered(2, 2, 7, inner, dtype=torch.int8)
@@ -75,7 +75,7 @@ def test_inner_sizes(inner: int, impl: str) -> None:
 
 @IMPLS
 @pytest.mark.parametrize("dim", [0, 1, 2, 3, -1, -2])
-def test_dimensions(dim: int, impl: str) -> None:
+def test_along_each_dimension(dim: int, impl: str) -> None:
     shape = [2, 3, 2, 3]
     shape[dim] = 6
     assert_compact([numbered(*shape)], torch.tensor([5, 0, 4]), dim, impl)
@@ -100,7 +100,7 @@ def test_layers_of_a_cache_with_hidden_states_and_positions(impl: str) -> None:
 @pytest.mark.parametrize(
     "name", ["transposed", "cut", "offset", "expanded", "channels-strided", "reversed-order"]
 )
-def test_strided(name: str, impl: str) -> None:
+def test_each_kind_of_strides(name: str, impl: str) -> None:
     x = numbered(2, 3, 9, 8, dtype=torch.float16)
     view = {
         "transposed": x.transpose(1, 2).contiguous().transpose(1, 2),
@@ -270,7 +270,7 @@ X, INDEX = numbered(2, 5, 3), torch.tensor([0, 4])
         pytest.param([X.to("meta")], INDEX, 1, ValueError, "device of index, cpu", id="device"),
     ],
 )
-def test_refused(
+def test_wrong_arguments_are_refused(
     tensors: Any, index: Any, dim: int, error: type[Exception], message: str, impl: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -299,7 +299,9 @@ OUT = torch.empty(2, 2, 3)
         ),
     ],
 )
-def test_out_refused(out: Any, error: type[Exception], message: str, impl: str) -> None:
+def test_an_out_that_does_not_fit_is_refused(
+    out: Any, error: type[Exception], message: str, impl: str
+) -> None:
     with pytest.raises(error, match=message):
         compact([X], INDEX, dim=1, impl=impl, out=out)
 

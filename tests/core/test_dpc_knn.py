@@ -38,7 +38,9 @@ def assert_result(x: Tensor, clusters: DpcKnn, num_clusters: int, num_neighbors:
 @IMPLS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("n", "channels", "num_clusters"), CLUSTER_SHAPES)
-def test_shapes(n: int, channels: int, num_clusters: int, dtype: torch.dtype, impl: str) -> None:
+def test_points_are_clustered_as_by_the_reference(
+    n: int, channels: int, num_clusters: int, dtype: torch.dtype, impl: str
+) -> None:
     x = noise(2, n, channels, dtype=dtype)
     clusters = dpc_knn(x, num_clusters, impl=impl)
     assert_result(x, clusters, num_clusters)
@@ -61,7 +63,7 @@ def test_golden_in_the_kernel(unit: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_error_budget(dtype: torch.dtype) -> None:
+def test_density_and_score_are_within_the_error_budget(dtype: torch.dtype) -> None:
     """Density and score: no farther from float64 than the reference, plus the expanded square's
     error, which is a few steps of the squared norms."""
     x = noise(1, 50, 40, dtype=dtype)
@@ -114,7 +116,7 @@ def test_points_behind_the_length_do_not_count(impl: str) -> None:
 
 
 @IMPLS
-def test_strided(impl: str) -> None:
+def test_strides_change_no_bit(impl: str) -> None:
     x = noise(3, 20, 10)
     expected = dpc_knn(x, 5, impl=impl)
     for view in (
@@ -128,7 +130,7 @@ def test_strided(impl: str) -> None:
 
 @IMPLS
 @pytest.mark.parametrize("num_neighbors", [1, 2, 19, 20, 50])
-def test_num_neighbors(num_neighbors: int, impl: str) -> None:
+def test_any_number_of_neighbors(num_neighbors: int, impl: str) -> None:
     x = noise(1, 20, 8)
     clusters = dpc_knn(x, 6, num_neighbors=num_neighbors, impl=impl)
     assert torch.equal(clusters.labels, dpc_knn(x, 6, num_neighbors=num_neighbors).labels)
@@ -210,7 +212,7 @@ X = noise(2, 10, 4)
         pytest.param({"lengths": torch.ones(2)}, TypeError, "lengths .*tensor", id="tensor"),
     ],
 )
-def test_refused(
+def test_wrong_arguments_are_refused(
     arguments: dict[str, Any], error: type[Exception], message: str, impl: str
 ) -> None:
     with pytest.raises(error, match=message):

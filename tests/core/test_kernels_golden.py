@@ -54,7 +54,7 @@ def test_enough_cases() -> None:
 
 
 @pytest.mark.parametrize("run", DEFAULT_RUNS + OTHER_RUNS, ids=str)
-def test_merge(run: Run) -> None:
+def test_golden_cases_are_merged_as_by_the_reference(run: Run) -> None:
     x = run.features()
     assert_agree(x, run.config, merge_video(x, run.config, impl="triton"))
 

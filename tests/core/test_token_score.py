@@ -78,20 +78,20 @@ DTYPES = [
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all-keys", "causal"])
 @pytest.mark.parametrize(("heads", "kv_heads"), SCORE_HEADS)
-def test_heads(heads: int, kv_heads: int, causal: bool) -> None:
+def test_query_heads_share_kv_heads(heads: int, kv_heads: int, causal: bool) -> None:
     query, key = noise(2, heads, 5, 64), noise(2, kv_heads, 41, 64, seed=1)
     assert_scores(query, key, slice(3, 34), causal_offset=36 if causal else None)
 
 
 @pytest.mark.parametrize("head_dim", SCORE_HEAD_DIMS)
-def test_head_dim(head_dim: int) -> None:
+def test_head_dims_of_any_size(head_dim: int) -> None:
     query, key = noise(1, 2, 3, head_dim), noise(1, 1, 29, head_dim, seed=1)
     assert_scores(query, key, slice(0, 29))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("causal", [False, True], ids=["all-keys", "causal"])
-def test_dtype(dtype: torch.dtype, causal: bool) -> None:
+def test_each_dtype_is_within_the_error_budget(dtype: torch.dtype, causal: bool) -> None:
     query, key = noise(1, 4, 6, 32, dtype=dtype), noise(1, 2, 50, 32, seed=1, dtype=dtype)
     assert_scores(query, key, slice(7, 44), causal_offset=44 if causal else None)
 
@@ -135,7 +135,7 @@ def test_blocks_that_ship_for_gpus(monkeypatch: pytest.MonkeyPatch, causal: bool
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["all-keys", "causal"])
-def test_key_mask(causal: bool) -> None:
+def test_masked_keys_count_nothing(causal: bool) -> None:
     """Left padding of different length, and a hole."""
     mask = torch.arange(70)[None, :] >= torch.tensor([0, 9, 69])[:, None]
     mask[0, 30] = False
@@ -177,7 +177,7 @@ def test_causal_rows_see_no_later_key(impl: str) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.05, 1.0, 3.0, -0.2], ids=str)
-def test_scale(scale: float) -> None:
+def test_a_scale_of_any_size_and_sign(scale: float) -> None:
     assert_scores(noise(1, 2, 3, 16), noise(1, 2, 31, 16, seed=1), slice(2, 30), scale=scale)
 
 
@@ -186,7 +186,7 @@ def test_large_logits_do_not_overflow() -> None:
     assert_scores(query, key, slice(0, 300))
 
 
-def test_strided() -> None:
+def test_strides_change_no_bit() -> None:
     """Queries and keys as projections leave them: heads and positions transposed, channels cut."""
     plain_query, plain_key = noise(2, 2, 4, 20), noise(2, 2, 30, 20, seed=1)
     expected = score_visual_tokens(plain_query, plain_key, slice(2, 28), impl="triton")
@@ -331,6 +331,8 @@ VALID: dict[str, Any] = {"query": Q, "key": K, "visual_slice": slice(2, 6)}
         ),
     ],
 )
-def test_refused(changed: dict[str, Any], error: type[Exception], message: str, impl: str) -> None:
+def test_wrong_arguments_are_refused(
+    changed: dict[str, Any], error: type[Exception], message: str, impl: str
+) -> None:
     with pytest.raises(error, match=message):
         score_visual_tokens(**{**VALID, **changed}, impl=impl)

@@ -33,7 +33,7 @@ def slow_for(family, model, name: str, options: dict):
         ),
     ],
 )
-def test_one_video(family, name, options, attention):
+def test_one_video_is_decoded_as_slowly(family, name, options, attention):
     model, inputs = family.build(attention), family.question()
     with apply_method(model, name, options) as handle:
         result = generate(model, inputs)
@@ -54,7 +54,7 @@ def test_one_video(family, name, options, attention):
 
 @EACH_FAMILY
 @pytest.mark.parametrize("name", ["fastv", "look_m"])
-def test_padded_batch(family, name):
+def test_a_padded_batch_is_decoded_as_slowly(family, name):
     model, inputs = family.build(), family.batch()
     with apply_method(model, name, {}) as handle:
         result = generate(model, inputs)

@@ -29,6 +29,9 @@ from prunevid_kernels.benchmarks.embedded.model import (
     load_embedded_model,
 )
 
+# What the command prints; test_run_families.py and the engine's tests run models on each version.
+pytestmark = pytest.mark.one_version
+
 
 def test_default_run_says_what_it_used(default_run) -> None:
     assert default_run.exit_code == 0, default_run.stderr
