@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project: lint, format, the whole suite (types and the installed wheel are part
 # of it), and the model tests once more on the oldest transformers that is supported.
-# Options go to pytest: bash scripts/test.sh -k layering
+# Options go to pytest: bash scripts/test.sh -k layering; --full runs the larger grid of cases as well.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"

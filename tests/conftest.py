@@ -17,8 +17,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest  # noqa: E402
+import quick_interpreter  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
+
+quick_interpreter.install()
 
 # The same examples on every run and machine: a failure is a failure of the change at hand.
 settings.register_profile(
@@ -34,5 +38,20 @@ settings.load_profile("prunevid")
 # that a kernel leaves unwritten shows, whatever the allocator hands out. torch fills it while
 # deterministic algorithms are on; warn_only, because an operation of a model that has no
 # deterministic form is not what is being tested.
-torch.use_deterministic_algorithms(True, warn_only=True)
+# Like use_deterministic_algorithms(True, warn_only=True), which would import torch's compiler.
+torch.set_deterministic_debug_mode("warn")
 torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the larger grid of cases as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --full, leave out what is marked ``full``."""
+    if config.getoption("--full"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]

@@ -16,9 +16,9 @@ from prunevid_kernels import MergedVideo, PruneVidConfig, dpc_knn, merge_video, 
 from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels.segments import _refined
 
-# 37 of the 41 cases, for the interpreter's sake: the others are three of the largest, and a copy of
-# bikes_pllava_c64 in another number format.
-LEFT_OUT = {
+# With --full only: three of the largest cases, and a copy of bikes_pllava_c64 in another number
+# format.
+IN_FULL = {
     "bikes_ov_c64",
     "carphone_distorted_ov_c64",
     "bigbuckbunny_ov_c64",
@@ -26,7 +26,8 @@ LEFT_OUT = {
 }
 SMALL = ("frames7", "patches1", "patches2", "patches14")
 RATIOS = ("seg010_cl075", "seg100_cl025")
-DEFAULT_RUNS = [run for run in stage1_runs() if run.name == "tau080" and run.case not in LEFT_OUT]
+DEFAULT_RUNS = [run for run in stage1_runs() if run.name == "tau080" and run.case not in IN_FULL]
+FULL_RUNS = [run for run in stage1_runs() if run.name == "tau080" and run.case in IN_FULL]
 OTHER_RUNS = [run for run in stage1_runs() if run.case in SMALL and run.name != "tau080"]
 OTHER_RUNS += [run for run in stage1_runs() if run.case == "ratios" and run.name in RATIOS]
 
@@ -49,12 +50,20 @@ def gpu_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_enough_cases() -> None:
-    assert len(DEFAULT_RUNS) == 37
+    assert len(DEFAULT_RUNS) == 37 and len(FULL_RUNS) == 4
     assert len(OTHER_RUNS) == 2 * len(SMALL) + 2
 
 
-@pytest.mark.parametrize("run", DEFAULT_RUNS + OTHER_RUNS, ids=str)
-def test_merge(run: Run) -> None:
+@pytest.mark.parametrize(
+    "run",
+    [
+        *DEFAULT_RUNS,
+        *OTHER_RUNS,
+        *(pytest.param(run, marks=pytest.mark.full) for run in FULL_RUNS),
+    ],
+    ids=str,
+)
+def test_golden_cases_are_merged_as_by_the_reference(run: Run) -> None:
     x = run.features()
     assert_agree(x, run.config, merge_video(x, run.config, impl="triton"))
 

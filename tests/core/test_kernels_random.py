@@ -129,14 +129,16 @@ def count_near_ties() -> Iterator[None]:
 
 @settings(max_examples=14, phases=PHASES)
 @given(shape=shapes(max_frames=40), config=configs)
-def test_one_video(shape: Shape, config: PruneVidConfig) -> None:
+def test_a_random_video_is_merged_as_by_the_reference(shape: Shape, config: PruneVidConfig) -> None:
     x = shape.features()
     assert_agree(x, config, merge_video(x, config, impl="triton"))
 
 
 @settings(max_examples=6, phases=PHASES)
 @given(shape=st.integers(1, 4).flatmap(lambda b: shapes(max_frames=8, videos=b)), config=configs)
-def test_ragged_batch(shape: Shape, config: PruneVidConfig) -> None:
+def test_a_video_s_result_does_not_depend_on_its_batch(
+    shape: Shape, config: PruneVidConfig
+) -> None:
     """A video's result is the same, bit for bit, in a batch and, computed again, alone."""
     x = shape.features()
     batch = merge_videos(x, list(shape.frames), config, impl="triton")

@@ -111,6 +111,7 @@ for call in (
     lambda: segment_frames(x[0, 0], PruneVidConfig(), impl="triton"),
     lambda: score_visual_tokens(x, x, slice(0, 2), impl="triton"),
     lambda: compact([x], torch.tensor([0]), dim=0, impl="triton"),
+    lambda: warm_up([(2, 4, 8)], PruneVidConfig(), device="cpu"),
 ):
     try:
         call()
@@ -122,7 +123,7 @@ for call in (
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     messages = finished.stdout.splitlines()
-    assert len(messages) == 5
+    assert len(messages) == 6
     for message in messages:
         assert message.startswith("impl='triton' needs a GPU tensor, got one on cpu")
         assert "TRITON_INTERPRET=1" in message

@@ -39,7 +39,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
         pytest.param("00211021133", "00011111133", id="a-filled-stretch-counts-as-neighbor"),
     ],
 )
-def test_refinement(labels: str, expected: str) -> None:
+def test_labels_are_refined_as_written_out(labels: str, expected: str) -> None:
     assert "".join(map(str, refine_labels([int(label) for label in labels]))) == expected
 
 
@@ -104,7 +104,7 @@ def test_given_labels_in_the_kernel(labels: list[int], channels: int) -> None:
 
 
 @IMPLS
-def test_strided(impl: str) -> None:
+def test_strides_change_no_bit(impl: str) -> None:
     x = scenes([4, 6, 5])
     expected = segment_frames(x, PruneVidConfig(), impl=impl)
     for view in (x.T.contiguous().T, torch.cat([x, x], dim=1)[:, :12]):

@@ -50,7 +50,7 @@ def test_two_processes(model, tmp_path):
         [*launch, script, tmp_path],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     lines = [line for line in finished.stdout.splitlines() if line.startswith("RESULT ")]

@@ -12,6 +12,9 @@ from tiny_models import CONFIG, generate, question, text_tokens
 
 from prunevid_kernels.adapters import PruneHandle, prune
 
+# Hooks of torch and threads of Python: the model could be any.
+pytestmark = pytest.mark.one_version
+
 
 def test_two_threads_on_one_model(model):
     """One thread's prompt does not meet the other's hooks."""

@@ -33,7 +33,7 @@ def slow_for(family, model, name: str, options: dict):
         ),
     ],
 )
-def test_one_video(family, name, options, attention):
+def test_one_video_is_decoded_as_slowly(family, name, options, attention):
     model, inputs = family.build(attention), family.question()
     with apply_method(model, name, options) as handle:
         result = generate(model, inputs)
@@ -54,7 +54,7 @@ def test_one_video(family, name, options, attention):
 
 @EACH_FAMILY
 @pytest.mark.parametrize("name", ["fastv", "look_m"])
-def test_padded_batch(family, name):
+def test_a_padded_batch_is_decoded_as_slowly(family, name):
     model, inputs = family.build(), family.batch()
     with apply_method(model, name, {}) as handle:
         result = generate(model, inputs)
@@ -113,10 +113,21 @@ def test_fastv_second_video_after_a_cut_cache(model):
 
 
 @pytest.mark.parametrize("name", ["fastv", "look_m"])
-def test_beams(model, name):
+def test_beams_have_the_scores_of_the_slow_decoder(name):
+    model, inputs = LLAVA_ONEVISION.build(), LLAVA_ONEVISION.question()
     with apply_method(model, name, {}):
-        result = generate(model, question(frames=4), num_beams=3)
-        assert result.sequences.shape[0] == 1
+        result = generate(
+            model, inputs, tokens=5, num_beams=3, num_return_sequences=3, output_scores=True
+        )
+    assert len(result.sequences) == 3
+    for sequence, score in zip(result.sequences, result.sequences_scores, strict=True):
+        slow = slow_for(LLAVA_ONEVISION, model, name, {})
+        slow.feed_prompt(*LLAVA_ONEVISION.prompts(model, inputs))
+        total = 0.0
+        for token in sequence[-5:].tolist():
+            total += slow.logits().log_softmax(-1)[token].item()
+            slow.feed_tokens([token])
+        assert abs(total / 5 - score.item()) <= 1e-5
 
 
 def test_look_m_in_a_static_cache(model):

@@ -18,7 +18,7 @@ def options_for(name: str) -> dict:
     return {"layer": 1} if "layer" in METHODS[name].defaults else {}
 
 
-def test_names():
+def test_every_method_has_its_name():
     assert list(METHODS) == NAMES
 
 
@@ -77,7 +77,7 @@ def test_prunevid_by_name(family, name, config):
         ("drop_all", {"layer": 9}, ValueError, "layer must be less than"),
     ],
 )
-def test_errors(model, name, options, error, message):
+def test_wrong_names_and_options_are_refused(model, name, options, error, message):
     with pytest.raises(error, match=message):
         apply_method(model, name, options)
 

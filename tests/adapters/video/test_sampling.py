@@ -14,6 +14,8 @@ from PIL import Image
 from prunevid_kernels.adapters.video.reader import read_video
 from prunevid_kernels.adapters.video.sampling import frame_indices
 
+pytestmark = pytest.mark.one_version
+
 PUBLISHED = json.loads((PARITY / "frame_indices.json").read_text())
 
 

@@ -23,6 +23,8 @@ from prunevid_kernels.adapters.vllm.settings import (
     server_retain,
 )
 
+pytestmark = pytest.mark.one_version
+
 
 @pytest.mark.parametrize(
     ("prunevid", "rate", "expected"),

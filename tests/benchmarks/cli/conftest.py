@@ -65,7 +65,7 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """``prunevid run`` with nothing given, as a person types it, in a process of its own."""
     folder = tmp_path_factory.mktemp("default") / "report"
     command = [sys.executable, "-m", "prunevid_kernels.benchmarks.cli", "run", "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, timeout=600)
     return Outcome(done.returncode, done.stdout, done.stderr, folder)
 
 

@@ -74,7 +74,7 @@ def test_checkpoint_folder(folder):
         (["--text", "-1"], "--text must be an integer >= 0"),
     ],
 )
-def test_errors(arguments, message):
+def test_wrong_options_are_refused(arguments, message):
     result = run(*arguments)
     assert result.exit_code == 2
     assert message in result.stderr and len(result.stderr.splitlines()) == 1

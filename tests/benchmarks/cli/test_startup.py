@@ -13,6 +13,8 @@ from pathlib import Path
 import datas_tree as tree
 import pytest
 
+pytestmark = pytest.mark.one_version
+
 HEAVY = {"av", "decord", "jinja2", "matplotlib", "numpy", "openai", "PIL", "pyarrow", "rich"}
 HEAVY |= {"scipy", "tokenizers", "torch", "tqdm", "transformers", "triton"}
 # A judge, drawings, and a format of one data set's official file.
@@ -42,12 +44,11 @@ print(json.dumps(loaded), file=sys.stderr)
 
 def loaded(*arguments: str | Path) -> dict[str, list[str]]:
     command = [sys.executable, "-c", REPORT, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stderr.splitlines()[-1])
 
 
-@pytest.mark.one_version
 def test_no_help_loads_anything_heavy() -> None:
     by_command = loaded()
     assert {"--help", "run --help", "eval mvbench --help", "bench kernels --help"} < {*by_command}

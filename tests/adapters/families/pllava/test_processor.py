@@ -72,8 +72,19 @@ def test_pixels_are_the_published_ones(name):
 
 
 @pytest.mark.parametrize("shape", [(336, 336), (1, 900), (900, 1), (335, 337), (1080, 1920)])
-def test_frames_of_any_shape_become_squares(shape):
-    assert crop_frame(frames(1, *shape)[0], 336).shape == (336, 336, 3)
+def test_frames_of_any_shape_become_the_square_in_their_middle(shape):
+    """Of a ramp along the long edge, as much is left as the square covers, on both sides alike."""
+    height, width = shape
+    long = max(shape)
+    ramp = np.linspace(0, 255, long).round().astype(np.uint8)
+    frame = np.broadcast_to(ramp[:, None] if height == long else ramp, shape)
+    square = crop_frame(np.repeat(frame[..., None], 3, axis=2), 336)
+    assert square.shape == (336, 336, 3)
+    along = square[..., 0] if height == long else square[..., 0].T  # [along, across]
+    assert (along.max(axis=1) - along.min(axis=1)).max() <= 1
+    reach = 127.5 * (1 - 1 / 336) * min(shape) / long
+    assert abs(float(along[0].mean()) - (127.5 - reach)) < 2
+    assert abs(float(along[-1].mean()) - (127.5 + reach)) < 2
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_prompts_are_the_published_ones():
     assert prompt_text(question, system) == with_system
 
 
-def test_inputs(processor, folder):
+def test_inputs_are_the_prompt_s_ids_and_pixels(processor, folder):
     inputs = processor(frames(5), QUESTION, answer_prefix="a ")
     text = "###Human: what is in the video? ###Assistant: a "
     spoken = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).encode(text)

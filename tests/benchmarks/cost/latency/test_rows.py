@@ -95,7 +95,7 @@ def test_stages_add_up_to_the_time_to_the_first_token(subject) -> None:
     row = latency._empty_row(subject, "prunevid", subject.options("prunevid"), FRAMES, 1, QUICK)
     with latency._answering(row, subject, prompts) as answer:
         one, several = answer(1).times, answer(3).times
-    assert one.decode_ms == pytest.approx(0, abs=5.0) and several.decode_ms > 0
+    assert one.decode_ms == 0 and several.decode_ms > 0
     for times in (one, several):
         assert sum(times.stages.values()) == pytest.approx(times.first_token_ms)
 

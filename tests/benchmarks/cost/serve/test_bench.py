@@ -178,7 +178,7 @@ def write_engine(folder: Path, code: str) -> dict[str, str]:
 def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
     environment = write_engine(tmp_path, "raise ValueError('no such model')")
     started = running_server(
-        tmp_path, [], log=tmp_path / "log", start_limit_s=60, environment=environment
+        tmp_path, [], log=tmp_path / "log", start_limit_s=600, environment=environment
     )
     with pytest.raises(ServerError, match="ended with code 1: ValueError: no such model"):
         with started:
@@ -188,7 +188,7 @@ def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
 def test_a_server_and_its_workers_end_with_a_terminated_owner(tmp_path: Path) -> None:
     worker = '[sys.executable, "-c", "import time; time.sleep(600)"]'
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(60)
+        listener.settimeout(600)
         # Server and worker hold a connection; it closes when both are gone.
         environment = write_engine(
             tmp_path,
@@ -204,19 +204,19 @@ def test_a_server_and_its_workers_end_with_a_terminated_owner(tmp_path: Path) ->
                 "-c",
                 "from pathlib import Path\n"
                 "from prunevid_kernels.benchmarks.cost.serve.server import running_server\n"
-                "with running_server(Path(), [], log=Path('log'), start_limit_s=60): pass",
+                "with running_server(Path(), [], log=Path('log'), start_limit_s=600): pass",
             ],
             cwd=tmp_path,
             env=os.environ | environment,
         )
         try:
             held, _ = listener.accept()
-            held.settimeout(60)
+            held.settimeout(600)
             assert held.recv(2) == b"up"
         finally:
             owner.terminate()
         assert held.recv(1) == b""
-        assert owner.wait(60) != 0
+        assert owner.wait(600) != 0
 
 
 def test_a_table_has_a_row_for_each_level() -> None:
