@@ -18,9 +18,8 @@ import triton
 import triton.language as tl
 
 from ....compile_check import Target, compiling_for, resources
-from .blocks import graph_of
 from .counts import Structure, structure_of
-from .sass import Code, disassemble
+from .sass import Code, disassemble, graph_of
 from .trace import Launch
 
 

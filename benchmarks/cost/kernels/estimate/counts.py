@@ -16,8 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .blocks import Graph, Region
-from .sass import Instruction
+from .sass import Graph, Instruction, Region
 from .trace import Program
 
 # Instructions of which the compiler makes one for each of the source's steps, so that copies show.

@@ -12,11 +12,10 @@ import re
 from dataclasses import dataclass, fields
 
 from . import gpus
-from .blocks import Region
 from .compiled import Compiled
 from .gpus import SUB_CORES, WARP, Gpu
 from .lanes import Access, shared_accesses
-from .sass import Instruction
+from .sass import Instruction, Region
 
 _FP32 = {"FADD", "FMUL", "FFMA", "FADD2", "FMUL2", "FFMA2", "HFMA2", "HADD2", "HMUL2"}
 _FP64 = {"DADD", "DMUL", "DFMA", "DSETP", "DMNMX"}
