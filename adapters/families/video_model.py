@@ -175,16 +175,17 @@ def load_video_model(
 
     Raises:
         ModelError: no such folder, another kind of model, files that are unreadable, incomplete or
-            unsafe, an option that is missing or of another family.
+            unsafe, a device that is not there, an option that is missing or of another family.
         TypeError: an option that no family has.
     """
     folder = Path(folder)
     given = {name: value for name, value in options.items() if value is not None}
     _require_known(options)
+    device = _require_device(device)
     try:
         family = detect_family(folder)
         _require_taken(given, family, folder)
-        if dtype is None and torch.device(device).type == "cpu":
+        if dtype is None and device.type == "cpu":
             dtype = torch.float32
         processor = family.processor(folder, **_chosen(given, family.processor_options))
         model = family.load(
@@ -203,6 +204,16 @@ def load_video_model(
         name=folder.resolve().name,
         default_frames=processor.num_frames,
     )
+
+
+def _require_device(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"device must be a torch device, got {device!r}") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {str(found)!r} was asked for, but no GPU was found")
+    return found
 
 
 def _options_of(family: Family) -> tuple[str, ...]:

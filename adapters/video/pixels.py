@@ -13,8 +13,11 @@ def require_frames(frames: np.ndarray) -> None:
     """Frames are [T, H, W, 3] uint8, one at least.
 
     Raises:
-        ValueError: they are not.
+        TypeError: they are no array.
+        ValueError: an array of another form.
     """
+    if not isinstance(frames, np.ndarray):
+        raise TypeError(f"frames must be [T, H, W, 3] uint8, got {type(frames).__name__}")
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(
             f"frames must be [T, H, W, 3] uint8, got {list(frames.shape)} {frames.dtype}"

@@ -27,7 +27,7 @@ def check_command(
     folder: Annotated[Path, typer.Argument(help="Checkpoint folder.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Say which model a folder holds and whether all its weights are there; reads no weight."""
+    """Say which model a folder holds and whether all its weights and its processor are there."""
     from prunevid_kernels.adapters.checkpoint.files import open_checkpoint
     from prunevid_kernels.adapters.families.detect import detect_family
     from prunevid_kernels.adapters.families.video_model import silence_transformers
@@ -55,7 +55,12 @@ def check_command(
         summary["loadable"] = report.is_loadable
         for kind in ("missing", "unexpected", "mismatched", "ambiguous"):
             summary[kind] = len(getattr(report, kind))
-    print("loadable" if summary["loadable"] else "NOT loadable")
+        try:
+            family.processor(folder)
+        except (ValueError, OSError) as error:
+            summary["processor_error"] = str(error).strip().splitlines()[0]
+            print(f"processor  {summary['processor_error']}")
+    print("weights loadable" if summary["loadable"] else "NOT loadable")
     print_summary(summary, as_json)
     if not summary["loadable"]:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ what this command would write.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable
@@ -153,10 +154,12 @@ def updated(readme: str, results: Path) -> str:
 
 
 def main(root: Path = ROOT) -> int:
+    """Rewrite the README of a checkout."""
     path = root / "README.md"
     path.write_text(updated(path.read_text(), root / "benchmarks" / "results"))
     return 0
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="Write the measured tables into README.md.").parse_args()
     sys.exit(main())

@@ -52,7 +52,9 @@ class PllavaProcessor(FrameProcessor):
         config = PllavaConfig.read(folder)
         file = folder / "tokenizer.json"
         if not file.is_file():
-            raise ValueError(f"{folder}: no tokenizer.json")
+            raise ValueError(
+                "no tokenizer.json in the folder; it comes with the published checkpoint"
+            )
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(file),
             padding_side="left",

@@ -260,3 +260,16 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path, kind):
     with pytest.raises(ModelError) as caught:
         load_video_model(folder)
     assert len(str(caught.value).splitlines()) == 1 and str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        pytest.param("gpu", "device must be a torch device, got 'gpu'", id="unknown"),
+        pytest.param("cuda", "no GPU was found", id="absent"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(tmp_path, monkeypatch, device, said):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ModelError, match=said):
+        load_video_model(tmp_path, device)

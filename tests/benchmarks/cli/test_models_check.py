@@ -38,6 +38,7 @@ def damaged(tmp_path: Path, checkpoint: Path) -> Path:
 def test_published_pllava() -> None:
     code, text, summary = check(PARITY / "pllava_tiny_ckpt")
     assert code == 0 and summary["loadable"] and summary["family"] == "pllava"
+    assert "no tokenizer.json in the folder" in summary["processor_error"]
     assert summary["needs_lora_alpha"]
     assert text.startswith(
         "model      PLLaVA\nweights    130 tensors in 2 files, float32\n"
@@ -49,7 +50,11 @@ def test_published_pllava() -> None:
 def test_llava_onevision(checkpoint: Path) -> None:
     code, text, summary = check(checkpoint)
     assert code == 0 and summary["loadable"] and summary["family"] == "llava_onevision"
-    assert "model      LLaVA-OneVision\n" in text and "\nloadable\n" in text
+    assert (
+        "model      LLaVA-OneVision\n" in text
+        and "\nweights loadable\n" in text
+        and "processor" not in text
+    )
 
 
 def test_damaged_llava_onevision(damaged: Path) -> None:
