@@ -114,7 +114,7 @@ def test_it_runs_what_it_compiles() -> None:
         warm_up(
             [(3, 17, 8)],
             config,
-            videos=3,
+            videos=2,
             attention=[(4, 2, 16)],
             dtype=torch.float16,
             device="cpu",

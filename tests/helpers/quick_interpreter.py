@@ -19,6 +19,8 @@ from triton.runtime import interpreter
 
 def install() -> None:
     """Replace the two searches; once a process, before the first launch."""
+    for package in (tl, tl.core, tl.tensor, tl.math):
+        builtins_of(package)
     interpreter._patch_builtin = patch_builtin
     interpreter._get_np_dtype = numpy_dtype
 
@@ -34,11 +36,14 @@ def builtins_of(package: Any) -> tuple[str, ...]:
 
 
 def patch_builtin(package: Any, *arguments: Any) -> None:
-    """``interpreter._patch_builtin``: replace the builtins, which are replaced together or not."""
+    """``interpreter._patch_builtin``: replace the builtins that are not replaced yet. All are where
+    the first is: it searches no further then."""
     names = builtins_of(package)
     if names and tl.core.is_builtin(getattr(package, names[0])):
         for name in names:
-            interpreter._patch_attr(package, name, getattr(package, name), *arguments)
+            member = getattr(package, name)
+            if tl.core.is_builtin(member):
+                interpreter._patch_attr(package, name, member, *arguments)
 
 
 @functools.cache
