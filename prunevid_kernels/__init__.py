@@ -15,8 +15,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prunevid_kernels.config import PruneVidConfig, budget_tokens
     from prunevid_kernels.layout import MergedVideo, TokenLayout
-    from prunevid_kernels.ops import DpcKnn, dpc_knn, score_visual_tokens, segment_frames
-    from prunevid_kernels.pipeline import compact, merge_video, merge_videos, select_tokens
+    from prunevid_kernels.ops import (
+        DpcKnn,
+        compact,
+        dpc_knn,
+        score_visual_tokens,
+        segment_frames,
+    )
+    from prunevid_kernels.pipeline import merge_video, merge_videos, select_tokens
     from prunevid_kernels.warming import warm_up
 
 __version__ = "0.1.0"
@@ -40,8 +46,8 @@ __all__ = [
 _MODULES = {
     "config": ("PruneVidConfig", "budget_tokens"),
     "layout": ("MergedVideo", "TokenLayout"),
-    "ops": ("DpcKnn", "dpc_knn", "score_visual_tokens", "segment_frames"),
-    "pipeline": ("compact", "merge_video", "merge_videos", "select_tokens"),
+    "ops": ("DpcKnn", "compact", "dpc_knn", "score_visual_tokens", "segment_frames"),
+    "pipeline": ("merge_video", "merge_videos", "select_tokens"),
     "warming": ("warm_up",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -299,10 +299,31 @@ def compact(
     index: Tensor,
     *,
     dim: int,
-    impl: Impl,
+    impl: Impl = "auto",
     out: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    """See :func:`prunevid_kernels.compact`."""
+    """Take the entries ``index`` along ``dim`` out of many tensors at once, e.g. out of the K and V
+    of many layers.
+
+    On a GPU one kernel launch serves all tensors of equal shape, strides and dtype, whatever their
+    number, and one before it lists the addresses of up to 32. Differentiable in the tensors.
+
+    Args:
+        tensors: any dtype and shape, all on one device and equally long along ``dim``.
+        index: int64 [K], entries to take, in this order; or [B, K], a row for each entry of
+            dimension 0 (then ``dim`` is not 0). Indices out of range are an error in the reference
+            and give zeros in the kernel, which does not wait to say so.
+        dim: the dimension to shorten.
+        impl: see the module.
+        out: contiguous tensors of the results' shapes and dtypes, apart from ``tensors``: take the
+            results, and are returned.
+
+    Returns:
+        Contiguous tensors, in the order of ``tensors``; new ones without ``out``.
+
+    Raises:
+        TypeError, ValueError: an argument of a wrong type, shape, dtype, device or range.
+    """
     if isinstance(tensors, Tensor):  # before it is taken for the sequence of its entries
         raise TypeError("tensors must be a sequence of tensors, got one tensor")
     if is_tracing() or (torch.is_grad_enabled() and _any_requires_grad(tensors)):

@@ -140,36 +140,3 @@ def select_tokens(scores: Tensor, layout: TokenLayout, config: PruneVidConfig) -
     groups = ops.to_device(torch.repeat_interleave(sizes), scores.device)
     ranked = best_first[torch.sort(groups[best_first], stable=True).indices]
     return torch.sort(ranked[ops.to_device(places, scores.device)]).values
-
-
-def compact(
-    tensors: Sequence[Tensor],
-    index: Tensor,
-    *,
-    dim: int,
-    impl: Impl = "auto",
-    out: Sequence[Tensor] | None = None,
-) -> list[Tensor]:
-    """Take the entries ``index`` along ``dim`` out of many tensors at once, e.g. out of the K and V
-    of many layers.
-
-    On a GPU one kernel launch serves all tensors of equal shape, strides and dtype, whatever their
-    number, and one before it lists the addresses of up to 32. Differentiable in the tensors.
-
-    Args:
-        tensors: any dtype and shape, all on one device and equally long along ``dim``.
-        index: int64 [K], entries to take, in this order; or [B, K], a row for each entry of
-            dimension 0 (then ``dim`` is not 0). Indices out of range are an error in the reference
-            and give zeros in the kernel, which does not wait to say so.
-        dim: the dimension to shorten.
-        impl: see :mod:`prunevid_kernels.ops`.
-        out: contiguous tensors of the results' shapes and dtypes, apart from ``tensors``: take the
-            results, and are returned.
-
-    Returns:
-        Contiguous tensors, in the order of ``tensors``; new ones without ``out``.
-
-    Raises:
-        TypeError, ValueError: an argument of a wrong type, shape, dtype, device or range.
-    """
-    return ops.compact(tensors, index, dim=dim, impl=impl, out=out)

@@ -16,7 +16,7 @@ import torch
 from prunevid_kernels import pipeline
 from prunevid_kernels._validate import FLOAT_DTYPES, require_lengths
 from prunevid_kernels.config import PruneVidConfig
-from prunevid_kernels.ops import require_config, score_visual_tokens
+from prunevid_kernels.ops import compact, require_config, score_visual_tokens
 
 
 def warm_up(
@@ -83,4 +83,4 @@ def _warm_up_selection(
             )
     index = torch.arange(0, keys, 2, device=device)
     for count in (1, 22):
-        pipeline.compact([key] * count, index, dim=2, impl="triton")
+        compact([key] * count, index, dim=2, impl="triton")
