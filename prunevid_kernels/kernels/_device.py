@@ -96,6 +96,7 @@ def dot(a, b, total, INTERPRETED: tl.constexpr):
     the tile, so equal rows give equal results. The interpreter's BLAS promises no such thing (and
     knows no bfloat16); there the tile is computed in float64 and rounded once.
     """
+    # a [M, K], b [K, N]; total and each product: [M, N]
     if INTERPRETED:
         tile = tl.dot(a.to(tl.float64), b.to(tl.float64), out_dtype=tl.float64)
         total += tile.to(tl.float32)

@@ -51,11 +51,11 @@ def _root(square_bits, sqrt_channels):
 def ranks(score_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """How many points of a set score higher than each: [BLOCK_N], very many outside."""
     j = tl.arange(0, BLOCK_N)
-    score_j = tl.load(score_ptr + j, mask=j < n, other=-1.0)
+    score_j = tl.load(score_ptr + j, mask=j < n, other=-1.0)  # [BLOCK_N]
     better = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.int32)
     for first in range(0, n, BLOCK_M):
         i = first + tl.arange(0, BLOCK_M)
-        score_i = tl.load(score_ptr + i, mask=i < n, other=-1.0)
+        score_i = tl.load(score_ptr + i, mask=i < n, other=-1.0)  # [BLOCK_M]
         is_better = (score_i[:, None] > score_j[None, :]) | (
             (score_i[:, None] == score_j[None, :]) & (i[:, None] < j[None, :])
         )
@@ -79,13 +79,13 @@ def labels(square_ptr, rank, n, pitch, num_clusters, BLOCK_M: tl.constexpr, BLOC
         stored = (r < num_clusters)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
         square = tl.load(
             square_ptr + center[:, None] * pitch + j[None, :], mask=stored, other=float("inf")
-        )
+        )  # [BLOCK_M, BLOCK_N]
         is_nearer = square < shortest
         shortest = tl.where(is_nearer, square, shortest)
         nearest = tl.where(is_nearer, r[:, None], nearest)
     distance = tl.min(shortest, axis=0)  # [BLOCK_N]
     is_nearest = shortest == distance[None, :]
-    label = tl.min(tl.where(is_nearest, nearest, 2147483647), axis=0)
+    label = tl.min(tl.where(is_nearest, nearest, 2147483647), axis=0)  # [BLOCK_N]
     return tl.where(rank < num_clusters, rank, label)
 
 
@@ -116,6 +116,7 @@ def _densities_kernel(
     square_ptr,
     density_ptr,
     farthest_ptr,
+    # Sizes and strides.
     max_points,
     pitch,
     num_splits,
@@ -155,16 +156,16 @@ def _densities_kernel(
         for split in tl.range(0, num_splits, loop_unroll_factor=2):  # two parts under way
             part_norm_ptr = norm_ptr + split * tl.cast(norm_split_stride, tl.int64)
             part_gram_ptr = gram_ptr + split * tl.cast(gram_split_stride, tl.int64)
-            norm_i += tl.load(part_norm_ptr + i, mask=i < n, other=0.0)
-            norm_j += tl.load(part_norm_ptr + j, mask=j < n, other=0.0)
-            product += tl.load(part_gram_ptr + tile, mask=stored, other=0.0)
+            norm_i += tl.load(part_norm_ptr + i, mask=i < n, other=0.0)  # [BLOCK_M]
+            norm_j += tl.load(part_norm_ptr + j, mask=j < n, other=0.0)  # [BLOCK_N]
+            product += tl.load(part_gram_ptr + tile, mask=stored, other=0.0)  # [BLOCK_M, BLOCK_N]
         square = norm_i[:, None] + norm_j[None, :] - 2.0 * product
         square = tl.where(square == square, tl.where(square > 0.0, square, 0.0), float("inf"))
         square = tl.where(i[:, None] == j[None, :], 0.0, square)  # not inf - inf either
         tl.store(square_ptr + tile, square, mask=stored)
 
         bits = square.to(tl.int32, bitcast=True)  # [BLOCK_M, BLOCK_N]
-        farthest = tl.max(tl.where(inside, bits, 0), axis=1)
+        farthest = tl.max(tl.where(inside, bits, 0), axis=1)  # [BLOCK_M]
         tl.store(farthest_ptr + first + i, farthest, mask=i < n)
 
         # The k smallest, all equal ones at a time.
@@ -175,7 +176,7 @@ def _densities_kernel(
         for _ in range(counted):
             nearest = tl.min(remaining, axis=1)  # [BLOCK_M]
             is_nearest = remaining == nearest[:, None]
-            taken = tl.minimum(tl.sum(is_nearest.to(tl.int32), axis=1), missing)
+            taken = tl.minimum(tl.sum(is_nearest.to(tl.int32), axis=1), missing)  # [BLOCK_M]
             distance = _root(nearest, sqrt_channels)
             total += tl.where(taken > 0, taken.to(tl.float32) * (distance * distance), 0.0)
             missing -= taken
@@ -196,6 +197,7 @@ def _scores_kernel(
     end_row_ptr,
     # Written.
     score_ptr,
+    # Sizes and strides.
     max_points,
     pitch,
     sqrt_channels,
@@ -212,15 +214,17 @@ def _scores_kernel(
         density_ptr += first
         i = block * BLOCK_M + tl.arange(0, BLOCK_M)
         j = tl.arange(0, BLOCK_N)
-        density_i = tl.load(density_ptr + i, mask=i < n, other=0.0)
-        density_j = tl.load(density_ptr + j, mask=j < n, other=-1.0)
+        density_i = tl.load(density_ptr + i, mask=i < n, other=0.0)  # [BLOCK_M]
+        density_j = tl.load(density_ptr + j, mask=j < n, other=-1.0)  # [BLOCK_N]
         stored = (i < n)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
+        # [BLOCK_M, BLOCK_N]
         square = tl.load(square_ptr + i[:, None] * pitch + j[None, :], mask=stored, other=0.0)
         is_denser = (density_j[None, :] > density_i[:, None]) | (
             (density_j[None, :] == density_i[:, None]) & (j[None, :] < i[:, None])
         )  # [BLOCK_M, BLOCK_N], none of them outside
         bits = tl.where(is_denser, square.to(tl.int32, bitcast=True), _ABOVE_INFINITY)
         parent = tl.min(bits, axis=1)  # [BLOCK_M]
+        # The largest of [BLOCK_N].
         farthest = tl.max(tl.load(farthest_ptr + first + j, mask=j < n, other=0), axis=0)
         parent = tl.where(parent == _ABOVE_INFINITY, farthest, parent)
         score = density_i * _root(parent, sqrt_channels)
@@ -241,6 +245,7 @@ def _dpc_knn_kernel(
     # Written.
     label_ptr,
     center_ptr,
+    # Sizes and strides.
     pitch,
     N,
     num_clusters,

@@ -35,10 +35,13 @@ def channels_per_offset_block(channels: int) -> int:
 
 @triton.jit(do_not_specialize=["N"])
 def _frame_mean_kernel(
+    # Read.
     x_ptr,
+    # Written.
     mean_ptr,
     is_offset_ptr,
     is_bad_ptr,
+    # Sizes.
     N,
     C,
     OFFSET_C: tl.constexpr,
@@ -57,6 +60,7 @@ def _frame_mean_kernel(
         # [BLOCK_R, BLOCK_N, BLOCK_C]; a thread has all of the first axis, to be loaded at once.
         x = tl.load(x_ptr + (f * N + n)[:, :, None] * C + c[None, None, :], mask=inside, other=0.0)
         x = x.to(tl.float32)
+        # Sums over the first axis: [BLOCK_N, BLOCK_C]
         total += tl.sum(x, axis=0)
         square += tl.sum(x * x, axis=0)
         bad += tl.sum(x * 0.0, axis=0)  # 0 times inf and 0 times NaN are NaN, and stay
@@ -66,7 +70,7 @@ def _frame_mean_kernel(
     tl.store(is_bad_ptr + f * tl.num_programs(1) + block_c, is_bad.to(tl.int32))
 
     BLOCKS: tl.constexpr = BLOCK_C // OFFSET_C
-    variance = tl.maximum(tl.sum(square, axis=0) / N - mean * mean, 0.0)
+    variance = tl.maximum(tl.sum(square, axis=0) / N - mean * mean, 0.0)  # [BLOCK_C]
     # [BLOCKS, OFFSET_C] to [BLOCKS]
     mean_square = tl.sum(tl.reshape(mean * mean, [BLOCKS, OFFSET_C]), axis=1)
     variance = tl.sum(tl.reshape(variance, [BLOCKS, OFFSET_C]), axis=1)

@@ -35,6 +35,7 @@ def _dot_float32(a, b, same, left, right, INTERPRETED: tl.constexpr):
     right; summed apart, the two give the same bits when a and b change places, which a matrix of
     which half is computed needs for its ties.
     """
+    # a [BLOCK, BLOCK_C], b [BLOCK_C, BLOCK]; the three sums and each product: [BLOCK, BLOCK]
     if INTERPRETED:
         same = dot(a, b, same, INTERPRETED)
     else:
@@ -74,7 +75,7 @@ def _center(
         for step in tl.static_range(CENTERS):
             row = ((2 * step + 1) * n // (2 * count)).to(tl.int64)
             mask = c_inside & (step < count)
-            x = tl.load(ptr + row * C + c, mask=mask, other=0.0).to(tl.float32)
+            x = tl.load(ptr + row * C + c, mask=mask, other=0.0).to(tl.float32)  # [BLOCK_C]
             total += x
             square += x * x
         mean = total / count
@@ -102,7 +103,7 @@ def add_products(
     for c_start in range(0, C, BLOCK_C):
         c = c_start + tl.arange(0, BLOCK_C)
         c_inside = (c < C) & (((skipped >> (c_start // SKIPPED_C)) & 1) == 0)
-        # [BLOCK, BLOCK_C]
+        # a and b: [BLOCK, BLOCK_C]
         a = tl.load(
             a_ptrs[:, None] + c[None, :], mask=a_inside[:, None] & c_inside[None, :], other=0.0
         )
@@ -117,9 +118,11 @@ def add_products(
 
 @triton.jit
 def add_float32_products(
+    # Sums so far.
     same,
     left,
     right,
+    # Read: rows, and what is taken away from them.
     a_ptrs,
     b_ptrs,
     a_inside,
@@ -127,6 +130,7 @@ def add_float32_products(
     center_ptr,
     num_points,
     is_offset,
+    # Channels.
     first_c,
     last_c,
     C,
@@ -146,7 +150,7 @@ def add_float32_products(
             center = _center(
                 center_ptr, num_points, is_offset, c_start, c, c_inside, C, CENTERS, OFFSET_C
             )
-        # [BLOCK, BLOCK_C]
+        # a and b: [BLOCK, BLOCK_C]
         a = tl.load(
             a_ptrs[:, None] + c[None, :], mask=a_inside[:, None] & c_inside[None, :], other=0.0
         )
@@ -183,9 +187,12 @@ def store_tile(tile, gram_ptr, norm_ptr, i, j, n, pitch, IS_DIAGONAL: tl.constex
 
 @triton.jit
 def _gram_tile(
+    # Read.
     x_ptr,
+    # Written.
     gram_ptr,
     norm_ptr,
+    # The tile's place, sizes and strides.
     first_i,
     first_j,
     n,
@@ -229,11 +236,14 @@ def _gram_tile(
     do_not_specialize_on_alignment=["first_row_ptr", "end_row_ptr"],
 )
 def _gram_kernel(
+    # Read: points, and where each set's rows are.
     x_ptr,
     first_row_ptr,
     end_row_ptr,
+    # Written.
     gram_ptr,
     norm_ptr,
+    # Sizes and strides.
     num_rows,
     C,
     pitch,

@@ -58,6 +58,7 @@ def _store_clusters(
     anchor_ptr,
     count_ptr,
     member_ptr,
+    # The group's number, places and sizes.
     group,
     before,
     first_token,
@@ -78,10 +79,10 @@ def _store_clusters(
         is_member = (label[None, :] == r[:, None]) & (j < n)[None, :] & exists[:, None]
         counted = tl.cumsum(is_member.to(tl.int32), axis=1)  # [BLOCK_M, BLOCK_N]
         size = tl.sum(is_member.to(tl.int32), axis=1)  # [BLOCK_M]
-        begin = placed + tl.cumsum(size, axis=0) - size
+        begin = placed + tl.cumsum(size, axis=0) - size  # [BLOCK_M]
         placed += tl.sum(size, axis=0)
-        place += tl.sum(tl.where(is_member, begin[:, None] + counted - 1, 0), axis=0)
-        anchor = tl.min(tl.where(is_member, position[None, :], 2147483647), axis=1)
+        place += tl.sum(tl.where(is_member, begin[:, None] + counted - 1, 0), axis=0)  # [BLOCK_N]
+        anchor = tl.min(tl.where(is_member, position[None, :], 2147483647), axis=1)  # [BLOCK_M]
         tl.store(row_group_ptr + r, tl.zeros([BLOCK_M], tl.int32) + group, mask=exists)
         tl.store(row_begin_ptr + r, before + begin, mask=exists)
         tl.store(row_size_ptr + r, size, mask=exists)
@@ -101,6 +102,7 @@ def _store_frame_runs(
     row_size_ptr,
     anchor_ptr,
     count_ptr,
+    # The group's number, places and sizes.
     run_group,
     frame,
     first_frame,
@@ -181,6 +183,7 @@ def _group_clusters_kernel(
     row_begin_ptr,
     row_size_ptr,
     member_ptr,
+    # Sizes and strides.
     num_frames,
     num_videos,
     N,
@@ -211,7 +214,7 @@ def _group_clusters_kernel(
             label = labels(square_ptr + row * pitch, rank, n, pitch, num_clusters, BLOCK_M, BLOCK_N)
 
         position_ptr += start.to(tl.int64) * N + before
-        position = tl.load(position_ptr + j, mask=j < n, other=0)
+        position = tl.load(position_ptr + j, mask=j < n, other=0)  # [BLOCK_N]
         video = video_of(frame, first_frame_ptr, num_videos)
         first_frame = tl.load(first_frame_ptr + video)
         merged_row = tl.load(first_row_ptr + video).to(tl.int64) + offset

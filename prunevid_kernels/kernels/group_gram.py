@@ -33,15 +33,18 @@ def channels_per_part(C, length, SPLIT_C: tl.constexpr):
 
 @triton.jit
 def _add_offset_products(
+    # Sums so far.
     same,
     left,
     right,
+    # Read: rows, and what is taken away from them.
     a_ptrs,
     b_ptrs,
     a_inside,
     b_inside,
     mean_ptr,
     is_offset,
+    # Sizes.
     C,
     OFFSET_C: tl.constexpr,
     IS_DIAGONAL: tl.constexpr,
@@ -76,13 +79,16 @@ def _add_offset_products(
 
 @triton.jit
 def _group_gram_tile(
+    # Read: features, what was found in them, and the group's positions.
     x_ptr,
     mean_ptr,
     is_offset_ptr,
     static_mean_ptr,
     position_ptr,
+    # Written.
     gram_ptr,
     norm_ptr,
+    # The group, the tile's place, sizes and strides.
     is_static,
     frame,
     start,
@@ -105,7 +111,7 @@ def _group_gram_tile(
     i, j = first_i + tl.arange(0, BLOCK), first_j + tl.arange(0, BLOCK)
     i_inside, j_inside = i < n, j < n
     position_i = tl.load(position_ptr + i, mask=i_inside, other=0)  # [BLOCK]
-    position_j = tl.load(position_ptr + j, mask=j_inside, other=0)
+    position_j = tl.load(position_ptr + j, mask=j_inside, other=0)  # [BLOCK]
     same = tl.zeros([BLOCK, BLOCK], dtype=tl.float32)
     left, right = same, same
     if is_static:
@@ -138,7 +144,7 @@ def _group_gram_tile(
         block = tl.arange(0, OFFSET_BLOCKS)
         num_blocks = tl.cdiv(C, OFFSET_C)
         flag_ptrs = is_offset_ptr + frame.to(tl.int64) * num_blocks + block
-        flag = tl.load(flag_ptrs, mask=block < num_blocks, other=0)
+        flag = tl.load(flag_ptrs, mask=block < num_blocks, other=0)  # [OFFSET_BLOCKS]
         is_offset = tl.sum(flag.to(tl.int64) << block, axis=0)  # a bit a block
         if x_ptr.dtype.element_ty == tl.float32:
             same, left, right = add_float32_products(
@@ -221,6 +227,7 @@ def _group_gram_kernel(
     # Written.
     gram_ptr,
     norm_ptr,
+    # Sizes and strides.
     num_frames,
     N,
     C,

@@ -31,6 +31,7 @@ from prunevid_kernels.kernels.group_clusters import GroupClusters
     ],
 )
 def _group_mean_kernel(
+    # Read: features.
     x_ptr,
     # Where each video's merged tokens are.
     first_row_ptr,
@@ -43,6 +44,7 @@ def _group_mean_kernel(
     member_ptr,
     # Written.
     out_ptr,
+    # Sizes.
     num_frames,
     num_videos,
     N,
@@ -56,20 +58,21 @@ def _group_mean_kernel(
     out_row = tl.program_id(0).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
     exists = out_row < total_merged
     videos = tl.arange(0, BLOCK_B)
-    num_merged = tl.load(num_merged_ptr + videos, mask=videos < num_videos, other=0)
+    num_merged = tl.load(num_merged_ptr + videos, mask=videos < num_videos, other=0)  # [BLOCK_B]
     end = tl.cumsum(num_merged, axis=0).to(tl.int64)  # [BLOCK_B]
     is_before = (videos < num_videos)[None, :] & (end[None, :] <= out_row[:, None])
     video = tl.sum(is_before.to(tl.int32), axis=1)  # [BLOCK_L]
-    video_row = tl.max(tl.where(is_before, end[None, :], 0), axis=1)
-    first_row = tl.load(first_row_ptr + video, mask=exists, other=0)
+    video_row = tl.max(tl.where(is_before, end[None, :], 0), axis=1)  # [BLOCK_L]
+    first_row = tl.load(first_row_ptr + video, mask=exists, other=0)  # [BLOCK_L]
     row = first_row.to(tl.int64) + out_row - video_row
 
-    group = tl.load(row_group_ptr + row, mask=exists, other=0)
-    begin = tl.load(row_begin_ptr + row, mask=exists, other=0)
-    size = tl.load(row_size_ptr + row, mask=exists, other=0)
+    group = tl.load(row_group_ptr + row, mask=exists, other=0)  # [BLOCK_L]
+    begin = tl.load(row_begin_ptr + row, mask=exists, other=0)  # [BLOCK_L]
+    size = tl.load(row_size_ptr + row, mask=exists, other=0)  # [BLOCK_L]
     is_run = group >= 2 * num_frames  # of one position over frames
     is_static = (group >= num_frames) & (is_run == 0)
     frame_row = (group % num_frames).to(tl.int64) * N
+    # [BLOCK_L]
     length = tl.load(segment_length_ptr + group % num_frames, mask=exists & is_static, other=1)
     size = tl.where(is_static, size * length, size)  # source tokens
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -81,13 +84,14 @@ def _group_mean_kernel(
         place = m[None, :] // length[:, None]
         frame = tl.where(is_run[:, None], m[None, :], m[None, :] % length[:, None])
         member_ptrs = member_ptr + (frame_row + begin)[:, None] + place
+        # [BLOCK_L, BLOCK_M]
         position = tl.load(member_ptrs, mask=is_member & (is_run == 0)[:, None], other=0)
         position = tl.where(is_run[:, None], begin[:, None], position)
         source = frame_row[:, None] + frame.to(tl.int64) * N + position
         inside = is_member[:, :, None] & (c < C)[None, None, :]
         # [BLOCK_L, BLOCK_M, BLOCK_C]
         x = tl.load(x_ptr + source[:, :, None] * C + c[None, None, :], mask=inside, other=0.0)
-        total += tl.sum(x.to(tl.float32), axis=1)
+        total += tl.sum(x.to(tl.float32), axis=1)  # [BLOCK_L, BLOCK_C]
     mean = (total / size[:, None]).to(out_ptr.dtype.element_ty)
     inside = exists[:, None] & (c < C)[None, :]
     tl.store(out_ptr + out_row[:, None] * C + c[None, :], mean, mask=inside)

@@ -51,6 +51,7 @@ def video_of(frame, first_frame_ptr, num_videos):
     video = -1
     for first in range(0, num_videos, 32):
         index = first + tl.arange(0, 32)
+        # [32]
         first_frame = tl.load(first_frame_ptr + index, mask=index < num_videos, other=2147483647)
         video += tl.sum((first_frame <= frame).to(tl.int32), axis=0)
     return video
@@ -104,7 +105,7 @@ def _spend_budget(budget, static_count, static_size, static_capacity, frame_coun
     static_equal = (static_rest == smallest).to(tl.int32)
     frame_equal = (frame_rest == smallest).to(tl.int32)
     # A static group stands in front of the dynamic group of its first frame.
-    before = tl.cumsum(static_equal + frame_equal, axis=0) - static_equal - frame_equal
+    before = tl.cumsum(static_equal + frame_equal, axis=0) - static_equal - frame_equal  # [BLOCK_T]
     static_equal = tl.where(before < left, static_equal, 0)
     frame_equal = tl.where(before + static_equal < left, frame_equal, 0)
     return static_given + static_above + static_equal, frame_given + frame_above + frame_equal
@@ -135,6 +136,7 @@ def _group_table_kernel(
     first_point_ptr,
     end_point_ptr,
     host_ptr,
+    # Sizes, and numbers of the config.
     num_frames,
     num_videos,
     N,
@@ -151,9 +153,10 @@ def _group_table_kernel(
     if tl.load(segment_start_ptr + frame) == frame:
         row = frame.to(tl.int64) * N
         n = tl.arange(0, BLOCK_N)
-        is_static = tl.load(is_static_ptr + row + n, mask=n < N, other=0).to(tl.int32)
+        is_static = tl.load(is_static_ptr + row + n, mask=n < N, other=0).to(tl.int32)  # [BLOCK_N]
         is_dynamic = tl.where(n < N, 1 - is_static, 0)
         num_static = tl.sum(is_static, axis=0)
+        # [BLOCK_N]
         slot = tl.where(
             is_static > 0,
             tl.cumsum(is_static, axis=0) - 1,
@@ -166,14 +169,14 @@ def _group_table_kernel(
         length = tl.load(first_frame_ptr + video + 1) - frame
         t = tl.arange(0, BLOCK_T)
         inside = t < length
-        start = tl.load(segment_start_ptr + frame + t, mask=inside, other=0)
-        num_static = tl.load(static_count_ptr + start, mask=inside, other=0)
+        start = tl.load(segment_start_ptr + frame + t, mask=inside, other=0)  # [BLOCK_T]
+        num_static = tl.load(static_count_ptr + start, mask=inside, other=0)  # [BLOCK_T]
         starts = inside & (start == frame + t)
         static_size = tl.where(starts, merged_size(num_static, ratio_bits, min_cluster_tokens), 0)
         frame_size = merged_size(N - num_static, ratio_bits, min_cluster_tokens)
         frame_size = tl.where(inside, frame_size, 0)
         if HAS_BUDGET:
-            segment_length = tl.load(segment_length_ptr + start, mask=starts, other=0)
+            segment_length = tl.load(segment_length_ptr + start, mask=starts, other=0)  # [BLOCK_T]
             static_size, frame_size = _spend_budget(
                 tl.load(budget_ptr + video),
                 static_size,
@@ -182,8 +185,8 @@ def _group_table_kernel(
                 frame_size,
                 tl.where(inside, N - num_static, 0),
             )
-        static_end = tl.cumsum(static_size, axis=0)
-        frame_end = tl.cumsum(frame_size, axis=0)
+        static_end = tl.cumsum(static_size, axis=0)  # [BLOCK_T]
+        frame_end = tl.cumsum(frame_size, axis=0)  # [BLOCK_T]
         # In front of a frame's group stand the earlier frames' and all static groups up to its
         # segment's.
         tl.store(frame_offset_ptr + frame + t, static_end + frame_end - frame_size, mask=inside)
@@ -210,6 +213,7 @@ def _group_table_kernel(
         tl.store(host_ptr + 3 * num_frames + video, num_merged)
         is_bad = tl.zeros([BLOCK_T], dtype=tl.int32)
         for block in range(num_bad_blocks):
+            # [BLOCK_T]
             is_bad |= tl.load(
                 is_bad_ptr + (frame + t) * num_bad_blocks + block, mask=inside, other=0
             )

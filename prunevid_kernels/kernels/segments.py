@@ -76,7 +76,7 @@ def _longest(label, run_length, num_labels, BLOCK_M: tl.constexpr, BLOCK_N: tl.c
         r = first + tl.arange(0, BLOCK_M)
         has_label = label[None, :] == r[:, None]  # [BLOCK_M, BLOCK_N]
         of_label = tl.max(tl.where(has_label, run_length[None, :], 0), axis=1)  # [BLOCK_M]
-        longest += tl.sum(tl.where(has_label, of_label[:, None], 0), axis=0)
+        longest += tl.sum(tl.where(has_label, of_label[:, None], 0), axis=0)  # [BLOCK_N]
     return longest
 
 
@@ -90,8 +90,8 @@ def _refined(label, n, num_labels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr)
     is_kept = (j < n) & (run_length > 1) & (run_length == longest)
     # The first kept frame from each frame on, n where there is none; and the frame after the last
     # kept one up to each frame, 0 where there is none.
-    right = tl.associative_scan(tl.where(is_kept, j, n), 0, _smaller, reverse=True)
-    left_end = tl.associative_scan(tl.where(is_kept, j + 1, 0), 0, _larger)
+    right = tl.associative_scan(tl.where(is_kept, j, n), 0, _smaller, reverse=True)  # [BLOCK_N]
+    left_end = tl.associative_scan(tl.where(is_kept, j + 1, 0), 0, _larger)  # [BLOCK_N]
 
     # What the open stretch before a kept run and that run do to the length of the run they end.
     ends_stretch = is_kept & (run_start == j)
@@ -101,7 +101,7 @@ def _refined(label, n, num_labels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr)
     limit = tl.where(ends_stretch & (joins == 0), run_length, -1)
     below = tl.where(ends_stretch, j - stretch_start + run_length, 0)
     above = tl.where(ends_stretch, run_length, 0)
-    limit, below, above = tl.associative_scan((limit, below, above), 0, _composed)
+    limit, below, above = tl.associative_scan((limit, below, above), 0, _composed)  # [BLOCK_N] each
     left_length = tl.where((limit < 0) | (limit > 0), below, above)  # from a length of 0
 
     at_right = tl.minimum(right, BLOCK_N - 1)
@@ -122,6 +122,7 @@ def _segments_kernel(
     segment_start_ptr,
     segment_length_ptr,
     static_count_ptr,
+    # Stride and ratio.
     pitch,
     ratio_bits,
     BLOCK_M: tl.constexpr,

@@ -42,6 +42,7 @@ def _static_split_kernel(
     static_count_ptr,
     is_static_ptr,
     static_mean_ptr,
+    # Sizes, and the threshold.
     N,
     C,
     tau,
@@ -68,10 +69,10 @@ def _static_split_kernel(
             ptrs = x_ptr + source[:, :, None] * C + c[None, None, :]
             x = tl.load(ptrs, mask=exists[:, :, None] & (c < C)[None, None, :], other=0.0)
             x = x.to(tl.float32)
-            norm = tl.sqrt_rn(tl.sum(x * x, axis=2))
+            norm = tl.sqrt_rn(tl.sum(x * x, axis=2))  # [BLOCK_N, BLOCK_F]
             scale = 1.0 / tl.maximum(norm, 1e-12)
-            direction += tl.sum(x * scale[:, :, None], axis=1)
-            total += tl.sum(x, axis=1)
+            direction += tl.sum(x * scale[:, :, None], axis=1)  # [BLOCK_N, BLOCK_C]
+            total += tl.sum(x, axis=1)  # [BLOCK_N, BLOCK_C]
         square = tl.sum(direction * direction, axis=1)  # [BLOCK_N]
         # A single frame shows no stillness.
         similarity = (square - length) / tl.maximum(length * (length - 1), 1)
@@ -81,8 +82,9 @@ def _static_split_kernel(
         flag_ptrs = (
             is_offset_ptr + start.to(tl.int64) * tl.cdiv(C, OFFSET_C) + c[None, :] // OFFSET_C
         )
-        is_offset = tl.load(flag_ptrs, mask=stored, other=0) != 0
+        is_offset = tl.load(flag_ptrs, mask=stored, other=0) != 0  # [BLOCK_N, BLOCK_C]
         center_ptrs = frame_mean_ptr + start.to(tl.int64) * C + c[None, :]
+        # [BLOCK_N, BLOCK_C]
         mean = total / length - tl.load(center_ptrs, mask=stored & is_offset, other=0.0)
         mean_row = (start // 2).to(tl.int64) * N + n
         tl.store(static_mean_ptr + mean_row[:, None] * C + c[None, :], mean, mask=stored)

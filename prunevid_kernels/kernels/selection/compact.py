@@ -41,8 +41,10 @@ MAX_PROGRAMS = 2**31 - 1
     )
 )
 def _compact_kernel(
+    # Read: where tensors and their copies lie, and what to keep.
     address_ptr,
     index_ptr,
+    # Sizes and strides.
     blocks_k,
     outer,
     outer1,
@@ -63,7 +65,7 @@ def _compact_kernel(
     tensor = row // outer
     first, second = (row % outer // outer1).to(tl.int64), (row % outer1).to(tl.int64)
     k = tl.program_id(0) % blocks_k * BLOCK_K + tl.arange(0, BLOCK_K)
-    chosen = tl.load(index_ptr + first * stride_index_b + k, mask=k < K, other=0)
+    chosen = tl.load(index_ptr + first * stride_index_b + k, mask=k < K, other=0)  # [BLOCK_K]
     exists = (chosen >= 0) & (chosen < S)
 
     source_ptr = tl.load(address_ptr + 2 * tensor).to(tl.pointer_type(WORD))
@@ -80,7 +82,7 @@ def _compact_kernel(
         i = start + tl.arange(0, BLOCK_I)
         inside = (k < K)[:, None] & (i < inner)[None, :]  # [BLOCK_K, BLOCK_I]
         source = source_ptr + chosen[:, None] * stride_s + i[None, :]
-        words = tl.load(source, mask=inside & exists[:, None], other=0)
+        words = tl.load(source, mask=inside & exists[:, None], other=0)  # [BLOCK_K, BLOCK_I]
         target = k[:, None].to(tl.int64) * inner + i[None, :]
         tl.store(target_ptr + target, words, mask=inside)
 

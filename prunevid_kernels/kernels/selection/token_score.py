@@ -62,6 +62,7 @@ def _load_queries(
     head = (kv_head * group + row // Q).to(tl.int64)
     offset = head * stride_q_h + (row % Q).to(tl.int64) * stride_q_q
     ptrs = q_ptr + offset[:, None] + d[None, :]
+    # [BLOCK_M, BLOCK_D]
     return tl.load(ptrs, mask=(row < group * Q)[:, None] & (d < D)[None, :], other=0.0)
 
 
@@ -96,17 +97,21 @@ def _logits(
     if IS_CAUSAL:
         sees = sees & (s[None, :] <= causal_offset + (row % Q)[:, None])
     if HAS_MASK:
+        # The keys' mask: [BLOCK_S]
         sees = sees & (tl.load(key_mask_ptr + s, mask=s < S, other=0) != 0)[None, :]
     return tl.where(sees, logits, float("-inf"))
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _log_sum_kernel(
+    # Read.
     q_ptr,
     k_ptr,
     key_mask_ptr,
+    # Written.
     log_sum_ptr,
     score_ptr,
+    # Sizes and strides.
     num_kv_heads,
     group,
     Q,
@@ -164,8 +169,9 @@ def _log_sum_kernel(
             BLOCK_S,
             BLOCK_D,
         )
-        new_largest = tl.maximum(largest, tl.max(logits, axis=1))
+        new_largest = tl.maximum(largest, tl.max(logits, axis=1))  # [BLOCK_M]
         shift = tl.where(new_largest == float("-inf"), 0.0, new_largest)  # no key seen yet
+        # [BLOCK_M]
         total = total * tl.exp(largest - shift) + tl.sum(tl.exp(logits - shift[:, None]), axis=1)
         largest = new_largest
     sees_any = total != 0.0  # true of NaN
@@ -188,7 +194,7 @@ def _row_log_sum(log_sum_ptr, row, rows, batch_head, num_splits, BLOCK_M: tl.con
     total = tl.zeros([BLOCK_M], dtype=tl.float32)
     part_ptrs = log_sum_ptr + batch_head.to(tl.int64) * rows + row
     for _ in range(num_splits):
-        log_sum = tl.load(part_ptrs, mask=row < rows, other=float("-inf"))
+        log_sum = tl.load(part_ptrs, mask=row < rows, other=float("-inf"))  # [BLOCK_M]
         new_largest = tl.maximum(largest, log_sum)
         shift = tl.where(new_largest > float("-inf"), new_largest, 0.0)
         total = total * tl.exp(largest - shift) + tl.exp(log_sum - shift)
@@ -201,11 +207,14 @@ def _row_log_sum(log_sum_ptr, row, rows, batch_head, num_splits, BLOCK_M: tl.con
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _max_probability_kernel(
+    # Read.
     q_ptr,
     k_ptr,
     key_mask_ptr,
     log_sum_ptr,
+    # Written.
     score_ptr,
+    # Sizes and strides.
     num_kv_heads,
     group,
     Q,
@@ -267,7 +276,7 @@ def _max_probability_kernel(
             probability == probability, probability.to(tl.int32, bitcast=True), NAN_BITS
         )
         bits = tl.where((row < rows)[:, None], bits, 0)
-        best = tl.maximum(best, tl.max(bits, axis=0))
+        best = tl.maximum(best, tl.max(bits, axis=0))  # [BLOCK_S]
     tl.atomic_max(score_ptr + b * V + v, best, mask=v < V)
 
 
