@@ -1,13 +1,14 @@
 """The model of kernel times, on kernels whose time can be told without it.
 
-Tracing runs here, where kernels are interpreted; compiling in a process of its own.
+Tracing runs here, where kernels are interpreted; compiling in a process of its own, one for all
+tests: its start takes longer than most of them.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -22,39 +23,65 @@ from prunevid_kernels.benchmarks.cost.kernels.estimate.lanes import wavefronts
 from prunevid_kernels.benchmarks.cost.kernels.estimate.sass import Location, parse
 from prunevid_kernels.benchmarks.cost.kernels.estimate.trace import Launch, Work, trace
 
+# A line is a request, and the line that answers it a result.
 COMPILE = """
 import json, sys
 from dataclasses import asdict
-from prunevid_kernels.benchmarks.cost.kernels.estimate import GPUS, launch_estimates
-request = json.load(sys.stdin)
-found = [launch_estimates([launch], GPUS[request["gpu"]])[0] for launch in request["launches"]]
-print(json.dumps([asdict(launch) | {"over_floor": launch.over_floor} for launch in found]))
+from prunevid_kernels.benchmarks.cost.kernels.cases import REDUCED, Case
+from prunevid_kernels.benchmarks.cost.kernels.estimate import GPUS, estimate, launch_estimates
+for line in sys.stdin:
+    request = json.loads(line)
+    gpu = GPUS[request["gpu"]]
+    if "launches" in request:
+        answer = [asdict(launch_estimates([launch], gpu)[0]) for launch in request["launches"]]
+    else:
+        works = estimate(Case(REDUCED, REDUCED.frames, "bf16"), gpu, sample=4)
+        answer = {work.work: [asdict(launch) for launch in work.launches] for work in works}
+    print(json.dumps(answer), flush=True)
 """
 
 
-def compiled(program: str, request: object) -> Any:
-    """The last line of a program that runs where kernels are compiled."""
+class Compiler:
+    """A process in which kernels are compiled."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def answer(self, request: dict[str, Any]) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "the compiling process ended; it has written why to stderr"
+        return json.loads(line)
+
+    def estimates(self, launches: list[Launch], gpu: str = "h100") -> list[dict[str, Any]]:
+        """Each launch's estimate on its own."""
+        found: list[dict[str, Any]] = self.answer(
+            {"gpu": gpu, "launches": [asdict(launch) for launch in launches]}
+        )
+        return found
+
+
+@pytest.fixture(scope="module")
+def compiler() -> Iterator[Compiler]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(ROOT / "tests/helpers")
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=json.dumps(request),
+    search = (str(ROOT / "tests/helpers"), os.environ.get("PYTHONPATH"))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, search))
+    with subprocess.Popen(
+        [sys.executable, "-c", COMPILE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         env=environment,
-        capture_output=True,
         text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    ) as process:
+        yield Compiler(process)  # its input ends with the block, and so does the process
 
 
 def traced(launch: Callable[[], object], sample: int = 8) -> Launch:
     """The one launch of ``launch``."""
     (found,) = trace(Work(None, launch), [], "sm_90", sample)
     return found
-
-
-def estimates(launches: list[Launch], gpu: str = "h100") -> list[dict[str, Any]]:
-    return compiled(COMPILE, {"gpu": gpu, "launches": [asdict(launch) for launch in launches]})
 
 
 def copy(elements: int) -> Launch:
@@ -87,9 +114,9 @@ def product(depth: int) -> Launch:
     return traced(lambda: kernel(a, b, out, depth, BLOCK=64, BLOCK_K=64, num_warps=4))
 
 
-def test_a_copy_takes_its_bytes_over_the_bandwidth() -> None:
+def test_a_copy_takes_its_bytes_over_the_bandwidth(compiler: Compiler) -> None:
     elements = 2**26
-    short, long = estimates([copy(elements), copy(2 * elements)])
+    short, long = compiler.estimates([copy(elements), copy(2 * elements)])
     floor_s = 8 * elements / GPUS["h100"].copy_bytes_per_s
     assert short["bound"] == "device memory"
     assert short["floor_s"] == pytest.approx(floor_s, rel=0.001)
@@ -97,16 +124,16 @@ def test_a_copy_takes_its_bytes_over_the_bandwidth() -> None:
     assert long["time_s"] == pytest.approx(2 * short["time_s"], rel=0.02)
 
 
-def test_stores_of_the_machine_code_are_the_bytes_that_are_written() -> None:
+def test_stores_of_the_machine_code_are_the_bytes_that_are_written(compiler: Compiler) -> None:
     launch = copy(2**16)
-    (found,) = estimates([launch])
+    (found,) = compiler.estimates([launch])
     of_a_warp = found["details"]["memory instructions"]  # loads and stores of 16 bytes a lane
     assert found["written_bytes"] == 4 * 2**16
     assert of_a_warp * 32 * 16 * 4 == 2 * 4 * 1024
 
 
-def test_a_chain_of_loads_waits_for_each() -> None:
-    hundred, thousand = estimates([chain(100), chain(1000)])
+def test_a_chain_of_loads_waits_for_each(compiler: Compiler) -> None:
+    hundred, thousand = compiler.estimates([chain(100), chain(1000)])
     assert hundred["bound"] == thousand["bound"] == "latency"
     gpu = GPUS["h100"]
     step = (thousand["details"]["alone"] - hundred["details"]["alone"]) / 900
@@ -116,20 +143,20 @@ def test_a_chain_of_loads_waits_for_each() -> None:
     assert thousand["details"]["memory instructions"] == pytest.approx(1002, abs=8)
 
 
-def test_products_of_the_machine_code_are_those_of_the_source() -> None:
+def test_products_of_the_machine_code_are_those_of_the_source(compiler: Compiler) -> None:
     """m64n64k16: 2 x 64 x 64 x 16 operations by the four warps of a program together."""
     for depth in (512, 1024):
-        (found,) = estimates([product(depth)])
+        (found,) = compiler.estimates([product(depth)])
         assert found["flops"] == 2 * 64 * 64 * depth
         assert found["details"]["tensor instructions"] * 2 * 64 * 64 * 16 == found["flops"]
 
 
-def test_reductions_in_a_loop_cost_what_an_emulator_counted() -> None:
+def test_reductions_in_a_loop_cost_what_an_emulator_counted(compiler: Compiler) -> None:
     """110,424 wavefronts for 4,844, by executing the PTX; loads and stores of global memory and
     shuffles pass the same pipe and are counted along here."""
     bad, good = (
         launch
-        for launch in estimates(
+        for launch in compiler.estimates(
             [mean(small_kernels.mean_reduced_in_the_loop), mean(small_kernels.mean_reduced_once)]
         )
     )
@@ -138,20 +165,20 @@ def test_reductions_in_a_loop_cost_what_an_emulator_counted() -> None:
     assert 4_844 <= 2 * good["details"]["shared"] < 20_000
 
 
-def test_the_better_reduction_is_faster_on_every_gpu() -> None:
+def test_the_better_reduction_is_faster_on_every_gpu(compiler: Compiler) -> None:
     launches = [
         mean(small_kernels.mean_reduced_in_the_loop, 32, 3584),
         mean(small_kernels.mean_reduced_once, 32, 3584),
     ]
     for gpu in GPUS:
-        bad, good = estimates(launches, gpu)
+        bad, good = compiler.estimates(launches, gpu)
         assert bad["bound"] == "shared", gpu
         assert good["time_s"] < 0.5 * bad["time_s"], gpu
 
 
-def test_twice_the_frames_take_twice_the_time() -> None:
+def test_twice_the_frames_take_twice_the_time(compiler: Compiler) -> None:
     kernel = small_kernels.mean_reduced_in_the_loop
-    short, long = estimates([mean(kernel, 132, 3584), mean(kernel, 264, 3584)])
+    short, long = compiler.estimates([mean(kernel, 132, 3584), mean(kernel, 264, 3584)])
     assert long["time_s"] == pytest.approx(2 * short["time_s"], rel=0.05)
 
 
@@ -202,17 +229,8 @@ def test_encodings_say_what_waits_for_what() -> None:
     assert load.source == add.source == Location("k.py", 3)
 
 
-def test_the_command_models_every_launch_of_the_merge() -> None:
-    program = """
-import json, sys
-from dataclasses import asdict
-from prunevid_kernels.benchmarks.cost.kernels.cases import REDUCED, Case
-from prunevid_kernels.benchmarks.cost.kernels.estimate import GPUS, WORKS, estimate
-json.load(sys.stdin)
-found = estimate(Case(REDUCED, REDUCED.frames, "bf16"), GPUS["a100"], sample=4)
-print(json.dumps({work.work: [asdict(launch) for launch in work.launches] for work in found}))
-"""
-    found = compiled(program, {})
+def test_the_command_models_every_launch_of_the_merge(compiler: Compiler) -> None:
+    found = compiler.answer({"gpu": "a100"})
     assert list(found) == ["merge", "merge, budget", "score", "compact"]
     assert len(found["merge"]) == len(found["merge, budget"]) >= 8
     for launches in found.values():
