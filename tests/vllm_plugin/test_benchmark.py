@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import vllm
 from typer.testing import CliRunner
-from vllm_plugin.engines import RETAIN, SERVER_OPTIONS, START_LIMIT_S, pruned_server
+from vllm_engines import RETAIN, SERVER_OPTIONS, START_LIMIT_S, pruned_server
 
 from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.cost.serve.bench import CPU_FIGURES

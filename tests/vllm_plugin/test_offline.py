@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from vllm import LLM
-from vllm_plugin.engines import (
+from vllm_engines import (
     ARCHITECTURES,
     IMAGE_PLACEHOLDERS,
     MAX_TOKENS,
@@ -19,7 +19,7 @@ from vllm_plugin.engines import (
     engine,
     prompt,
 )
-from vllm_plugin.oracle import Oracle
+from vllm_oracle import Oracle
 
 from prunevid_kernels import budget_tokens
 

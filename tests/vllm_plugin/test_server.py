@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from vllm_plugin.engines import ARCHITECTURES, RETAIN, START_LIMIT_S, pruned_server
+from vllm_engines import ARCHITECTURES, RETAIN, START_LIMIT_S, pruned_server
 
 from prunevid_kernels.benchmarks.cost.serve.bench import ServeCheckError, check
 from prunevid_kernels.benchmarks.cost.serve.client import Client, RequestError

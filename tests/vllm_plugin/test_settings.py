@@ -6,8 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from vllm_plugin.engines import ARCHITECTURES, answers, clip, engine, prompt
-from vllm_plugin.oracle import Oracle
+from vllm_engines import ARCHITECTURES, answers, clip, engine, prompt
+from vllm_oracle import Oracle
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from vllm_plugin.engines import ARCHITECTURES, RETAIN, answers, clip, engine, prompt
-from vllm_plugin.oracle import Oracle
+from vllm_engines import ARCHITECTURES, RETAIN, answers, clip, engine, prompt
+from vllm_oracle import Oracle
 
 
 @pytest.mark.parametrize("family", ARCHITECTURES)

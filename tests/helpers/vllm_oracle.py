@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from vllm_plugin.engines import FPS, IMAGE_PLACEHOLDERS, MAX_TOKENS, metadata
+from vllm_engines import FPS, IMAGE_PLACEHOLDERS, MAX_TOKENS, metadata
 
 from prunevid_kernels import PruneVidConfig, budget_tokens, merge_video
 
