@@ -21,6 +21,8 @@ from ..cost.kernels.cases import Case, attention_inputs, compaction_inputs, vide
 from ..cost.kernels.estimate import GPUS
 from ..cost.timing import profile_kernels
 
+LONGEST_WAIT_S = 86_400.0  # a system call counts milliseconds in 32 bits
+
 _PROGRAM = """
 import json, sys
 from dataclasses import asdict
@@ -78,7 +80,9 @@ class Estimates:
             RuntimeError: the process failed; its own words are in the message.
         """
         try:
-            text, errors = self._process.communicate(timeout=max(1.0, left_s()))
+            text, errors = self._process.communicate(
+                timeout=min(max(1.0, left_s()), LONGEST_WAIT_S)
+            )
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
