@@ -81,11 +81,12 @@ def test_launches_of_the_stages_are_those_of_the_design(dry_run):
         for row in dry_run[1]["sections"]["kernels"]["rows"]
         if row["variant"].startswith("prunevid_kernels")
     }
+    nothing = {"torch": 0, "host_copies": 0, "device_copies": 0}
     assert launches == {
-        ("merge", "prunevid_kernels"): {"triton": 13, "torch": 0, "host_copies": 1},
-        ("merge", "prunevid_kernels, budget"): {"triton": 13, "torch": 0, "host_copies": 0},
-        ("score", "prunevid_kernels"): {"triton": 2, "torch": 0, "host_copies": 0},
-        ("compact", "prunevid_kernels"): {"triton": 2, "torch": 0, "host_copies": 0},
+        ("merge", "prunevid_kernels"): nothing | {"triton": 13, "host_copies": 1},
+        ("merge", "prunevid_kernels, budget"): nothing | {"triton": 13},
+        ("score", "prunevid_kernels"): nothing | {"triton": 2},
+        ("compact", "prunevid_kernels"): nothing | {"triton": 3},
     }
 
 
