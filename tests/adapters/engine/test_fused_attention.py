@@ -46,7 +46,9 @@ def watch(model, inputs, name: str) -> tuple[Watcher, int]:
 def test_attention_is_never_a_matrix(family):
     inputs = family.question()
     # Longer than a block of rows and any width of the models: a square as large is nothing else.
-    ids = torch.cat((inputs["input_ids"], torch.tensor([text_tokens(100)])), dim=1)
+    # The text goes before the video, where it asks no question: heads that share keys are scored as
+    # one block of question rows.
+    ids = torch.cat((torch.tensor([text_tokens(100)]), inputs["input_ids"]), dim=1)
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     unpruned, length = watch(family.build("eager"), inputs, "full")

@@ -89,7 +89,10 @@ def test_the_readme_says_what_becomes_of_the_sample_clip(model: VideoModel) -> N
         encoded = model.encode(video.frames, embedded_model.SAMPLE_QUESTION)
         model.generate(encoded, max_new_tokens=1)
     call = handle.report.last
-    told = f"{call.tokens_before} tokens became {call.tokens_merged}, and {call.tokens_kept} were"
+    told = (
+        f"{call.tokens_before} tokens were merged into {call.tokens_merged}, "
+        f"and {call.tokens_kept} of those were kept"
+    )
     assert told in " ".join((ROOT / "README.md").read_text().split())
 
 
