@@ -191,7 +191,7 @@ X = torch.ones(3, 4)
         pytest.param(
             lambda: torch.empty_like(X, device="cpu").copy_(X).add_(1).sum(),
             LaunchCounts(host_copies=1),
-            id="work-on-the-host-behind-it",
+            id="work-on-the-host-after-it",
         ),
         pytest.param(lambda: torch.arange(9).cumsum(0), LaunchCounts(), id="work-on-the-host"),
         pytest.param(

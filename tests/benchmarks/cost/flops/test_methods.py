@@ -24,7 +24,7 @@ PUBLISHED = [row for model in published().values() for row in model.ratios]
 
 
 def call(kept: int, prompts: int = 1, text: int = 12) -> PruneCall:
-    """Videos of 16 x 144 tokens, unmerged, of which ``kept`` stay behind layer 10."""
+    """Videos of 16 x 144 tokens, unmerged, of which ``kept`` stay after layer 10."""
     videos = tuple(
         VideoRecord(
             prompt=row,
