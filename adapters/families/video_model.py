@@ -112,7 +112,7 @@ class VideoModel:
 
         Args:
             frames: [T, H, W, 3] uint8, RGB.
-            question: what the user asks; without special tokens of the prompt.
+            question: what the user asks. What is written like a special token is text.
             system: the system message; None leaves it out.
             answer_prefix: how the answer begins; the model goes on from there.
 

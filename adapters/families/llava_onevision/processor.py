@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig
 
 from ...video.pixels import normalised_pixels
+from ..plain_text import encode_prompt
 from ..processor import FrameProcessor
 from ..shape import VisionShape
 from .checkpoint import read_config
@@ -91,6 +94,19 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
     def _prompt_ids(
         self, num_frames: int, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
+        visual_tokens = num_frames * math.prod(self.grid) + 1  # the newline after them counts
+        texts = [question, answer_prefix, *([] if system is None else [system])]
+
+        def render(texts: Sequence[str]) -> str:
+            prompt = self._render(texts[0], texts[2] if len(texts) > 2 else None)
+            return prompt.replace(self._placeholder, self._placeholder * visual_tokens) + texts[1]
+
+        return torch.tensor(
+            [encode_prompt(self.tokenizer, render, texts, add_special_tokens=False)]
+        )
+
+    def _render(self, question: str, system: str | None) -> str:
+        """The prompt by the chat template, with a single placeholder."""
         content = [{"type": "video"}, {"type": "text", "text": question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system is not None:
@@ -102,16 +118,13 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
             tokenize=False,
             add_generation_prompt=True,
         )
-        placeholder = self._placeholder
-        if prompt.count(placeholder) != 1:
+        count = prompt.count(self._placeholder)
+        if count != 1:
             raise ValueError(
-                f"the chat template must render one {placeholder!r} for one video,"
-                f" got {prompt.count(placeholder)}"
+                f"the chat template must render one {self._placeholder!r} for one video,"
+                f" got {count}"
             )
-        # One placeholder for each pooled token of each frame, and one for the newline after them.
-        visual_tokens = num_frames * math.prod(self.grid) + 1
-        prompt = prompt.replace(placeholder, placeholder * visual_tokens) + answer_prefix
-        return self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+        return prompt
 
     def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
         side = (self.image_size_px, self.image_size_px)
