@@ -74,7 +74,9 @@ def encode_prompt(
 
 def _special_tokens(tokenizer: Any) -> dict[str, int]:
     found = {str(t): i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-    return found | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    found |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    # A file may name one that the vocabulary does not have.
+    return {name: index for name, index in found.items() if name and index is not None}
 
 
 def _controls(tokenizer: Any, names: dict[str, int]) -> set[int]:
