@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..video.pixels import require_frames
+from .plain_text import require_text
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class FrameProcessor(ABC):
 
         Args:
             frames: [T, H, W, 3] uint8, RGB; one frame is an image.
-            question: what the user asks; without special tokens of the prompt.
+            question: what the user asks. What is written like a special token is text.
             system: the system message; None leaves it out.
             answer_prefix: how the answer begins; the model goes on from there.
 
@@ -55,15 +56,18 @@ class FrameProcessor(ABC):
             the names of its arguments.
 
         Raises:
+            TypeError: a text that is no string.
             ValueError: frames of another shape or dtype, or too few; a text that contains a
-                placeholder; a prompt template that does not render one for the video.
+                placeholder or that UTF-8 cannot hold; a prompt template that does not render one
+                placeholder for the video.
         """
         require_frames(frames)
         for name, text in (
             ("question", question),
-            ("system message", system or ""),
+            ("system message", "" if system is None else system),
             ("answer prefix", answer_prefix),
         ):
+            require_text(name, text)
             for reserved in self.reserved_texts:
                 if reserved in text:
                     raise ValueError(f"the {name} must not contain the placeholder {reserved!r}")

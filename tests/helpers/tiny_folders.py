@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Callable
 from pathlib import Path
 
 import tiny_models
@@ -100,3 +101,10 @@ def write_st_llm(folder: Path, residual_size: int | None = None) -> Path:
     bert += [f"[unused{index}]" for index in range(60 - len(bert))]
     (folder / "vocab.txt").write_text("\n".join(bert))
     return folder
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "llava_onevision": write_llava_onevision,
+    "pllava": write_pllava,
+    "st_llm": write_st_llm,
+}

@@ -9,18 +9,21 @@ classes' defaults are another model's.
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig
 
+from ...checkpoint.files import read_json
 from ...video.pixels import normalised_pixels
+from ..plain_text import encode_prompt
 from ..processor import FrameProcessor
 from ..shape import VisionShape
 from .checkpoint import read_config
@@ -55,6 +58,7 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+        _require_placeholders(config, tokenizer)
         mean, std = _normalisation(folder)
         if config.vision_config.model_type == "siglip_vision_model" and {*mean, *std} != {0.5}:
             raise ValueError(
@@ -91,6 +95,19 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
     def _prompt_ids(
         self, num_frames: int, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
+        visual_tokens = num_frames * math.prod(self.grid) + 1  # the newline after them counts
+        texts = [question, answer_prefix, *([] if system is None else [system])]
+
+        def render(texts: Sequence[str]) -> str:
+            prompt = self._render(texts[0], texts[2] if len(texts) > 2 else None)
+            return prompt.replace(self._placeholder, self._placeholder * visual_tokens) + texts[1]
+
+        return torch.tensor(
+            [encode_prompt(self.tokenizer, render, texts, add_special_tokens=False)]
+        )
+
+    def _render(self, question: str, system: str | None) -> str:
+        """The prompt by the chat template, with a single placeholder."""
         content = [{"type": "video"}, {"type": "text", "text": question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system is not None:
@@ -102,16 +119,13 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
             tokenize=False,
             add_generation_prompt=True,
         )
-        placeholder = self._placeholder
-        if prompt.count(placeholder) != 1:
+        count = prompt.count(self._placeholder)
+        if count != 1:
             raise ValueError(
-                f"the chat template must render one {placeholder!r} for one video,"
-                f" got {prompt.count(placeholder)}"
+                f"the chat template must render one {self._placeholder!r} for one video,"
+                f" got {count}"
             )
-        # One placeholder for each pooled token of each frame, and one for the newline after them.
-        visual_tokens = num_frames * math.prod(self.grid) + 1
-        prompt = prompt.replace(placeholder, placeholder * visual_tokens) + answer_prefix
-        return self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+        return prompt
 
     def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
         side = (self.image_size_px, self.image_size_px)
@@ -121,20 +135,53 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
         return {"pixel_values_videos": normalised_pixels(resized, self.image_mean, self.image_std)}
 
 
+def _require_placeholders(config: LlavaOnevisionConfig, tokenizer: Any) -> None:
+    """Hold the config's placeholders against the tokenizer: a prompt of ``generate`` has none where
+    the two disagree, and an id past the embeddings' end fails in the middle of a forward call."""
+    for kind in ("video", "image"):
+        index = getattr(config, f"{kind}_token_id")
+        rows = min(len(tokenizer), config.text_config.vocab_size)
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < rows:
+            raise ValueError(
+                f"config.json: {kind}_token_index must be a token's id, from 0 to {rows - 1}, got "
+                f"{index!r:.80}"
+            )
+        added = tokenizer.added_tokens_decoder.get(index)
+        if added is None:
+            token = tokenizer.convert_ids_to_tokens(index)
+            raise ValueError(
+                f"config.json: {kind}_token_index {index} is {token!r}, which is no added token"
+            )
+    if config.video_token_id == config.image_token_id:
+        raise ValueError(f"config.json: one token, {config.image_token_id}, for images and videos")
+
+
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the pixels, from the first preprocessor file that the folder has."""
     names = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
     for name in names:
         if not (folder / name).is_file():
             continue
-        try:
-            values = json.loads((folder / name).read_text(encoding="utf-8"))
-            values = values.get("video_processor", values)
-            mean, std = values["image_mean"], values["image_std"]
-            return tuple(float(x) for x in mean), tuple(float(x) for x in std)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{name}: no valid image_mean and image_std") from error
+        values = read_json(folder / name)
+        values = values.get("video_processor", values)
+        if not isinstance(values, dict):
+            raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
+        mean, std = (values.get(key) for key in ("image_mean", "image_std"))
+        if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
+            raise ValueError(
+                f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
+                f" above 0, got {mean!r:.80} and {std!r:.80}"
+            )
+        return tuple(map(float, mean)), tuple(map(float, std))
     raise ValueError(f"none of {', '.join(names)}")
+
+
+def _are_channels(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(isinstance(x, (int, float)) and math.isfinite(x) for x in values)
+    )
 
 
 def _chat_template(folder: Path, tokenizer: Any) -> str:
@@ -143,10 +190,10 @@ def _chat_template(folder: Path, tokenizer: Any) -> str:
     if jinja.is_file():
         return jinja.read_text(encoding="utf-8")
     if legacy.is_file():
-        try:
-            return str(json.loads(legacy.read_text(encoding="utf-8"))["chat_template"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError("chat_template.json: no valid chat_template") from error
+        template = read_json(legacy).get("chat_template")
+        if not isinstance(template, str):
+            raise ValueError(f"chat_template.json: no valid chat_template, got {template!r:.80}")
+        return template
     if isinstance(tokenizer.chat_template, str):
         return tokenizer.chat_template
     raise ValueError("no chat template")
