@@ -27,7 +27,7 @@ fewer points than neighbours (T < 7, say)           ``k = min(num_neighbors, n)`
 T = 1                                               one segment, every token dynamic
 a segment of one frame                              every token dynamic
 a group of no token                                 no merged token
-budget mode: a group's share of the budget is 0     its tokens are dropped: source_to_merged -1
+a budget below one token for each group             neighbouring groups share a token
 features that are not finite                        ValueError naming video and first bad frame
 ==================================================  ============================================
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
@@ -127,12 +127,23 @@ def spend_budget(
     """Merged tokens of each group, ``budget`` in all.
 
     A group gives ``counts`` tokens in threshold mode, holds ``sizes`` tokens after averaging over
-    time, and ``capacities`` before. The budget lies between two of the sums of 0, 1, counts, sizes,
+    time, and ``capacities`` before. The budget lies between two of the sums of 1, counts, sizes,
     capacities; every group goes the same part of its way between the two. What is left after
     cutting to whole tokens goes to the largest remainders, the lower index first.
+
+    A budget below one token for each group that holds any makes neighbours share: of G such groups
+    in their order, the g-th goes to token ``g * budget // G``. The first of those that share a
+    token is given 1, the others 0.
     """
     one_each = [min(1, count) for count in counts]
-    steps = [[0] * len(counts), one_each, list(counts), list(sizes), list(capacities)]
+    num_held = sum(one_each)
+    if budget < num_held:
+        places = accumulate(one_each, initial=0)
+        return [
+            int(one > 0 and place * budget % num_held < budget)
+            for one, place in zip(one_each, places, strict=False)
+        ]
+    steps = [one_each, list(counts), list(sizes), list(capacities)]
     low, high = next(
         (low, high)
         for low, high in zip(steps, steps[1:], strict=False)
@@ -154,10 +165,11 @@ def group_labels(
     each.
 
     A group that is small in threshold mode, or has room for all its tokens in budget mode, is
-    passed through. With more room still, each position's frames are split evenly into runs.
+    passed through. With more room still, each position's frames are split evenly into runs. A group
+    without a token of its own goes to the last one of the groups before it.
 
     Returns:
-        labels [num_frames, n] int64 in [-1, num_clusters), -1 only where ``num_clusters`` is 0;
+        labels [num_frames, n] int64 in [0, num_clusters), -1 where ``num_clusters`` is 0;
         centers [num_clusters] int64, the token that each cluster is built around.
     """
     size = tokens.shape[0]
@@ -230,7 +242,7 @@ def plan_merge(features: Tensor, config: PruneVidConfig) -> MergePlan:
         labels, group_centers = group_labels(
             tokens, merged_size, frames.stop - frames.start, config
         )
-        source_to_merged[frames, positions] = torch.where(labels < 0, -1, num_merged + labels)
+        source_to_merged[frames, positions] = num_merged + labels
         centers.append(positions[group_centers])
         num_merged += merged_size
 
@@ -279,10 +291,9 @@ def merge_video(features: Tensor, config: PruneVidConfig) -> MergedVideo:
     plan = plan_merge(features, config)
     num_merged = len(plan.center_position)
     targets = plan.source_to_merged.flatten()
-    sources = (targets >= 0).nonzero()[:, 0]  # those that a budget does not drop
-    targets = targets[sources]
+    sources = torch.arange(len(targets), device=targets.device)
     counts = torch.bincount(targets, minlength=num_merged)
-    anchors = torch.full_like(counts, plan.source_to_merged.numel())
+    anchors = torch.full_like(counts, len(targets))
     layout = TokenLayout.from_sizes(
         plan.segment_lengths,
         plan.static_sizes,
@@ -301,7 +312,7 @@ def average_sources(features: Tensor, source_to_merged: Tensor, merged_count: Te
     Every sum runs in the order of its sources, so the result is the same each time.
     """
     num_merged = len(merged_count)
-    # One row more than there are merged tokens: it takes what a budget drops.
+    # One row more than there are merged tokens: it takes what a layout leaves out.
     targets = torch.where(source_to_merged < 0, num_merged, source_to_merged)
     total = torch.zeros(
         (num_merged + 1, features.shape[2]),
