@@ -14,6 +14,7 @@ setup(
         "prunevid_kernels",
         "prunevid_kernels.kernels",
         "prunevid_kernels.kernels.selection",
+        "prunevid_kernels.reference",
         "prunevid_kernels.adapters",
         "prunevid_kernels.adapters.checkpoint",
         "prunevid_kernels.adapters.engine",

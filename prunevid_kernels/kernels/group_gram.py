@@ -257,7 +257,8 @@ def _group_gram_kernel(
         largest_passed = min_cluster_tokens
         if HAS_BUDGET:
             size_ptr = tl.where(is_static, static_size_ptr + start, frame_size_ptr + frame)
-            largest_passed = tl.load(size_ptr)
+            size = tl.load(size_ptr)
+            largest_passed = tl.where(size > 1, size, N)  # one cluster holds all
         part_channels = channels_per_part(C, length, SPLIT_C)
         first_c = tl.where(is_static, (frame - start) * part_channels, 0)
         last_c = tl.minimum(first_c + part_channels, C)

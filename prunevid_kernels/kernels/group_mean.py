@@ -4,7 +4,8 @@ A program owns a merged token (under the interpreter many) and one block of chan
 a thread has a few channels of all the members it loads: sums cross no thread, and several loads are
 under way. A static position has been in its cluster for all frames of its segment, so the mean of
 the means over time is the mean of all the tokens, and every kind of cluster is averaged alike. Sums
-are float32, position by position.
+are float32, position by position. Groups that a small budget makes share a token have no list of
+members: all tokens of their frames are looked at.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def _group_mean_kernel(
     row_begin_ptr,
     row_size_ptr,
     member_ptr,
+    source_to_merged_ptr,
     # Written.
     out_ptr,
     # Sizes.
@@ -69,12 +71,14 @@ def _group_mean_kernel(
     group = tl.load(row_group_ptr + row, mask=exists, other=0)  # [BLOCK_L]
     begin = tl.load(row_begin_ptr + row, mask=exists, other=0)  # [BLOCK_L]
     size = tl.load(row_size_ptr + row, mask=exists, other=0)  # [BLOCK_L]
-    is_run = group >= 2 * num_frames  # of one position over frames
-    is_static = (group >= num_frames) & (is_run == 0)
+    is_shared = group >= 3 * num_frames  # by several groups
+    is_run = (group >= 2 * num_frames) & (is_shared == 0)  # of one position over frames
+    is_static = (group >= num_frames) & (group < 2 * num_frames)
     frame_row = (group % num_frames).to(tl.int64) * N
     # [BLOCK_L]
     length = tl.load(segment_length_ptr + group % num_frames, mask=exists & is_static, other=1)
-    size = tl.where(is_static, size * length, size)  # source tokens
+    tokens_looked_at = tl.where(is_shared, size * N, 0)
+    size = tl.where(is_shared, 0, tl.where(is_static, size * length, size))  # source tokens
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_L, BLOCK_C], dtype=tl.float32)
     for first in range(0, tl.max(size, axis=0), BLOCK_M):
@@ -88,6 +92,17 @@ def _group_mean_kernel(
         position = tl.load(member_ptrs, mask=is_member & (is_run == 0)[:, None], other=0)
         position = tl.where(is_run[:, None], begin[:, None], position)
         source = frame_row[:, None] + frame.to(tl.int64) * N + position
+        inside = is_member[:, :, None] & (c < C)[None, None, :]
+        # [BLOCK_L, BLOCK_M, BLOCK_C]
+        x = tl.load(x_ptr + source[:, :, None] * C + c[None, None, :], mask=inside, other=0.0)
+        total += tl.sum(x.to(tl.float32), axis=1)  # [BLOCK_L, BLOCK_C]
+    for first in range(0, tl.max(tokens_looked_at, axis=0), BLOCK_M):
+        m = first + tl.arange(0, BLOCK_M)
+        source = frame_row[:, None] + m[None, :]  # [BLOCK_L, BLOCK_M]
+        is_inside = m[None, :] < tokens_looked_at[:, None]
+        merged = tl.load(source_to_merged_ptr + source, mask=is_inside, other=-1)
+        is_member = merged == (out_row - video_row)[:, None]  # [BLOCK_L, BLOCK_M]
+        size += tl.sum(is_member.to(tl.int32), axis=1)
         inside = is_member[:, :, None] & (c < C)[None, None, :]
         # [BLOCK_L, BLOCK_M, BLOCK_C]
         x = tl.load(x_ptr + source[:, :, None] * C + c[None, None, :], mask=inside, other=0.0)
@@ -132,6 +147,7 @@ def group_mean(
         clusters.row_begin,
         clusters.row_size,
         clusters.member,
+        clusters.source_to_merged,
         out,
         frames,
         videos,
