@@ -72,8 +72,8 @@ def is_replicated(layout: str, shape: list[int], aliases: dict[str, str]) -> boo
         bases = re.search(r"lane = \[(.*?)\], warp = \[(.*?)\], block", layout)
         vectors = re.findall(r"\[([\d, ]+)\]", bases[1] + bases[2]) if bases else ["0"]
         return any(set(vector) <= set("0, ") for vector in vectors)
-    sliced = re.search(r"ttg\.slice<\{dim = (\d+), parent = (#\w+)\}>", layout)
-    if sliced:
+    # A slice may be of a slice.
+    while sliced := re.fullmatch(r"#ttg\.slice<\{dim = (\d+), parent = (.*)\}>", layout):
         layout, dim = aliases.get(sliced[2], sliced[2]), int(sliced[1])
         shape = [*shape[:dim], 1, *shape[dim:]]
     names = ("sizePerThread", "threadsPerWarp", "warpsPerCTA")

@@ -38,6 +38,7 @@ from prunevid_kernels.kernels.group_clusters import group_clusters
 from prunevid_kernels.kernels.group_gram import group_gram
 from prunevid_kernels.kernels.group_mean import group_mean
 from prunevid_kernels.kernels.groups import group_table
+from prunevid_kernels.kernels.layout_mean import layout_mean
 from prunevid_kernels.kernels.segments import segments
 from prunevid_kernels.kernels.selection.compact import compact
 from prunevid_kernels.kernels.selection.token_score import score_visual_tokens
@@ -154,6 +155,9 @@ def launch_merge(
         7,
     )
     group_mean(x, first_row, num_merged, length, clusters, frames * tokens // 2)
+    with torch.device("meta"):
+        source, count = torch.empty((frames, tokens), dtype=torch.int64), first_row.long()
+    layout_mean(x, source, count)
     dpc_knn(x, tokens // 2, 7, None)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         segment_frames,
     )
     from prunevid_kernels.pipeline import merge_video, merge_videos, select_tokens
+    from prunevid_kernels.planes import apply_layout
     from prunevid_kernels.warming import warm_up
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "MergedVideo",
     "PruneVidConfig",
     "TokenLayout",
+    "apply_layout",
     "budget_tokens",
     "compact",
     "dpc_knn",
@@ -48,6 +50,7 @@ _MODULES = {
     "layout": ("MergedVideo", "TokenLayout"),
     "ops": ("DpcKnn", "compact", "dpc_knn", "score_visual_tokens", "segment_frames"),
     "pipeline": ("merge_video", "merge_videos", "select_tokens"),
+    "planes": ("apply_layout",),
     "warming": ("warm_up",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -46,7 +46,7 @@ def test_every_kernel_fits(target: str, checked: tuple[dict[str, Any], list[list
     variants = {words[0]: int(words[2]) for words in lines if words[1] == target}
     assert sum(variants.values()) >= 30  # specialisations of 12 kernels
     assert variants.keys() >= {"frame_mean", "segments", "static_split", "group_table"}
-    assert variants.keys() >= {"group_gram", "group_clusters", "group_mean"}
+    assert variants.keys() >= {"group_gram", "group_clusters", "group_mean", "layout_mean"}
     assert variants.keys() >= {"log_sum", "max_probability", "compact"}
 
 

@@ -88,8 +88,23 @@ CORE_ARROWS = {
         "kernels (lazy)",
     },
     "pipeline": {"config", "layout", "ops", "_validate"},
+    "planes": {
+        "layout",
+        "reference",
+        "_validate",
+        "gradients",
+        "custom_ops",
+        "kernels (lazy)",
+    },
     "warming": {"config", "ops", "pipeline", "_validate"},
-    "": {"config", "layout", "ops", "pipeline", "warming"},  # prunevid_kernels/__init__.py
+    "": {
+        "config",
+        "layout",
+        "ops",
+        "pipeline",
+        "planes",
+        "warming",
+    },  # prunevid_kernels/__init__.py
 }
 # Benchmarks that compile or time single kernels; everything else goes through the public names.
 MAY_IMPORT_KERNELS = (
