@@ -1,7 +1,7 @@
 """LLaVA-PruMerge+ (Shang et al., https://arxiv.org/abs/2403.15388): keep the tokens of each frame
 that the vision tower itself looks at, spread some more evenly, and add to each what is alike.
 
-For a frame of N tokens with importance a (see :mod:`.vision`, scaled to sum to 1) and keys k:
+For a frame of N tokens with importance a (see :mod:`..vision`, scaled to sum to 1) and keys k:
 
 * the outliers, ``a > Q3 + 1.5 (Q3 - Q1)``, are kept; r is their share. A frame without one keeps
   the most important token as its outlier;
@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from prunevid_kernels import MergedVideo, TokenLayout
 
-from ..engine.interface import ModelAdapter, VisionAttention
-from ..engine.method import PruningMethod
-from .options import require_count
-from .vision import importance
+from ...engine.interface import ModelAdapter, VisionAttention
+from ...engine.method import PruningMethod
+from ..options import require_count
+from ..vision import importance
 
 
 @dataclass(eq=False)
