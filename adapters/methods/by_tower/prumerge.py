@@ -10,49 +10,24 @@ For a frame of N tokens with importance a (see :mod:`..vision`, scaled to sum to
   weighted by their importance: ``y_i + sum of a_j y_j``;
 * what was not kept makes one more token, its mean weighted by importance, at the frame's end.
 
-About 55% of the tokens stay, and the language model runs on no others. Attention runs in the vision
-tower, so features that come already encoded, without a run of the tower, cannot be pruned so.
+About 55% of the tokens stay, and the language model runs on no others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunevid_kernels import MergedVideo, TokenLayout
 
-from ...engine.interface import ModelAdapter, VisionAttention
-from ...engine.method import PruningMethod
 from ..options import require_count
-from ..vision import importance
+from ..vision import TowerGuided
 
 
 @dataclass(eq=False)
-class Seen:
-    """What one run of the vision tower has shown, on its way to the decoder.
-
-    Attributes:
-        owner: the method that watched.
-        rows: [F, P, heads * D] of the query and the key projection.
-        tokens: [T, N, 1 + D]: importance and key of each visual token, once the encoder is done.
-    """
-
-    owner: object
-    rows: dict[str, Tensor] = field(default_factory=dict)
-    tokens: Tensor | None = None
-
-
-_seen: ContextVar[Seen | None] = ContextVar("prumerge_seen", default=None)
-
-
-@dataclass(eq=False)
-class PruMerge(PruningMethod):
+class PruMerge(TowerGuided):
     """LLaVA-PruMerge+.
 
     Args:
@@ -67,65 +42,8 @@ class PruMerge(PruningMethod):
     def __post_init__(self) -> None:
         require_count("neighbors", self.neighbors, minimum=1)
 
-    def watch(self, model: nn.Module, adapter: ModelAdapter, hooks: ExitStack) -> None:
-        vision = adapter.vision_attention(model)
-
-        def capture(name: str, projection: nn.Module) -> None:
-            def after(module: nn.Module, args: Any, output: Tensor) -> None:
-                if module is projection:  # and not a copy of the model, which has the hook as well
-                    seen = _seen.get()
-                    if seen is None or seen.owner is not self or name in seen.rows:
-                        seen = Seen(self)
-                        _seen.set(seen)
-                    seen.rows[name] = output
-
-            hooks.callback(projection.register_forward_hook(after).remove)
-
-        def finish(module: nn.Module, args: Any, output: Any) -> None:
-            seen = _seen.get()
-            if module is vision.encoder and seen is not None and seen.owner is self:
-                seen.tokens = _pooled(vision, seen.rows, len(args[0]))
-                seen.rows.clear()
-
-        capture("query", vision.query)
-        capture("key", vision.key)
-        hooks.callback(vision.encoder.register_forward_hook(finish).remove)
-
-    def merge(self, features: Tensor, frames: Sequence[int]) -> list[MergedVideo]:
-        shown = self._take(list(frames)).to(features.device)
-        return [
-            merge_frames(tokens, video[..., 0], video[..., 1:], self.neighbors)
-            for tokens, video in zip(
-                features.split(list(frames)), shown.split(list(frames)), strict=True
-            )
-        ]
-
-    def _take(self, frames: list[int]) -> Tensor:
-        """[sum(frames), N, 1 + D] of the videos that the decoder is about to get."""
-        seen = _seen.get()
-        _seen.set(None)
-        if seen is None or seen.owner is not self or seen.tokens is None:
-            raise ValueError(
-                "prumerge reads the vision tower's attention, but the videos came without a run of "
-                "the tower; give pixels"
-            )
-        # generate repeats encoded videos for its beams and returned sequences.
-        repeats = max(1, sum(frames) // len(seen.tokens))
-        shown = frames[::repeats]
-        if sum(shown) != len(seen.tokens):
-            raise ValueError(
-                f"the vision tower last saw {len(seen.tokens)} frames, but the prompts have videos "
-                f"of {frames} frames; prumerge cannot tell videos from images in one prompt"
-            )
-        videos = seen.tokens.split(shown)
-        return torch.cat([video for video in videos for _ in range(repeats)])
-
-
-def _pooled(vision: VisionAttention, rows: dict[str, Tensor], videos: int) -> Tensor:
-    """[T, N, 1 + D] float32."""
-    weights = importance(vision, rows["query"], rows["key"])
-    keys = rows["key"][:, vision.tokens].float()
-    return vision.pool(torch.cat((weights[..., None], keys), dim=-1), videos)
+    def merge_seen(self, features: Tensor, weights: Tensor, keys: Tensor) -> MergedVideo:
+        return merge_frames(features, weights, keys.flatten(2), self.neighbors)
 
 
 def merge_frames(tokens: Tensor, weights: Tensor, keys: Tensor, neighbors: int) -> MergedVideo:
