@@ -13,11 +13,11 @@ from typing import Any
 from prunevid_kernels import PruneVidConfig
 
 from ..engine.method import PruningMethod
-from .fastv import FastV
-from .look_m import LookM
-from .prumerge import PruMerge
+from .baselines.random_drop import DropAll, RandomDrop
+from .by_tower.prumerge import PruMerge
+from .in_decoder.fastv import FastV
+from .in_decoder.look_m import LookM
 from .prunevid import PruneVid
-from .random_drop import DropAll, RandomDrop
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ MOST_MODULES = 12
 
 # The folders of adapters/ and benchmarks/ from the top down: a folder imports those below it. A row
 # with several folders: they do not import each other. A folder that is not named belongs to the
-# nearest one above it that is; a family's folder is below the families' own modules and imports
-# those and what is below, never another family.
+# nearest one above it that is; the folder of a family, or of a kind of methods, imports the modules
+# that all of them share and what is below, never another family's or kind's.
 ORDER = [
     {"benchmarks/cli"},
     {"benchmarks/on_gpu"},
@@ -59,8 +59,9 @@ ORDER = [
     {"adapters/engine"},
 ]
 
-# The family table may import the families' folders; see adapters/families/__init__.py.
+# The two tables, of families and of methods, import from the folders of what they list.
 FAMILY_TABLE = f"{ADAPTERS}.families"
+TABLES = (FAMILY_TABLE, f"{ADAPTERS}.methods.registry")
 # Where a family's name may stand besides its own folder and the table, and why.
 NAMES_ALLOWED = {
     "adapters/vllm": "an engine wants a class for each architecture",
@@ -172,7 +173,7 @@ def _why_against_order(module: str, target: str) -> str | None:
     if _rank(importer) == _rank(imported):
         if importer.startswith(f"{imported}/"):  # a family and what all families share
             return None
-        if module == FAMILY_TABLE and imported.startswith(f"{importer}/"):
+        if module in TABLES and imported.startswith(f"{importer}/"):
             return None
     return f"{importer} is not above {imported}"
 
@@ -259,7 +260,17 @@ def test_imports_follow_the_arrows(module):
             id="benchmark-to-kernels",
         ),
         pytest.param(f"{ADAPTERS}.engine.cache", "from ..methods import fastv", id="upwards"),
-        pytest.param(f"{ADAPTERS}.methods.fastv", "from .. import prune", id="to-the-door"),
+        pytest.param(f"{ADAPTERS}.methods.prunevid", "from .. import prune", id="to-the-door"),
+        pytest.param(
+            f"{ADAPTERS}.methods.by_tower.prumerge",
+            "from ..in_decoder.fastv import FastV",
+            id="kind-to-kind",
+        ),
+        pytest.param(
+            f"{ADAPTERS}.methods.attention",
+            "from .in_decoder.fastv import FastV",
+            id="shared-to-kind",
+        ),
         pytest.param(
             f"{ADAPTERS}.families.pllava.model",
             "from ..st_llm.model import StLlm",

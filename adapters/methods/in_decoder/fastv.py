@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 from prunevid_kernels import MergedVideo
 
-from ..engine.layer_attention import LayerAttention
-from ..engine.method import PruningMethod, VideoSelection
-from ..engine.prompt import VideoPlace
-from .attention import attention_received, best
-from .options import require_count, require_ratio
+from ...engine.layer_attention import LayerAttention
+from ...engine.method import PruningMethod, VideoSelection
+from ...engine.prompt import VideoPlace
+from ..attention import attention_received, best
+from ..options import require_count, require_ratio
 
 
 @dataclass(eq=False)

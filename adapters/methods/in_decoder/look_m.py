@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..engine.layer_attention import LayerAttention
-from ..engine.method import PruningMethod
-from ..engine.prompt import MergedPrompt
-from .attention import ROWS_PER_BLOCK, attention_received, best
-from .options import require_ratio
+from ...engine.layer_attention import LayerAttention
+from ...engine.method import PruningMethod
+from ...engine.prompt import MergedPrompt
+from ..attention import ROWS_PER_BLOCK, attention_received, best
+from ..options import require_ratio
 
 
 @dataclass(eq=False)
