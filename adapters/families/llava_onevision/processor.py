@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -166,7 +166,7 @@ def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
         values = values.get("video_processor", values)
         if not isinstance(values, dict):
             raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
-        mean, std = (values.get(key) for key in ("image_mean", "image_std"))
+        mean, std = values.get("image_mean"), values.get("image_std")
         if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
             raise ValueError(
                 f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
@@ -176,7 +176,7 @@ def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     raise ValueError(f"none of {', '.join(names)}")
 
 
-def _are_channels(values: Any) -> bool:
+def _are_channels(values: Any) -> TypeGuard[list[float]]:
     return (
         isinstance(values, list)
         and len(values) == 3
