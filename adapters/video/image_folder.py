@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .contract import Choice, Video, one_line, video_error
 
@@ -71,7 +71,7 @@ def read_image(file: Path) -> np.ndarray:
                 bytes_ = ((grey * 0xFF + 0x7FFF) // 0xFFFF).astype(np.uint8)
                 return np.repeat(bytes_[..., None], 3, axis=2)
             return np.asarray(upright.convert("RGB"))
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise video_error(file, "not a readable image: no PNG, JPEG or WebP") from error
     except OSError as error:
         raise video_error(file, f"not a readable image: {one_line(error)}") from error

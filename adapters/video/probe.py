@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from .contract import MAX_PIXELS, one_line, video_error
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
+    from av.buffer import Buffer
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
@@ -92,7 +94,7 @@ def open_stream(path: Path, container: Container) -> Iterator[tuple[InputContain
     except av.FFmpegError as error:
         raise video_error(path, f"no frame can be decoded (PyAV: {one_line(error)})") from error
     with file:
-        stream = file.streams.best("video")
+        stream = cast("VideoStream | None", file.streams.best("video"))
         if stream is None or stream.disposition & Disposition.attached_pic:
             raise video_error(path, "no video stream")
         if stream.codec_context is None:
@@ -122,7 +124,8 @@ def shown_packets(
         # in broadcasts.
         pass
     end = Packet()
-    end.stream, end.time_base = stream, stream.time_base
+    end.stream = stream
+    end.time_base = stream.time_base or Fraction(1)
     yield end, False
 
 
@@ -216,7 +219,7 @@ def _declared(stream: VideoStream, container: Container) -> int:
 
 def display_matrix(frame: VideoFrame) -> bytes | None:
     """How a frame is to be turned, see :func:`~.orientation.shown_upright`; None: not at all."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data = cast("Buffer | None", frame.side_data.get("DISPLAYMATRIX"))
     return None if data is None else bytes(data)
 
 

@@ -99,5 +99,5 @@ def _frames(path: Path, probe: Probe) -> Iterator[VideoFrame]:
 
 def _picture(frame: VideoFrame, probe: Probe) -> np.ndarray:
     """[H, W, 3] uint8, upright, in the size of the stream's first frame."""
-    same_size = {"width": probe.width, "height": probe.height}
-    return shown_upright(frame.to_ndarray(format="rgb24", **same_size), display_matrix(frame))
+    pixels = frame.to_ndarray(format="rgb24", width=probe.width, height=probe.height)
+    return shown_upright(pixels, display_matrix(frame))
