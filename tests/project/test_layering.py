@@ -57,6 +57,7 @@ ORDER = [
     {"adapters/checkpoint", "adapters/video"},
     {"adapters/methods"},
     {"adapters/engine"},
+    {"adapters/engine/prompt"},
 ]
 
 # The family table may import the families' folders; see adapters/families/__init__.py.

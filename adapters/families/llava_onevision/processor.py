@@ -3,13 +3,11 @@
 transformers' own video processor needs torchvision, which has no CPU build in many places, for
 what is a resize and a normalisation; so both are done here. The prompt is the checkpoint's chat
 template with the placeholder repeated once for each visual token, as ``LlavaOnevisionProcessor``
-does. A pixel normalisation that is not written down is an error and never a guess: the processor
-classes' defaults are another model's.
+does.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig
 
+from ...checkpoint.preprocessor import chat_template, normalisation
 from ...video.pixels import normalised_pixels
-from ..processor import FrameProcessor
+from ..processor import Clip, FrameProcessor
 from ..shape import VisionShape
 from .checkpoint import read_config
 from .family import NUM_FRAMES, pooled_side
@@ -55,12 +54,12 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        mean, std = _normalisation(folder)
+        mean, std = normalisation(folder)
         if config.vision_config.model_type == "siglip_vision_model" and {*mean, *std} != {0.5}:
             raise ValueError(
                 f"image_mean and image_std must be 0.5 for a SigLIP tower, got {mean}, {std}"
             )
-        return cls(config, tokenizer, _chat_template(folder, tokenizer), mean, std)
+        return cls(config, tokenizer, chat_template(folder, tokenizer), mean, std)
 
     @property
     def num_frames(self) -> int:
@@ -71,8 +70,7 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
         """Side of the square that every frame is resized to."""
         return self.config.vision_config.image_size
 
-    @property
-    def grid(self) -> tuple[int, int]:
+    def grid_of(self, frames: np.ndarray) -> tuple[int, int]:
         """After the model's 2 x 2 pooling."""
         side = pooled_side(VisionShape.of(self.config.vision_config, has_class_token=False))
         return side, side
@@ -89,7 +87,7 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
         return self.tokenizer.convert_ids_to_tokens(index)
 
     def _prompt_ids(
-        self, num_frames: int, question: str, system: str | None, answer_prefix: str
+        self, clip: Clip, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
         content = [{"type": "video"}, {"type": "text", "text": question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
@@ -109,44 +107,14 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
                 f" got {prompt.count(placeholder)}"
             )
         # One placeholder for each pooled token of each frame, and one for the newline after them.
-        visual_tokens = num_frames * math.prod(self.grid) + 1
+        visual_tokens = len(clip.frames) * math.prod(self.grid_of(clip.frames)) + 1
         prompt = prompt.replace(placeholder, placeholder * visual_tokens) + answer_prefix
         return self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
 
-    def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
+    def _visual_inputs(self, clip: Clip, question: str) -> dict[str, Tensor]:
         side = (self.image_size_px, self.image_size_px)
         resized = [
-            np.asarray(Image.fromarray(f).resize(side, Image.Resampling.BICUBIC)) for f in frames
+            np.asarray(Image.fromarray(f).resize(side, Image.Resampling.BICUBIC))
+            for f in clip.frames
         ]
         return {"pixel_values_videos": normalised_pixels(resized, self.image_mean, self.image_std)}
-
-
-def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the pixels, from the first preprocessor file that the folder has."""
-    names = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
-    for name in names:
-        if not (folder / name).is_file():
-            continue
-        try:
-            values = json.loads((folder / name).read_text(encoding="utf-8"))
-            values = values.get("video_processor", values)
-            mean, std = values["image_mean"], values["image_std"]
-            return tuple(float(x) for x in mean), tuple(float(x) for x in std)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{name}: no valid image_mean and image_std") from error
-    raise ValueError(f"none of {', '.join(names)}")
-
-
-def _chat_template(folder: Path, tokenizer: Any) -> str:
-    """The processor's template, which knows about videos, before the tokenizer's, which may not."""
-    jinja, legacy = folder / "chat_template.jinja", folder / "chat_template.json"
-    if jinja.is_file():
-        return jinja.read_text(encoding="utf-8")
-    if legacy.is_file():
-        try:
-            return str(json.loads(legacy.read_text(encoding="utf-8"))["chat_template"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError("chat_template.json: no valid chat_template") from error
-    if isinstance(tokenizer.chat_template, str):
-        return tokenizer.chat_template
-    raise ValueError("no chat template")
