@@ -238,8 +238,13 @@ def borrowed_words(words: Any, config: Any, pixels: tuple[int, int]) -> tuple[An
     return config, words.tokenizer, template, words.image_mean, words.image_std, *pixels
 
 
-def rotary_sections(decoder: DecoderShape) -> list[int]:
-    """Frequencies of time, height and width: a quarter and three eighths each, as published."""
+def rotary_sections(decoder: DecoderShape, side_share: float = 3 / 8) -> list[int]:
+    """How many frequencies time, height and width have, as published.
+
+    Args:
+        decoder: of the model.
+        side_share: of height and of width; the rest is for time.
+    """
     half = decoder.head_dim // 2
-    side = 3 * half // 8
+    side = int(half * side_share)
     return [half - 2 * side, side, side]

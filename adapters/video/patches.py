@@ -19,6 +19,8 @@ from torch import Tensor
 _MAX_ASPECT = 200
 # Of a video: nine tenths of a context of 128,000, as published with these models.
 _MOST_TOKENS = 115_200
+# Of a frame, where bounds are of a whole video.
+_MOST_TOKENS_A_FRAME = 768
 
 
 def frame_size(
@@ -108,6 +110,37 @@ def video_size(
     if total < min_pixels:
         return _grown(height, width, block_px, math.sqrt(min_pixels / (frames * height * width)))
     return new_height, new_width
+
+
+def capped_video_size(
+    frames: int,
+    height: int,
+    width: int,
+    *,
+    group: int,
+    block_px: int,
+    min_pixels: int,
+    max_pixels: int,
+) -> tuple[int, int]:
+    """:func:`video_size` with a bound on each frame as well: short videos get no larger frames.
+
+    Args:
+        frames, height, width, group, block_px, min_pixels, max_pixels: see there.
+
+    Raises:
+        ValueError: a side more than 200 times the other.
+    """
+    frames = max(frames, group)
+    share = min(_MOST_TOKENS_A_FRAME * block_px**2, max_pixels // frames)
+    return video_size(
+        frames,
+        height,
+        width,
+        group=group,
+        block_px=block_px,
+        min_pixels=min_pixels,
+        max_pixels=max(share, int(min_pixels * 1.05)) * frames,
+    )
 
 
 def _shrunk(height: int, width: int, block_px: int, by: float) -> tuple[int, int]:

@@ -44,6 +44,7 @@ class SlowGrids:
         self.model = deepcopy(model).double()
         self.core = self.model.model
         self.decoder = self.core.language_model
+        self.decoder.config._experts_implementation = "eager"  # the only one in float64
         self.rows: list[Row] = []
         self.videos: list[MergedVideo] = []
         self.kept: list[list[int]] = []

@@ -86,7 +86,7 @@ def config_of(kind: str, **text: Any) -> Any:
         vision["deepstack_visual_indexes"] = [0, 1][:PLANES]
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     if kind in APART:
-        rope |= {"mrope_interleaved": True}
+        rope |= {"mrope_interleaved": True, "mrope_section": [4, 2, 2]}
     return getattr(transformers, f"{_CLASSES[kind]}Config")(
         vision_config=vision,
         text_config={**_TEXT, **_OF_TEXT.get(kind, {}), "rope_parameters": rope, **text},

@@ -34,6 +34,8 @@ def write(folder: Path, config: dict, key: str) -> Path:
         ({"model_type": "st_llm"}, "st_llm"),
         ({"model_type": "qwen2_5_vl"}, "qwen2_5_vl"),
         ({"model_type": "qwen2_vl"}, "qwen2_vl"),
+        ({"model_type": "qwen3_vl"}, "qwen3_vl"),
+        ({"model_type": "qwen3_vl_moe"}, "qwen3_vl"),
     ],
     ids=str,
 )

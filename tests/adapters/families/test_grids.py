@@ -17,7 +17,7 @@ from prunevid_kernels.adapters import NothingPrunedWarning, prune
 from prunevid_kernels.adapters.methods.registry import build_method
 from prunevid_kernels.adapters.pruning import prune_by
 
-KINDS = ["qwen2_5_vl", "qwen2_vl"]
+KINDS = ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"]
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 SMALL = {"min_cluster_tokens": 2, "layer": PLANES}
 CONFIG = PruneVidConfig(**SMALL)
