@@ -69,8 +69,12 @@ def prompt_then_candidates(
         )
     count, call.candidates = call.candidates, 0
     embeds, positions = kwargs["inputs_embeds"], kwargs.get("position_ids")
+    planes: dict[str, Any] = {}  # text has none: the prompt's are the prompt's alone
+    if model.planes is not None and kwargs.get(model.planes.mask) is not None:
+        planes = {model.planes.mask: kwargs[model.planes.mask][:, :-count]}
     prompt = {
         **kwargs,
+        **planes,
         "inputs_embeds": embeds[:, :-count],
         "attention_mask": without_last(kwargs.get("attention_mask"), count),
         "position_ids": None if positions is None else positions[..., :-count],
@@ -79,6 +83,11 @@ def prompt_then_candidates(
     call.last_hidden = outputs.last_hidden_state[:, -1:]
     candidates = {
         **kwargs,
+        **(
+            {}
+            if model.planes is None
+            else dict.fromkeys((model.planes.mask, model.planes.features))
+        ),
         "inputs_embeds": embeds[:, -count:],
         "position_ids": None if positions is None else positions[..., -count:],
         "past_key_values": outputs.past_key_values,

@@ -75,7 +75,7 @@ class Engine:
         inner = transformers_model(model)
         decoder: Any = adapter.decoder(inner)
         entries = list(adapter.entries(inner))
-        require_supported_decoder(decoder, method)
+        require_supported_decoder(inner, decoder, adapter, method)
         require_uncompiled([*entries, *decoder.modules()])
         self._inner, self._adapter = inner, adapter
         # A wrapper's own forward may take anything; what it takes is what the model takes.
@@ -91,6 +91,8 @@ class Engine:
             method=method,
             decoder=decoder,
             renumbers=adapter.positions == "renumber",
+            position_axes=adapter.position_axes,
+            planes=adapter.planes(inner),
             late_layers=late,
             group=tensor_parallel_group(inner),
             is_active=self.is_active,

@@ -15,36 +15,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from .prompt import PromptVisuals, VideoSpan, VisualPlanes
 
-@dataclass(frozen=True)
-class VideoSpan:
-    """The tokens of one video in a prompt: ``num_frames * tokens_per_frame`` positions from
-    ``start`` on, frame by frame."""
-
-    start: int
-    num_frames: int
-    tokens_per_frame: int
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.num_frames * self.tokens_per_frame
-
-
-@dataclass(frozen=True)
-class PromptVisuals:
-    """What is not text in one prompt of a batch; positions count from the first token of the
-    forward call, padding included.
-
-    Attributes:
-        videos: the spans to prune, in order.
-        images: (start, stop) of image tokens, which are neither pruned nor question rows.
-        separators: (start, stop) of other tokens that are neither, such as a newline embedding
-            after a video.
-    """
-
-    videos: tuple[VideoSpan, ...] = ()
-    images: tuple[tuple[int, int], ...] = ()
-    separators: tuple[tuple[int, int], ...] = ()
+__all__ = ["ModelAdapter", "PromptVisuals", "VideoSpan", "VisionAttention", "VisualPlanes"]
 
 
 @dataclass(frozen=True)
@@ -81,9 +54,13 @@ class ModelAdapter(ABC):
             on from the merged length, as the authors' released code does. ``"keep"`` leaves every
             token the position that the caller gave to it (a merged token: to its first source
             token), which a model with multi-dimensional rotary positions needs.
+        position_axes: how many numbers a rotary position has: time, height and width, or place.
+        decoder_types: ``model_type`` of the text decoders that the family's models were tried with.
     """
 
     positions: Literal["renumber", "keep"] = "renumber"
+    position_axes: int = 1
+    decoder_types: tuple[str, ...] = ("llama", "qwen2")
 
     @abstractmethod
     def decoder(self, model: nn.Module) -> nn.Module:
@@ -110,6 +87,10 @@ class ModelAdapter(ABC):
 
     def video_token_id(self, model: nn.Module) -> int | None:
         """The id that stands for a video token in ``input_ids``, if the family has one."""
+        return None
+
+    def planes(self, model: nn.Module) -> VisualPlanes | None:
+        """The features that the decoder adds to visual tokens after its first layers, if any."""
         return None
 
     def vision_attention(self, model: nn.Module) -> VisionAttention:

@@ -26,8 +26,8 @@ class LayerAttention:
 
     Args:
         attention: the attention module, for its scale and the size of its heads.
-        query: [B, L, H * D] what its query projection gave.
-        key: [B, L, Hkv * D] what its key projection gave.
+        query: [B, L, H * D] what its query projection gave, or [B, L, H, D] its norm of heads.
+        key: [B, L, Hkv * D], or [B, L, Hkv, D], what its key projection or norm gave.
         position_embeddings: the layer's (cos, sin), [B or 1, L, D] each.
         cache: holds the layer's rotated keys and its values, this prompt's included.
         layer: index of the layer.
@@ -50,7 +50,8 @@ class LayerAttention:
         group: Any,
     ) -> None:
         self._query, self._key = (
-            rows.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for rows in (query, key)
+            rows.reshape(*rows.shape[:2], -1, attention.head_dim).transpose(1, 2)
+            for rows in (query, key)
         )  # [B, heads, L, D]
         self._position_embeddings = position_embeddings
         self._cached: Any = cache.layers[layer]
@@ -134,6 +135,9 @@ class LayerAttention:
                 )[0]
             )
         best = torch.stack(scores).amax(dim=0)
+        rows_of_video = place.prompt.video_rows(place.video)
+        if isinstance(rows_of_video, Tensor):  # frames apart: the text between them is no candidate
+            best = best[rows_of_video - start]
         if self.group is not None:
             torch.distributed.all_reduce(best, torch.distributed.ReduceOp.MAX, group=self.group)
         return best

@@ -32,7 +32,7 @@ from .interface import PromptVisuals
 from .layer_attention import LayerAttention
 from .masks import Held, PromptPadding, layer_mask, read_padding
 from .method import PruningMethod, Selections, keep_all
-from .prompt import MergedBatch, merge_prompts
+from .prompt import MergedBatch, VisualPlanes, merge_planes, merge_prompts, merged_positions
 from .report import PruneCall, StageTimer, VideoRecord
 
 Rotary: TypeAlias = tuple[Tensor, Tensor]  # cos and sin, [B or 1, L, D] each
@@ -47,6 +47,8 @@ class PrunedModel:
         decoder: the text decoder.
         renumbers: whether merged tokens get positions of their own, see
             :attr:`~.interface.ModelAdapter.positions`.
+        position_axes: see :attr:`~.interface.ModelAdapter.position_axes`.
+        planes: what the decoder adds to visual tokens after its first layers, if anything.
         late_layers: the layers that hold less than the first, where a method leaves such.
         group: see :class:`~.layer_attention.LayerAttention`.
         is_active: whether the model is still pruned.
@@ -55,6 +57,8 @@ class PrunedModel:
     method: PruningMethod
     decoder: Any
     renumbers: bool
+    position_axes: int
+    planes: VisualPlanes | None
     late_layers: Sequence[nn.Module]
     group: Any
     is_active: Callable[[], bool]
@@ -124,6 +128,7 @@ def begin(
     timer = StageTimer()
     with timer.measure("merge", device):
         batch, embeds = merge_prompts(model.method.merge, visuals, embeds, padding.first)
+        planes = {} if model.planes is None else merge_planes(model.planes, kwargs, batch, visuals)
     held = padding.hold(batch.lengths, device)
     next_position = padding.next_position(position_ids, device) if model.renumbers else None
     prefill = Prefill(
@@ -140,31 +145,24 @@ def begin(
         timer=timer,
     )
     _hook_layers(prefill)
+    positions = merged_positions(
+        batch,
+        position_ids,
+        fed=padding.fed,
+        length=fed,
+        first=padding.first,
+        next_position=next_position,
+        axes=model.position_axes,
+        device=device,
+    )
     return prefill, {
         **kwargs,
+        **planes,
         "inputs_embeds": embeds,
         "attention_mask": held.kv_mask,
-        "position_ids": _positions(prefill, position_ids, device),
+        "position_ids": positions,
         "past_key_values": cache,
     }
-
-
-def _positions(prefill: Prefill, position_ids: Tensor | None, device: torch.device) -> Tensor:
-    """[B, L] (with any leading dimensions of ``position_ids``); 0 for padding."""
-    lengths = prefill.batch.lengths
-    longest = max(lengths)
-    if prefill.next_position is not None:
-        rows = [
-            F.pad(torch.arange(length, device=device), (longest - length, 0)) for length in lengths
-        ]
-        positions = torch.stack(rows) + prefill.next_position[:, None]
-        mask = prefill.early.kv_mask
-        return positions if mask is None else positions * mask[:, -longest:]
-    if position_ids is None:
-        position_ids = torch.arange(prefill.fed, device=device)[None] + prefill.padding.fed
-    sources = prefill.batch.source_places(device)
-    position_ids = position_ids.expand(*position_ids.shape[:-2], len(sources), prefill.fed)
-    return position_ids.gather(-1, sources.expand(*position_ids.shape[:-1], longest))
 
 
 # ------------------------------------------------------------------------------ inside the decoder
@@ -220,9 +218,17 @@ def _observe(
         projections.clear()
         return act(prefill, attention, hidden, rotary)
 
-    for name, module in (("query", layer.self_attn.q_proj), ("key", layer.self_attn.k_proj)):
+    for name, short in (("query", "q"), ("key", "k")):
+        module = _last_before_rotation(layer.self_attn, short)
         prefill.hooks.callback(module.register_forward_hook(catch(name)).remove)
     prefill.hooks.callback(layer.register_forward_hook(after, with_kwargs=True).remove)
+
+
+def _last_before_rotation(attention: Any, short: str) -> nn.Module:
+    """What gives a layer's queries (``q``) or keys (``k``) as they are rotated: the norm of their
+    heads where there is one, else the projection."""
+    norm: nn.Module | None = getattr(attention, f"{short}_norm", None)
+    return getattr(attention, f"{short}_proj") if norm is None else norm
 
 
 def _is_running(prefill: Prefill) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from .interface import ModelAdapter
 from .method import PruningMethod
 
 
@@ -68,16 +69,19 @@ def refuse_compiled_prompt() -> NoReturn:
     raise RuntimeError(text)
 
 
-def require_supported_decoder(decoder: Any, method: PruningMethod) -> None:
+def require_supported_decoder(
+    model: nn.Module, decoder: Any, adapter: ModelAdapter, method: PruningMethod
+) -> None:
     """Refuse what the engine cannot prune.
 
     Raises:
         ValueError: another kind of decoder, other attention than full, or a layer that the decoder
-            does not have.
+            does not have, or to which it still adds visual features.
     """
     kind = decoder.config.model_type
-    if kind not in ("llama", "qwen2"):
-        raise ValueError(f"pruning supports the text decoders llama and qwen2, got {kind}")
+    if kind not in adapter.decoder_types:
+        known = " and ".join(adapter.decoder_types)
+        raise ValueError(f"pruning supports the text decoders {known}, got {kind}")
     layer_types = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention"}
     if layer_types:
         raise ValueError(f"pruning supports full attention only, the model has {layer_types.pop()}")
@@ -85,4 +89,11 @@ def require_supported_decoder(decoder: Any, method: PruningMethod) -> None:
         raise ValueError(
             f"layer must be less than the model's {len(decoder.layers)} decoder layers, "
             f"got {method.layer}"
+        )
+    planes = adapter.planes(model)
+    if planes is not None and method.layer is not None and method.layer < planes.count:
+        raise ValueError(
+            f"the decoder adds visual features after each of its first {planes.count} layers "
+            f"({planes.features}), so tokens can be dropped from layer {planes.count} on: "
+            f"{method.name} must select at a layer of at least {planes.count}, got {method.layer}"
         )

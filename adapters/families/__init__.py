@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import llava_onevision, pllava, st_llm
+from . import llava_onevision, pllava, qwen2_5_vl, qwen2_vl, qwen3_vl, st_llm
 from .record import Evaluation, Family, Prompt
 from .shape import Size
 
@@ -28,6 +28,9 @@ FAMILIES: dict[str, Family] = {
         llava_onevision.FAMILY,
         pllava.FAMILY,
         st_llm.FAMILY,
+        qwen2_5_vl.FAMILY,
+        qwen2_vl.FAMILY,
+        qwen3_vl.FAMILY,
     )
 }
 

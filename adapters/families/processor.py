@@ -7,8 +7,9 @@ count on is here: the arguments, the checks, a placeholder for each visual token
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,18 @@ from torch import Tensor
 
 from ..video.pixels import require_frames
 from .plain_text import require_text
+
+
+class Clip(NamedTuple):
+    """What a processor is given to show.
+
+    Attributes:
+        frames: [T, H, W, 3] uint8, RGB.
+        seconds: T times, when each is shown; None without a clock.
+    """
+
+    frames: np.ndarray
+    seconds: Sequence[float] | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class FrameProcessor(ABC):
         *,
         system: str | None = None,
         answer_prefix: str = "",
+        seconds: Sequence[float] | None = None,
     ) -> dict[str, Tensor]:
         """Inputs for ``generate``, a batch of one.
 
@@ -49,19 +63,23 @@ class FrameProcessor(ABC):
             question: what the user asks. What is written like a special token is text.
             system: the system message; None leaves it out.
             answer_prefix: how the answer begins; the model goes on from there.
+            seconds: when each frame is shown, for models that are told; None without a clock.
 
         Returns:
             ``input_ids`` and ``attention_mask`` [1, S] int64, a placeholder for each visual token;
-            the frames as float32 pixels [1, T, 3, side, side], and what else the model reads, under
-            the names of its arguments.
+            the frames as float32 pixels, and what else the model reads, under the names of its
+            arguments.
 
         Raises:
             TypeError: a text that is no string.
-            ValueError: frames of another shape or dtype, or too few; a text that contains a
+            ValueError: frames of another shape or dtype, or too few; as many seconds as there are
+                frames are not given, or they go back in time; a text that contains a
                 placeholder or that UTF-8 cannot hold; a prompt template that does not render one
                 placeholder for the video.
         """
         require_frames(frames)
+        _require_seconds(seconds, len(frames))
+        clip = Clip(frames, seconds)
         for name, text in (
             ("question", question),
             ("system message", "" if system is None else system),
@@ -71,11 +89,11 @@ class FrameProcessor(ABC):
             for reserved in self.reserved_texts:
                 if reserved in text:
                     raise ValueError(f"the {name} must not contain the placeholder {reserved!r}")
-        ids = self._prompt_ids(len(frames), question, system, answer_prefix)
+        ids = self._prompt_ids(clip, question, system, answer_prefix)
         return {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
-            **self._visual_inputs(frames, question),
+            **self._visual_inputs(clip, question),
         }
 
     @property
@@ -83,10 +101,9 @@ class FrameProcessor(ABC):
     def num_frames(self) -> int:
         """Frames of a video that the model was published with."""
 
-    @property
     @abstractmethod
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of the visual tokens of a frame."""
+    def grid_of(self, frames: np.ndarray) -> tuple[int, int]:
+        """(rows, columns) of the visual tokens of each of these frames [T, H, W, 3]."""
 
     @property
     @abstractmethod
@@ -95,12 +112,12 @@ class FrameProcessor(ABC):
 
     @abstractmethod
     def _prompt_ids(
-        self, num_frames: int, question: str, system: str | None, answer_prefix: str
+        self, clip: Clip, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
         """[1, S] int64 the prompt's tokens, placeholders included."""
 
     @abstractmethod
-    def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
+    def _visual_inputs(self, clip: Clip, question: str) -> dict[str, Tensor]:
         """What the vision side reads."""
 
     def shown_frames(self, frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
@@ -115,3 +132,13 @@ def central_squares(frames: np.ndarray) -> np.ndarray:
     side = min(frames.shape[1:3])
     top, left = ((edge - side) // 2 for edge in frames.shape[1:3])
     return frames[:, top : top + side, left : left + side]
+
+
+def _require_seconds(seconds: Sequence[float] | None, frames: int) -> None:
+    if seconds is None:
+        return
+    times = np.asarray(seconds, dtype=np.float64)
+    if times.shape != (frames,) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
+        raise ValueError(
+            f"seconds must be the times of the {frames} frames, in order, got {list(times)}"
+        )

@@ -99,7 +99,8 @@ class Family:
         choice_prompt: (question with options, the benchmark's instruction) -> the prompt of a
             multiple-choice question.
         evaluations: benchmark -> how its published evaluation differs.
-        prunevid_share: visual tokens that the paper's PruneVid keeps of all.
+        prunevid_share: visual tokens that the published PruneVid keeps of all; None: no number is
+            published.
         prumerge_share: the same of LLaVA-PruMerge+.
         flops_text_tokens: text tokens that stand beside the visual ones in the paper's FLOPs.
         load_options: options of ``load`` that no other family has.
@@ -125,8 +126,8 @@ class Family:
     sampling: Rule
     prompt_tokens: tuple[int, int]
     choice_prompt: Callable[[str, str], Prompt]
-    prunevid_share: float
-    prumerge_share: float
+    prunevid_share: float | None
+    prumerge_share: float | None
     evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
     flops_text_tokens: int = 12
     load_options: tuple[str, ...] = ()

@@ -16,7 +16,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """The dimensions of a text decoder."""
+    """The dimensions of a text decoder.
+
+    Attributes:
+        hidden_size: of a token.
+        mlp_size: of a layer's MLP; with experts, of those that a token runs through, together.
+        num_layers, num_heads, num_kv_heads: of its layers.
+        vocab_size: of the head.
+        head_size: channels of a head; None: ``hidden_size / num_heads``.
+    """
 
     hidden_size: int
     mlp_size: int
@@ -24,13 +32,26 @@ class DecoderShape:
     num_heads: int
     num_kv_heads: int
     vocab_size: int
+    head_size: int | None = None
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.hidden_size // self.num_heads if self.head_size is None else self.head_size
 
     @classmethod
     def from_text_config(cls, config: Any) -> DecoderShape:
         """Read the dimensions from the text config of a transformers model."""
+        experts = getattr(config, "num_experts_per_tok", None)
+        head_size = getattr(config, "head_dim", None)
+        if head_size == config.hidden_size // config.num_attention_heads:
+            head_size = None
         return cls(
             hidden_size=config.hidden_size,
-            mlp_size=config.intermediate_size,
+            mlp_size=config.moe_intermediate_size * experts
+            if experts
+            else config.intermediate_size,
+            head_size=head_size,
             num_layers=config.num_hidden_layers,
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
@@ -39,7 +60,9 @@ class DecoderShape:
 
     def config_values(self) -> dict[str, int]:
         """The same dimensions under the names of a transformers text config."""
+        head = {} if self.head_size is None else {"head_dim": self.head_size}
         return {
+            **head,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.mlp_size,
             "num_hidden_layers": self.num_layers,

@@ -7,6 +7,7 @@ does not fill, a value that it does not state is an error and never a guess.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,10 +62,9 @@ class VideoModel:
         """The model's dimensions."""
         return self.family.shape(self.model.config)
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of the visual tokens of a frame."""
-        return self.processor.grid
+    def grid_of(self, frames: np.ndarray) -> tuple[int, int]:
+        """(rows, columns) of the visual tokens of each of these frames [T, H, W, 3]."""
+        return self.processor.grid_of(frames)
 
     @property
     def tokens_have_places(self) -> bool:
@@ -110,27 +110,31 @@ class VideoModel:
         *,
         system: str | None = None,
         answer_prefix: str = "",
+        seconds: Sequence[float] | None = None,
     ) -> dict[str, Tensor]:
-        """Inputs for ``model.generate``, on its device, floats in its dtype.
+        """Inputs for ``model.generate``, on its device, pixels in its dtype.
 
         Args:
             frames: [T, H, W, 3] uint8, RGB.
             question: what the user asks. What is written like a special token is text.
             system: the system message; None leaves it out.
             answer_prefix: how the answer begins; the model goes on from there.
+            seconds: when each frame is shown, for models that are told; None without a clock.
 
         Raises:
             ModelError: a text or a prompt template that cannot make a prompt.
         """
         try:
-            inputs = self.processor(frames, question, system=system, answer_prefix=answer_prefix)
+            inputs = self.processor(
+                frames, question, system=system, answer_prefix=answer_prefix, seconds=seconds
+            )
         except TemplateError as error:
             raise ModelError(f"{self.name}: its chat template fails: {error}") from error
         except ValueError as error:
             raise ModelError(str(error)) from error
         device, dtype = self.model.device, self.model.dtype
         return {
-            name: value.to(device, dtype if value.is_floating_point() else None)
+            name: value.to(device, dtype if name.startswith("pixel_values") else None)
             for name, value in inputs.items()
         }
 

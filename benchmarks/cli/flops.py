@@ -6,6 +6,7 @@ for the model and the method stands for it.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,7 +66,7 @@ def flops_command(
         return
     from prunevid_kernels.adapters.methods.registry import METHODS
 
-    from ..cost.flops.planned import TokenCounts, method_flops
+    from ..cost.flops.planned import TokenCounts, Unpublished, method_flops
 
     shape = _shape(model)
     given = TokenCounts(frames, visual, merged, kept, layer, text)
@@ -73,6 +74,10 @@ def flops_command(
     for name in method or METHODS:
         try:
             results[name] = method_flops(name, shape, given)
+        except Unpublished as error:
+            if method:
+                fail(str(error))
+            print(error, file=sys.stderr)
         except ValueError as error:
             fail(str(error))
     _print_results(model, shape, results, as_json)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prunevid_kernels.adapters.families import SIZES
+from prunevid_kernels.adapters.families import FAMILIES
 
 from ..cost.harness import OURS
 from ..support.environment import describe, stamp
@@ -47,7 +47,7 @@ SHARES = {
 }
 
 # What decides whether the targets are met comes first.
-HEADLINE = tuple(SIZES)
+HEADLINE = tuple(family.sizes[0].name for family in FAMILIES.values())
 BATCHES = (1, 4, 8)
 
 

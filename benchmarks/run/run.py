@@ -210,7 +210,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     """
     model = inputs.model
     start = time.perf_counter()
-    encoded = model.encode(inputs.video.frames, inputs.question)
+    encoded = model.encode(inputs.video.frames, inputs.question, seconds=inputs.video.timestamps_s)
     encode_seconds = time.perf_counter() - start
     with progress("Warming up"), prune(model.model, inputs.config):
         model.generate(encoded, max_new_tokens=1)
@@ -247,7 +247,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
             frames=shown,
             indices=inputs.video.indices[chosen],
             times_s=None if times_s is None else times_s[chosen],
-            grid=model.grid,
+            grid=model.grid_of(inputs.video.frames),
             layout=record.layout,
             kept=kept,
             scores=None if record.scores is None else record.scores.float().cpu().numpy(),

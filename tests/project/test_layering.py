@@ -57,6 +57,7 @@ ORDER = [
     {"adapters/checkpoint", "adapters/video"},
     {"adapters/methods"},
     {"adapters/engine"},
+    {"adapters/engine/prompt"},
 ]
 
 # The two tables, of families and of methods, import from the folders of what they list.

@@ -2,8 +2,7 @@
 
 A video's tokens stand frame by frame where the prompt has video placeholders, one for each token,
 with one newline embedding after the last frame, under the same placeholder id. The newline is
-neither merged nor pruned, and asks no question. ``generate`` of newer transformers versions encodes
-videos first and passes ``mm_encoder_outputs`` instead of pixels.
+neither merged nor pruned, and asks no question.
 """
 
 from __future__ import annotations
@@ -12,41 +11,33 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ...engine.interface import ModelAdapter, PromptVisuals, VideoSpan, VisionAttention
+from ..placeholders import by_row, core_of, features_in, ids_in, require_whole, runs_of
 from ..vision import encoder_layers
 
 
 class LlavaOnevisionAdapter(ModelAdapter):
     def decoder(self, model: nn.Module) -> nn.Module:
-        return _core(model).language_model
+        return core_of(model).language_model
 
     def entries(self, model: nn.Module) -> Sequence[nn.Module]:
-        core = _core(model)
+        core = core_of(model)
         return [model] if core is model else [model, core]
 
     def brings_visuals(self, inputs: Mapping[str, Any]) -> bool:
-        return any(_features(inputs, kind) is not None for kind in ("image", "video"))
+        return any(features_in(inputs, kind) is not None for kind in ("image", "video"))
 
     def video_token_id(self, model: nn.Module) -> int:
         return _config(model).video_token_id
 
     def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
-        ids = inputs.get("input_ids")
-        if ids is None:
-            raise ValueError(
-                "pixel values with inputs_embeds: pruning needs input_ids to find the videos"
-            )
-        ids = ids.cpu()
+        ids = ids_in(inputs)
         config = _config(model)
-        images = [
-            [(start, stop) for row, start, stop in _runs(ids == config.image_token_id) if row == r]
-            for r in range(len(ids))
-        ]
+        images = by_row(runs_of(ids == config.image_token_id), len(ids))
         videos: list[list[VideoSpan]] = [[] for _ in ids]
-        features = _features(inputs, "video")
+        features = features_in(inputs, "video")
         if features is not None:
             width = _tokens_per_frame(config)
             for row, start, stop in _video_runs(ids == config.video_token_id, features, width):
@@ -60,7 +51,7 @@ class LlavaOnevisionAdapter(ModelAdapter):
         return [
             PromptVisuals(
                 videos=tuple(row_videos),
-                images=tuple(row_images),
+                images=row_images,
                 separators=tuple((video.stop, video.stop + 1) for video in row_videos),
             )
             for row_videos, row_images in zip(videos, images, strict=True)
@@ -69,7 +60,7 @@ class LlavaOnevisionAdapter(ModelAdapter):
     def vision_attention(self, model: nn.Module) -> VisionAttention:
         """What a patch of SigLIP, which has no class token, receives from all of its frame in the
         layer whose output is projected: 27 x 27 patches, pooled to 14 x 14 as the features are."""
-        core = _core(model)
+        core = core_of(model)
         attention = encoder_layers(core.vision_tower)[core.config.vision_feature_layer].self_attn
         return VisionAttention(
             query=attention.q_proj,
@@ -82,21 +73,8 @@ class LlavaOnevisionAdapter(ModelAdapter):
         )
 
 
-def _core(model: nn.Module) -> Any:
-    """The model without its language modelling head."""
-    return model.model if hasattr(model, "lm_head") else model
-
-
 def _config(model: nn.Module) -> Any:
     return model.config
-
-
-def _features(inputs: Mapping[str, Any], kind: str) -> Any:
-    """Pixels [V, T, 3, H, W] of the videos, or their encoded form; None if there are none."""
-    encoded = (inputs.get("mm_encoder_outputs") or {}).get(kind)
-    if encoded is not None:
-        return encoded
-    return inputs.get("pixel_values" if kind == "image" else "pixel_values_videos")
 
 
 def _tokens_per_frame(config: Any) -> int:
@@ -107,15 +85,11 @@ def _tokens_per_frame(config: Any) -> int:
 
 def _video_runs(is_video: Tensor, features: Any, width: int) -> list[tuple[int, int, int]]:
     """(row, start, stop) of each video, newline included."""
-    runs = _runs(is_video)
+    runs = runs_of(is_video)
     if isinstance(features, Tensor):
         count, length = features.shape[0], features.shape[1] * width + 1
     else:
-        if features.last_hidden_state is None:
-            raise ValueError(
-                "video features came without last_hidden_state, as chunks of a prompt do that "
-                "prefill_chunk_size has cut; pruning needs a prompt in one piece"
-            )
+        require_whole(features)
         count, length = features.pooler_output.shape[:2]
     if count == 1:
         return runs
@@ -130,11 +104,3 @@ def _video_runs(is_video: Tensor, features: Any, width: int) -> list[tuple[int, 
     if len(split) != count:
         raise ValueError(f"the prompts have video tokens for {len(split)} of {count} videos")
     return split
-
-
-def _runs(mask: Tensor) -> list[tuple[int, int, int]]:
-    """(row, start, stop) of each maximal run of True in a mask [B, S], in order."""
-    padded = torch.nn.functional.pad(mask.to(torch.int8), (1, 1))
-    change = padded.diff(dim=1)
-    starts, stops = (change == 1).nonzero().tolist(), (change == -1).nonzero().tolist()
-    return [(row, start, stop) for (row, start), (_, stop) in zip(starts, stops, strict=True)]

@@ -3,8 +3,7 @@
 transformers' own video processor needs torchvision, which has no CPU build in many places, for
 what is a resize and a normalisation; so both are done here. The prompt is the checkpoint's chat
 template with the placeholder repeated once for each visual token, as ``LlavaOnevisionProcessor``
-does. A pixel normalisation that is not written down is an error and never a guess: the processor
-classes' defaults are another model's.
+does.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig
 
-from ...checkpoint.files import read_json
+from ...checkpoint.preprocessor import chat_template, normalisation
 from ...video.pixels import normalised_pixels
 from ..plain_text import encode_prompt
-from ..processor import FrameProcessor
+from ..processor import Clip, FrameProcessor
 from ..shape import VisionShape
 from .checkpoint import read_config
 from .family import NUM_FRAMES, pooled_side
@@ -59,12 +58,12 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
             folder, local_files_only=True, trust_remote_code=False
         )
         _require_placeholders(config, tokenizer)
-        mean, std = _normalisation(folder)
+        mean, std = normalisation(folder)
         if config.vision_config.model_type == "siglip_vision_model" and {*mean, *std} != {0.5}:
             raise ValueError(
                 f"image_mean and image_std must be 0.5 for a SigLIP tower, got {mean}, {std}"
             )
-        return cls(config, tokenizer, _chat_template(folder, tokenizer), mean, std)
+        return cls(config, tokenizer, chat_template(folder, tokenizer), mean, std)
 
     @property
     def num_frames(self) -> int:
@@ -75,8 +74,7 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
         """Side of the square that every frame is resized to."""
         return self.config.vision_config.image_size
 
-    @property
-    def grid(self) -> tuple[int, int]:
+    def grid_of(self, frames: np.ndarray) -> tuple[int, int]:
         """After the model's 2 x 2 pooling."""
         side = pooled_side(VisionShape.of(self.config.vision_config, has_class_token=False))
         return side, side
@@ -93,9 +91,10 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
         return self.tokenizer.convert_ids_to_tokens(index)
 
     def _prompt_ids(
-        self, num_frames: int, question: str, system: str | None, answer_prefix: str
+        self, clip: Clip, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
-        visual_tokens = num_frames * math.prod(self.grid) + 1  # the newline after them counts
+        # One placeholder for each pooled token of each frame, and one for the newline after them.
+        visual_tokens = len(clip.frames) * math.prod(self.grid_of(clip.frames)) + 1
         texts = [question, answer_prefix, *([] if system is None else [system])]
 
         def render(texts: Sequence[str]) -> str:
@@ -127,10 +126,11 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
             )
         return prompt
 
-    def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
+    def _visual_inputs(self, clip: Clip, question: str) -> dict[str, Tensor]:
         side = (self.image_size_px, self.image_size_px)
         resized = [
-            np.asarray(Image.fromarray(f).resize(side, Image.Resampling.BICUBIC)) for f in frames
+            np.asarray(Image.fromarray(f).resize(side, Image.Resampling.BICUBIC))
+            for f in clip.frames
         ]
         return {"pixel_values_videos": normalised_pixels(resized, self.image_mean, self.image_std)}
 
@@ -154,46 +154,3 @@ def _require_placeholders(config: LlavaOnevisionConfig, tokenizer: Any) -> None:
             )
     if config.video_token_id == config.image_token_id:
         raise ValueError(f"config.json: one token, {config.image_token_id}, for images and videos")
-
-
-def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the pixels, from the first preprocessor file that the folder has."""
-    names = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
-    for name in names:
-        if not (folder / name).is_file():
-            continue
-        values = read_json(folder / name)
-        values = values.get("video_processor", values)
-        if not isinstance(values, dict):
-            raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
-        mean, std = values.get("image_mean"), values.get("image_std")
-        if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
-            raise ValueError(
-                f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
-                f" above 0, got {mean!r:.80} and {std!r:.80}"
-            )
-        return tuple(map(float, mean)), tuple(map(float, std))
-    raise ValueError(f"none of {', '.join(names)}")
-
-
-def _are_channels(values: Any) -> TypeGuard[list[float]]:
-    return (
-        isinstance(values, list)
-        and len(values) == 3
-        and all(isinstance(x, (int, float)) and math.isfinite(x) for x in values)
-    )
-
-
-def _chat_template(folder: Path, tokenizer: Any) -> str:
-    """The processor's template, which knows about videos, before the tokenizer's, which may not."""
-    jinja, legacy = folder / "chat_template.jinja", folder / "chat_template.json"
-    if jinja.is_file():
-        return jinja.read_text(encoding="utf-8")
-    if legacy.is_file():
-        template = read_json(legacy).get("chat_template")
-        if not isinstance(template, str):
-            raise ValueError(f"chat_template.json: no valid chat_template, got {template!r:.80}")
-        return template
-    if isinstance(tokenizer.chat_template, str):
-        return tokenizer.chat_template
-    raise ValueError("no chat template")

@@ -22,7 +22,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ...video.pixels import normalised_pixels
 from ..plain_text import encode_prompt
-from ..processor import FrameProcessor, central_squares
+from ..processor import Clip, FrameProcessor, central_squares
 from .config import BOS_ID, EOS_ID, PAD_ID, PllavaConfig
 from .family import NUM_FRAMES
 
@@ -77,8 +77,7 @@ class PllavaProcessor(FrameProcessor):
     def num_frames(self) -> int:
         return NUM_FRAMES
 
-    @property
-    def grid(self) -> tuple[int, int]:
+    def grid_of(self, frames: np.ndarray) -> tuple[int, int]:
         _, rows, columns = self.config.pooling_shape
         return rows, columns
 
@@ -87,7 +86,7 @@ class PllavaProcessor(FrameProcessor):
         return (IMAGE_TOKEN,)
 
     def _prompt_ids(
-        self, num_frames: int, question: str, system: str | None, answer_prefix: str
+        self, clip: Clip, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
         """``<image>`` is repeated once for each visual token, whatever the number of frames."""
         texts = [question, answer_prefix, *([] if system is None else [system])]
@@ -102,8 +101,8 @@ class PllavaProcessor(FrameProcessor):
         )
         return short.repeat_interleave(repeats, dim=1)
 
-    def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
-        cropped = [crop_frame(frame, self.config.vision_config.image_size) for frame in frames]
+    def _visual_inputs(self, clip: Clip, question: str) -> dict[str, Tensor]:
+        cropped = [crop_frame(frame, self.config.vision_config.image_size) for frame in clip.frames]
         return {"pixel_values": normalised_pixels(cropped, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)}
 
     def shown_frames(self, frames: np.ndarray) -> tuple[np.ndarray, list[int]]:

@@ -26,7 +26,7 @@ from transformers import BertTokenizer, LlamaTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ...video.pixels import normalised_pixels
-from ..processor import FrameProcessor, central_squares
+from ..processor import Clip, FrameProcessor, central_squares
 from .checkpoint import read_config
 from .config import BOS_ID, StLlmConfig
 from .family import CONVERSATION_FRAMES, NUM_FRAMES
@@ -81,8 +81,7 @@ class StLlmProcessor(FrameProcessor):
     def num_frames(self) -> int:
         return NUM_FRAMES if self.config.residual_size is None else CONVERSATION_FRAMES
 
-    @property
-    def grid(self) -> tuple[int, int]:
+    def grid_of(self, frames: np.ndarray) -> tuple[int, int]:
         """The rectangle of so many tokens that is nearest to a square: 32 -> (4, 8)."""
         count = self.config.num_query_tokens
         rows = max(r for r in range(1, math.isqrt(count) + 1) if count % r == 0)
@@ -93,10 +92,10 @@ class StLlmProcessor(FrameProcessor):
         return ()  # SentencePiece reads special tokens as text
 
     def _prompt_ids(
-        self, num_frames: int, question: str, system: str | None, answer_prefix: str
+        self, clip: Clip, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
         """The placeholders first, then BOS and the text."""
-        visual = len(self.config.token_frames(num_frames)) * self.config.num_query_tokens
+        visual = len(self.config.token_frames(len(clip.frames))) * self.config.num_query_tokens
         text = self.sentencepiece.encode(prompt_text(question, system, answer_prefix))
         if self.config.video_token_id in text:
             raise ValueError(
@@ -105,10 +104,10 @@ class StLlmProcessor(FrameProcessor):
             )
         return torch.tensor([[self.config.video_token_id] * visual + [BOS_ID, *text]])
 
-    def _visual_inputs(self, frames: np.ndarray, question: str) -> dict[str, Tensor]:
+    def _visual_inputs(self, clip: Clip, question: str) -> dict[str, Tensor]:
         """The Q-Former reads the question as well, its last 256 tokens: ``qformer_input_ids`` and
         ``qformer_attention_mask`` [1, L] int64."""
-        cropped = [crop_frame(frame, self.config.vision_config.image_size) for frame in frames]
+        cropped = [crop_frame(frame, self.config.vision_config.image_size) for frame in clip.frames]
         read = self.qformer_tokenizer(
             question, truncation=True, return_tensors="pt", split_special_tokens=True
         )

@@ -59,6 +59,6 @@ class FastV(PruningMethod):
             scale=attention.scale,
             key_mask=None if attention.kv_mask is None else attention.kv_mask[row],
         )[0].mean(dim=0)  # [past + L]
-        start, stop = place.prompt.video_run(place.video)
-        scores = received[len(received) - place.prompt.length :][start:stop]
+        own = received[len(received) - place.prompt.length :]
+        scores = own[place.prompt.video_rows(place.video)]
         return VideoSelection(scores, best(scores, round(self.keep_ratio * len(scores))))

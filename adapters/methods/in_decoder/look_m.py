@@ -134,10 +134,7 @@ def merge_dropped(keys: Tensor, values: Tensor, kept: Tensor) -> tuple[Tensor, T
 
 def _visual_mask(prompt: MergedPrompt, device: torch.device) -> Tensor:
     """[S] bool, True for the tokens of videos."""
-    parts = [
-        torch.full((stop - start,), piece.kind == "video", device=device)
-        for piece, start, stop in zip(
-            prompt.pieces, prompt.starts, [*prompt.starts[1:], prompt.length], strict=True
-        )
-    ]
-    return torch.cat(parts)
+    mask = torch.zeros(prompt.length, dtype=torch.bool, device=device)
+    for video in range(len(prompt.stretches)):
+        mask[prompt.video_rows(video)] = True
+    return mask

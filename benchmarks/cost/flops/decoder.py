@@ -6,7 +6,8 @@ is what the PruneVid paper prints as FLOPs; ratios do not depend on that. Two fo
 * ``paper``: ``4 n d^2 + 2 n^2 d + 2 n d m`` for a layer of width d and MLP width m on n tokens, as
   in FastV and PruneVid: full-width keys and values, two MLP matrices, no vocabulary head.
 * ``exact``: ``2 n d^2 (1 + h_kv / h) + 2 n^2 d + 3 n d m`` with grouped-query attention and the
-  three matrices of a gated MLP, and the vocabulary head for the one row that is sampled.
+  three matrices of a gated MLP, and the vocabulary head for the one row that is sampled. Where the
+  heads together are not d wide, one d of each product is their width.
 
 A method is a list of lengths, one a layer: the released PruneVid code prunes *after* layer index
 10, so eleven layers run at merged length and the others at kept length (``prunevid_lengths``).
@@ -33,7 +34,8 @@ def layer_macs(tokens: float, shape: DecoderShape, form: FlopsForm) -> float:
         return 4 * n * d**2 + 2 * n**2 * d + 2 * n * d * m
     if form == "exact":
         grouped = 1 + shape.num_kv_heads / shape.num_heads
-        return 2 * n * d**2 * grouped + 2 * n**2 * d + 3 * n * d * m
+        heads = shape.num_heads * shape.head_dim  # d in most models
+        return 2 * n * d * heads * grouped + 2 * n**2 * heads + 3 * n * d * m
     raise ValueError(f"form must be 'paper' or 'exact', got {form!r}")
 
 

@@ -16,6 +16,10 @@ from ...support.options import default_layer
 from .methods import PromptCounts, SampleFlops, prompt_flops
 
 
+class Unpublished(ValueError):
+    """A count that was not given, and that nobody has published for the model and the method."""
+
+
 @dataclass(frozen=True)
 class TokenCounts:
     """What the user gave; None stands for the published share or the model's own number."""
@@ -34,6 +38,7 @@ def method_flops(
     """What a method costs with these counts.
 
     Raises:
+        Unpublished: a count is missing that only the user can give.
         ValueError: an unknown method; counts that are negative, or grow on the way.
     """
     counts = prompt_counts(name, shape, given)
@@ -60,11 +65,17 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
 
     is_merging = name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge")
     is_selecting = name in ("prunevid", "select_only", "random_drop", "drop_all", "fastv")
-    kept_share = family.prunevid_share  # 0.4 of the merged tokens
     merged: float = before
-    if is_merging:
-        share = family.prumerge_share if name == "prumerge" else kept_share / 0.4
-        merged = before * share if given.merged is None else given.merged
+    if is_merging and given.merged is not None:
+        merged = given.merged
+    elif is_merging:
+        share = family.prumerge_share if name == "prumerge" else family.prunevid_share
+        if share is None:
+            raise Unpublished(
+                f"{name}: no number of tokens is published for {family.title}; give --merged"
+            )
+        # PruneVid's is of the kept tokens, 0.4 of the merged ones.
+        merged = before * (share if name == "prumerge" else share / 0.4)
     kept = merged
     if is_selecting and name != "drop_all":
         kept = merged * (0.3 if name == "fastv" else 0.4) if given.kept is None else given.kept

@@ -57,7 +57,7 @@ class CaseModel:
 
     @property
     def head_dim(self) -> int:
-        return self.decoder.hidden_size // self.decoder.num_heads
+        return self.decoder.head_dim
 
 
 def _case_model(size: Size) -> CaseModel:

@@ -46,7 +46,7 @@ def random_model(
         model=model.eval(),
         processor=processor,
         name=f"{name}, tiny stand-in" if is_reduced else name,
-        default_frames=shape.frames,
+        default_frames=FAMILIES[shape.family].num_frames,
         is_random=True,
     )
 

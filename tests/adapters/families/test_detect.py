@@ -11,6 +11,7 @@ from paths import PARITY
 from safetensors.torch import save_file
 
 from prunevid_kernels.adapters.checkpoint.files import CheckpointError
+from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.families.detect import detect_family, read_shape
 
 pytestmark = pytest.mark.one_version
@@ -31,6 +32,10 @@ def write(folder: Path, config: dict, key: str) -> Path:
         ({"model_type": "pllava"}, "pllava"),
         ({"model_type": "st_llm_hf", "architectures": ["STLLMForCausalLM"]}, "st_llm"),
         ({"model_type": "st_llm"}, "st_llm"),
+        ({"model_type": "qwen2_5_vl"}, "qwen2_5_vl"),
+        ({"model_type": "qwen2_vl"}, "qwen2_vl"),
+        ({"model_type": "qwen3_vl"}, "qwen3_vl"),
+        ({"model_type": "qwen3_vl_moe"}, "qwen3_vl"),
     ],
     ids=str,
 )
@@ -47,7 +52,8 @@ def test_family_by_keys(tmp_path):
 @pytest.mark.parametrize("config", [{"model_type": "llava"}, {"model_type": "llama"}, {}], ids=str)
 def test_no_family(tmp_path, config):
     write(tmp_path, config, "model.layers.0.weight")
-    with pytest.raises(CheckpointError, match="must hold LLaVA-OneVision, PLLaVA, ST-LLM, got"):
+    titles = ", ".join(family.title for family in FAMILIES.values())
+    with pytest.raises(CheckpointError, match=f"must hold {titles}, got"):
         detect_family(tmp_path)
 
 

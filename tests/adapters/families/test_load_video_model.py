@@ -48,8 +48,8 @@ def test_every_family_is_loaded_and_answers(folders, name):
     assert model.family is FAMILIES[name] and model.name == name
     assert model.model.dtype == torch.float32 and not model.model.training
     assert model.default_frames == model.processor.num_frames
-    rows, columns = model.grid
     video = torch.randint(0, 256, (16, 40, 60, 3), dtype=torch.uint8).numpy()
+    rows, columns = model.grid_of(video)
     inputs = model.encode(video, "What is blue?")
     ids = inputs["input_ids"]
     placeholder = model.family.adapter().video_token_id(model.model)

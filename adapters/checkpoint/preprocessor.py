@@ -1,0 +1,90 @@
+"""What a checkpoint folder says of its preprocessing: pixel normalisation, sizes, chat template.
+
+A value that is not written down is an error and never a guess: the defaults of processor classes
+are another model's.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from .files import read_json
+
+_FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
+
+
+def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of the pixels, from the first preprocessor file that the folder has.
+
+    Raises:
+        ValueError: there is none, or one that does not say it.
+    """
+    for name in _FILES:
+        if not (folder / name).is_file():
+            continue
+        values = read_json(folder / name)
+        values = values.get("video_processor", values)
+        if not isinstance(values, dict):
+            raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
+        mean, std = values.get("image_mean"), values.get("image_std")
+        if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
+            raise ValueError(
+                f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
+                f" above 0, got {mean!r:.80} and {std!r:.80}"
+            )
+        return tuple(map(float, mean)), tuple(map(float, std))
+    raise ValueError(f"none of {', '.join(_FILES)}")
+
+
+def _are_channels(values: Any) -> TypeGuard[list[float]]:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(isinstance(x, (int, float)) and math.isfinite(x) for x in values)
+    )
+
+
+def video_pixels(folder: Path) -> tuple[int, int] | None:
+    """Bounds on a video's pixels, least and most, where the folder has a file about videos; None
+    where it has none.
+
+    Raises:
+        ValueError: one that does not say them.
+    """
+    name = _FILES[0]
+    if not (folder / name).is_file():
+        return None
+    size = read_json(folder / name).get("size")
+    size = size if isinstance(size, dict) else {}
+    edges = [size.get("shortest_edge"), size.get("longest_edge")]
+    if not all(type(edge) is int for edge in edges):
+        raise ValueError(
+            f"{name}: size must hold shortest_edge and longest_edge, numbers of pixels, got {edges}"
+        )
+    least, most = edges
+    if not 0 < least <= most:
+        raise ValueError(
+            f"{name}: shortest_edge must be positive and at most longest_edge, got {least}, {most}"
+        )
+    return least, most
+
+
+def chat_template(folder: Path, tokenizer: Any) -> str:
+    """The processor's template, which knows about videos, before the tokenizer's, which may not.
+
+    Raises:
+        ValueError: there is none.
+    """
+    jinja, legacy = folder / "chat_template.jinja", folder / "chat_template.json"
+    if jinja.is_file():
+        return jinja.read_text(encoding="utf-8")
+    if legacy.is_file():
+        template = read_json(legacy).get("chat_template")
+        if not isinstance(template, str):
+            raise ValueError(f"chat_template.json: no valid chat_template, got {template!r:.80}")
+        return template
+    if isinstance(tokenizer.chat_template, str):
+        return str(tokenizer.chat_template)
+    raise ValueError("no chat template")

@@ -1,0 +1,111 @@
+"""What is not text in a prompt, as adapters and callers say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VideoSpan:
+    """The tokens of one video in a prompt, frame by frame.
+
+    Attributes:
+        start: position of its first token.
+        num_frames: T.
+        tokens_per_frame: N.
+        frame_starts: position of the first token of each frame, where frames stand apart with text
+            between them (their timestamps); None: the ``T * N`` tokens stand in one run. The text
+            between frames belongs to the video: it is neither pruned nor part of a question.
+    """
+
+    start: int
+    num_frames: int
+    tokens_per_frame: int
+    frame_starts: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        starts = self.frame_starts
+        if starts is None:
+            return
+        width = self.tokens_per_frame
+        is_apart = all(b >= a + width for a, b in zip(starts, starts[1:], strict=False))
+        if len(starts) != self.num_frames or starts[:1] != (self.start,) or not is_apart:
+            raise ValueError(
+                f"frame_starts must be the places of {self.num_frames} frames of {width} tokens, "
+                f"from {self.start} on, in order and without overlap, got {starts}"
+            )
+
+    @classmethod
+    def apart(cls, frame_starts: Sequence[int], tokens_per_frame: int) -> VideoSpan:
+        """A video whose frames stand apart.
+
+        Args:
+            frame_starts: position of the first token of each frame, ascending.
+            tokens_per_frame: N.
+        """
+        starts = tuple(frame_starts)
+        return cls(starts[0], len(starts), tokens_per_frame, starts)
+
+    @property
+    def num_tokens(self) -> int:
+        """The video's own tokens: T * N."""
+        return self.num_frames * self.tokens_per_frame
+
+    @property
+    def stop(self) -> int:
+        """Position after its last token."""
+        if self.frame_starts is None:
+            return self.start + self.num_tokens
+        return self.frame_starts[-1] + self.tokens_per_frame
+
+    @property
+    def between(self) -> list[int]:
+        """Positions of the text between frames."""
+        if self.frame_starts is None:
+            return []
+        stops = (start + self.tokens_per_frame for start in self.frame_starts)
+        return [
+            position
+            for stop, start in zip(stops, self.frame_starts[1:], strict=False)
+            for position in range(stop, start)
+        ]
+
+    def places(self, tokens: Tensor) -> Tensor:
+        """The positions in the prompt of some of the video's tokens.
+
+        Args:
+            tokens: int64 flat indices ``t * N + n``, of any shape.
+        """
+        if self.frame_starts is None:
+            return self.start + tokens
+        starts = torch.tensor(self.frame_starts, device=tokens.device)
+        width = self.tokens_per_frame
+        return starts[tokens.div(width, rounding_mode="floor")] + tokens % width
+
+    def take(self, embeds: Tensor) -> Tensor:
+        """[T, N, C] the video's features among those of its prompt [S, C]."""
+        size = (self.num_frames, self.tokens_per_frame)
+        if self.frame_starts is None:
+            return embeds[self.start : self.stop].unflatten(0, size)
+        return embeds[self.places(torch.arange(self.num_tokens, device=embeds.device).view(size))]
+
+
+@dataclass(frozen=True)
+class PromptVisuals:
+    """What is not text in one prompt of a batch; positions count from the first token of the
+    forward call, padding included.
+
+    Attributes:
+        videos: the spans to prune, in order.
+        images: (start, stop) of image tokens, which are neither pruned nor question rows.
+        separators: (start, stop) of other tokens that are neither, such as a newline embedding
+            after a video.
+    """
+
+    videos: tuple[VideoSpan, ...] = ()
+    images: tuple[tuple[int, int], ...] = ()
+    separators: tuple[tuple[int, int], ...] = ()

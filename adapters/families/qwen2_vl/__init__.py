@@ -1,0 +1,5 @@
+"""Qwen2-VL."""
+
+from .family import FAMILY
+
+__all__ = ["FAMILY"]

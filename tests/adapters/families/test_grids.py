@@ -1,0 +1,285 @@
+"""Models with videos of any resolution and positions of three axes: both steps against slow code,
+and what holds for all of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from slow_grids import STEPS, SlowGrids, assert_slow
+from tiny_grids import PLANES, Clip, Question, build, inputs_of
+from tiny_models import generate, logits_of, text_tokens
+
+from prunevid_kernels import PruneVidConfig
+from prunevid_kernels.adapters import NothingPrunedWarning, prune
+from prunevid_kernels.adapters.methods.registry import build_method
+from prunevid_kernels.adapters.pruning import prune_by
+
+KINDS = ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe"]
+EACH_KIND = pytest.mark.parametrize("kind", KINDS)
+SMALL = {"min_cluster_tokens": 2, "layer": PLANES}
+CONFIG = PruneVidConfig(**SMALL)
+MERGE_ONLY = PruneVidConfig(select=False, **SMALL)
+CONFIGS = {
+    "default": CONFIG,
+    "rope": PruneVidConfig(score="rope", **SMALL),
+    "last-layer": PruneVidConfig(**{**SMALL, "layer": 4}),
+    "select-only": PruneVidConfig(merge=False, **SMALL),
+    "merge-only": MERGE_ONLY,
+    "budget": PruneVidConfig(budget=20, **SMALL),
+}
+
+
+@cache
+def one_video(kind: str) -> Question:
+    """Twelve tokens a frame, eight frames; two of them at one integer of time."""
+    clip = Clip(8, 3, 4, seconds_a_frame=0.1)
+    return Question(kind, [text_tokens(4), clip, text_tokens(7, 1)])
+
+
+@cache
+def three_prompts(kind: str) -> list[Question]:
+    """Grids that differ, an image beside a video, two videos, and text alone."""
+    return [
+        Question(kind, [text_tokens(3), Clip(4, 2, 3, 1), text_tokens(6, 2)]),
+        Question(
+            kind,
+            [
+                text_tokens(2, 3),
+                Clip(1, 2, 2, 2, is_image=True),
+                text_tokens(2, 4),
+                Clip(6, 1, 4, 3),
+                text_tokens(5, 5),
+                Clip(3, 3, 2, 4),
+                text_tokens(4, 6),
+            ],
+        ),
+        Question(kind, [text_tokens(8, 7)]),
+    ]
+
+
+def ask(model: Any, question: Question, config: PruneVidConfig, **options: Any) -> Any:
+    with prune(model, config) as handle:
+        result = generate(model, inputs_of(question), STEPS, **options)
+    return result, handle.report
+
+
+@EACH_KIND
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_pruned_answer_is_the_slow_one(kind, attention, config):
+    model, question = build(kind, attention), one_video(kind)
+    result, report = ask(model, question, config)
+    slow = SlowGrids(model, question, config)
+    call = report.last
+    if config.select:
+        assert call.videos[0].kept.tolist() == slow.kept[0]
+    assert_slow(result, 0, slow)
+    assert call.tokens_before == 96 and call.tokens_kept < 96
+    assert call.tokens_merged == slow.videos[0].layout.num_merged
+    held = len(question.ids) - 96 + call.tokens_kept + STEPS - 1
+    assert {layer.keys.shape[2] for layer in result.past_key_values.layers} == {held}
+    assert call.other_tokens == (len(question.ids) - 96,)
+
+
+@EACH_KIND
+@pytest.mark.parametrize("config", [CONFIG, PruneVidConfig(score="rope", **SMALL), MERGE_ONLY])
+def test_padded_batch_is_the_slow_code_and_one_by_one(kind, config):
+    model, questions = build(kind), three_prompts(kind)
+    with prune(model, config) as handle:
+        result = generate(model, inputs_of(*questions), STEPS)
+    call = handle.report.last
+    assert [video.prompt for video in call.videos] == [0, 1, 1]
+    assert call.image_tokens == (0, 4, 0)
+    scale = logits_of(result).abs().max()
+    for row, question in enumerate(questions):
+        assert_slow(result, row, SlowGrids(model, question, config))
+        with prune(model, config):
+            text = not question.clips
+            alone = generate(model, inputs_of(question), STEPS)
+            if text:  # so that the handle has had something to prune
+                generate(model, inputs_of(questions[0]), 1)
+        assert result.sequences[row, -STEPS:].equal(alone.sequences[0, -STEPS:])
+        difference = (logits_of(result)[:, row] - logits_of(alone)[:, 0]).abs().max()
+        assert difference <= 1e-6 * max(1.0, float(scale)) * 10
+
+
+@EACH_KIND
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_keeping_everything_and_restoring_are_bit_identical(kind, attention):
+    model, inputs = build(kind, attention), inputs_of(*three_prompts(kind))
+    expected = generate(model, inputs, STEPS)
+    everything = PruneVidConfig(merge=False, keep_ratio=1.0, layer=PLANES)
+    with pytest.warns(NothingPrunedWarning), prune(model, everything):
+        kept = generate(model, inputs, STEPS)
+    with (
+        pytest.warns(NothingPrunedWarning),
+        prune(model, PruneVidConfig(merge=False, select=False)),
+    ):
+        untouched = generate(model, inputs, STEPS)
+    with prune(model, CONFIG):
+        pruned = generate(model, inputs, STEPS)
+    restored = generate(model, inputs, STEPS)
+    for result in (kept, untouched, restored):
+        assert result.sequences.equal(expected.sequences)
+        assert logits_of(result).equal(logits_of(expected))
+    assert not logits_of(pruned).equal(logits_of(expected))
+    assert not any(
+        hook.__module__.startswith("prunevid_kernels")
+        for module in model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+
+
+@EACH_KIND
+def test_merge_is_a_prompt_made_by_hand(kind):
+    """Through the text model alone: embeddings, positions and planes of the merged tokens."""
+    model, question = build(kind), one_video(kind)
+    result, _ = ask(model, question, MERGE_ONLY)
+    slow = SlowGrids(model, question, MERGE_ONLY)
+    positions = torch.stack([row.position for row in slow.rows], dim=1)[:, None]  # [3, 1, L]
+    planes = {}
+    visual = [row for row in slow.rows if row.planes is not None and len(row.planes)]
+    if visual:
+        own = torch.stack([row.planes for row in visual], dim=1).float()  # [planes, V, C]
+        is_visual = [row.planes is not None for row in slow.rows]
+        planes = {
+            "deepstack_visual_embeds": list(own),
+            "visual_pos_masks": torch.tensor([is_visual]),
+        }
+    embeds = [
+        slow.videos[row.video].tokens[row.index] if row.index >= 0 else row.embed.float()
+        for row in slow.rows
+    ]
+    hidden = model.model.language_model(
+        inputs_embeds=torch.stack(embeds)[None],
+        position_ids=positions,
+        **planes,
+    ).last_hidden_state
+    expected = model.lm_head(hidden[0, -1])
+    difference = (result.logits[0][0] - expected).norm() / expected.norm()
+    assert difference <= 1e-6
+
+
+@EACH_KIND
+def test_beams_static_cache_and_prompt_lookup(kind):
+    model, question = build(kind), one_video(kind)
+    expected, _ = ask(model, question, CONFIG)
+    static, _ = ask(model, question, CONFIG, cache_implementation="static")
+    assert static.sequences.equal(expected.sequences)
+    with prune(model, CONFIG):
+        beams = generate(model, inputs_of(question), STEPS, num_beams=3, output_scores=True)
+    slow, total = SlowGrids(model, question, CONFIG), 0.0
+    for token in beams.sequences[0, -STEPS:].tolist():
+        hidden = slow.decoder.norm(slow._run(len(slow.decoder.layers)))[-1]
+        total += float(slow.model.lm_head(hidden).log_softmax(-1)[token])
+        slow.feed(token)
+    assert abs(total / STEPS - float(beams.sequences_scores[0])) <= 1e-4
+
+
+@EACH_KIND
+def test_candidates_at_the_end_of_a_prompt_are_no_question(kind):
+    """What assisted decoding sends: logits of the prompt's last token and of each candidate."""
+    model, question, tokens = build(kind), one_video(kind), text_tokens(2, 40)
+    asked = inputs_of(Question(kind, [*question.parts[:-1], [*question.parts[-1], *tokens]]))
+    with prune(model, CONFIG) as handle:
+        logits = model(**asked, logits_to_keep=3, use_cache=True).logits[0]
+    slow = SlowGrids(model, question, CONFIG)
+    assert handle.report.last.videos[0].kept.tolist() == slow.kept[0]
+    for step in range(3):
+        hidden = slow.decoder.norm(slow._run(len(slow.decoder.layers)))[-1]
+        expected = slow.model.lm_head(hidden)
+        assert (logits[step].double() - expected).abs().max() <= 1e-4 * expected.abs().max()
+        if step < 2:
+            slow.feed(tokens[step])
+
+
+@EACH_KIND
+def test_text_goes_on_behind_a_pruned_prompt(kind):
+    model, question, more = build(kind), one_video(kind), text_tokens(5, 9)
+    with prune(model, CONFIG):
+        first = generate(model, inputs_of(question), STEPS)
+        ids = torch.cat((first.sequences, torch.tensor([more])), dim=1)
+        chat = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        second = generate(model, chat | {"past_key_values": first.past_key_values}, STEPS)
+    slow = SlowGrids(model, question, CONFIG)
+    for token in [*first.sequences[0, -STEPS:].tolist(), *more]:
+        slow.feed(token)
+    assert_slow(second, 0, slow)
+
+
+@EACH_KIND
+def test_without_a_cache_the_text_row_has_no_gaps(kind):
+    """Gaps in it are taken for the borders of packed sequences where there is no mask."""
+    model, question = build(kind), one_video(kind)
+    inputs = inputs_of(question)
+    del inputs["attention_mask"]
+    with prune(model, MERGE_ONLY):
+        result = generate(model, inputs, 1, use_cache=False)
+        forward = model(**inputs, use_cache=False).logits[0, -1]
+    slow = SlowGrids(model, question, MERGE_ONLY)
+    _, logits = slow.greedy(1)
+    bound = 1e-4 * float(logits.abs().max())
+    assert (result.logits[0][0].double() - logits[0]).abs().max() <= bound
+    assert (forward.double() - logits[0]).abs().max() <= bound
+
+
+@EACH_KIND
+@pytest.mark.parametrize("name", ["fastv", "look_m", "random_drop", "drop_all"])
+def test_the_methods_of_the_comparison_run(kind, name):
+    model, question = build(kind), one_video(kind)
+    options = {"k": PLANES + 1} if name == "fastv" else {}
+    if name in ("random_drop", "drop_all"):
+        options = {"layer": PLANES}
+    with prune_by(model, build_method(name, options)) as handle:
+        generate(model, inputs_of(question), STEPS)
+    assert handle.report.last.has_pruned and handle.report.last.tokens_before == 96
+
+
+@EACH_KIND
+@pytest.mark.parametrize(
+    ("clip", "frames"),
+    [
+        pytest.param(Clip(4, 1, 3, 5, seconds_a_frame=0.01), 4, id="one-row"),
+        pytest.param(Clip(4, 3, 1, 6, seconds_a_frame=0.01), 4, id="one-column"),
+        pytest.param(Clip(5, 1, 1, 7), 5, id="one-token"),
+        pytest.param(Clip(1, 2, 3, 8), 1, id="one-frame"),
+    ],
+)
+def test_frames_are_counted_whatever_the_grid(kind, clip, frames):
+    question = Question(kind, [text_tokens(3), clip, text_tokens(3, 1)])
+    model = build(kind)
+    with prune_by(model, build_method("full", {})) as handle:
+        generate(model, inputs_of(question), 1)
+    layout = handle.report.last.videos[0].layout
+    assert (layout.num_frames, layout.tokens_per_frame) == (frames, clip.rows * clip.columns)
+
+
+@EACH_KIND
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            {"pixel_values_videos": None, "video_grid_thw": None}, "no video features", id="pixels"
+        ),
+        pytest.param({"use_cache": False}, "needs a key/value cache", id="no-cache"),
+        pytest.param({"labels": torch.zeros(1, 200)}, "training loss", id="labels"),
+        pytest.param({"video_grid_thw": None}, "without video_grid_thw", id="no-grid"),
+        pytest.param(
+            {"video_grid_thw": torch.tensor([[8, 6, 6]])}, "72|video tokens", id="grid-of-another"
+        ),
+    ],
+)
+def test_what_cannot_be_pruned_is_an_error(kind, change, message):
+    model = build(kind)
+    with pytest.raises(ValueError, match=message), prune(model, CONFIG):
+        model(**{**inputs_of(one_video(kind)), **change})
+
+
+@EACH_KIND
+def test_a_prompt_cut_by_chunks_is_refused(kind):
+    model = build(kind)
+    with pytest.raises(ValueError, match="prefill_chunk_size|cannot split"), prune(model, CONFIG):
+        generate(model, inputs_of(one_video(kind)), 1, prefill_chunk_size=40)
