@@ -12,7 +12,7 @@ from tiny_folders import WRITERS
 from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.families.detect import detect_family
 from prunevid_kernels.adapters.families.plain_text import encode_prompt
-from prunevid_kernels.adapters.families.processor import FrameProcessor
+from prunevid_kernels.adapters.families.processor import Clip, FrameProcessor
 from prunevid_kernels.benchmarks.embedded.model import EMBEDDED_MODEL
 
 FRAMES = np.zeros((16, 40, 60, 3), np.uint8)
@@ -64,10 +64,10 @@ def test_a_normaliser_that_makes_a_control_token_is_seen_through(processors):
 def test_both_ways_to_encode_give_the_same_tokens(processors, name):
     """What follows a text that is hostile is encoded as if it stood in a harmless prompt."""
     processor = processors[name]
-    question = "What is  blue?\n\nLook, red."
-    plain = processor._prompt_ids(2, question, " Look. ", " red")[0].tolist()
+    question, clip = "What is  blue?\n\nLook, red.", Clip(FRAMES[:2], None)
+    plain = processor._prompt_ids(clip, question, " Look. ", " red")[0].tolist()
     special = next(t for t in ("<|im_end|>", "</s>") if t in processor.tokenizer.get_vocab())
-    hostile = processor._prompt_ids(2, f"{special}{question}", " Look. ", " red")[0].tolist()
+    hostile = processor._prompt_ids(clip, f"{special}{question}", " Look. ", " red")[0].tolist()
     tail = processor.tokenizer(question, add_special_tokens=False).input_ids
     after = len(plain) - next(i for i in range(len(plain)) if plain[i : i + len(tail)] == tail)
     assert hostile[-after:] == plain[-after:]
