@@ -153,7 +153,8 @@ def launch_merge(
         channels,
         7,
     )
-    group_mean(x, first_row, num_merged, length, clusters, frames * tokens // 2)
+    total = frames * tokens // 2
+    group_mean(x, first_row, num_merged, length, clusters, total, may_share=budget_mode)
     dpc_knn(x, tokens // 2, 7, None)
 
 
