@@ -154,7 +154,8 @@ def launch_merge(
         channels,
         7,
     )
-    group_mean(x, first_row, num_merged, length, clusters, frames * tokens // 2)
+    total = frames * tokens // 2
+    group_mean(x, first_row, num_merged, length, clusters, total, may_share=budget_mode)
     with torch.device("meta"):
         source, count = torch.empty((frames, tokens), dtype=torch.int64), first_row.long()
     layout_mean(x, source, count)

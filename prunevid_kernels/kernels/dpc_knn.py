@@ -175,12 +175,13 @@ def _densities_kernel(
         total = tl.zeros([BLOCK_M], dtype=tl.float32)
         for _ in range(counted):
             nearest = tl.min(remaining, axis=1)  # [BLOCK_M]
-            is_nearest = remaining == nearest[:, None]
-            taken = tl.minimum(tl.sum(is_nearest.to(tl.int32), axis=1), missing)  # [BLOCK_M]
+            # Counted without a comparison's bit for each element, which registers hold badly.
+            is_farther = tl.minimum(remaining - nearest[:, None], 1)  # [BLOCK_M, BLOCK_N]
+            taken = tl.minimum(BLOCK_N - tl.sum(is_farther, axis=1), missing)  # [BLOCK_M]
             distance = _root(nearest, sqrt_channels)
             total += tl.where(taken > 0, taken.to(tl.float32) * (distance * distance), 0.0)
             missing -= taken
-            remaining = tl.where(is_nearest, _INFINITY, remaining)
+            remaining = tl.where(remaining == nearest[:, None], _INFINITY, remaining)
         tl.store(density_ptr + first + i, tl.exp(-total / counted), mask=i < n)
 
 

@@ -59,6 +59,14 @@ def test_many_videos_take_more_launches_for_their_table():
     assert counts == LaunchCounts(triton=MERGE + 1)  # 64 of 22 + 22 + 21 numbers a launch
 
 
+def test_a_budget_below_one_token_a_group_takes_a_launch_more():
+    features = video_features(8, 5, 8, seed=0)
+    for budget, launches in ((12, MERGE), (11, MERGE + 1)):
+        config = PruneVidConfig(budget=budget)
+        counts = count(lambda c=config: merge_videos(features, [8], c, impl="triton"), features)
+        assert counts == LaunchCounts(triton=launches)
+
+
 def test_strided_features_cost_one_copy_on_the_device():
     features = video_features(8, 20, 24, seed=0)
     strided = features.transpose(0, 1).contiguous().transpose(0, 1)

@@ -83,7 +83,7 @@ def test_stand_ins_that_a_user_writes_do_no_harm(processors):
 
 
 def test_the_qformer_reads_text_too(processors):
-    read = processors["st_llm"]._visual_inputs(FRAMES, "[SEP] blue? [DEC] [CLS]")
+    read = processors["st_llm"]._visual_inputs(Clip(FRAMES, None), "[SEP] blue? [DEC] [CLS]")
     read = read["qformer_input_ids"][0].tolist()
     special = processors["st_llm"].qformer_tokenizer.all_special_ids
     unknown = processors["st_llm"].qformer_tokenizer.unk_token_id
