@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig
 
-from ...checkpoint.files import read_json
+from ...checkpoint.files import read_json, require_int
 from ...video.pixels import normalised_pixels
 from ..plain_text import encode_prompt
 from ..processor import FrameProcessor
@@ -37,12 +37,14 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
     Attributes:
         chat_template: Jinja source; renders a conversation with one video to a prompt.
         image_mean, image_std: normalisation of each RGB channel, on values in [0, 1].
+        frames: of a video, as the checkpoint's video processor says; most do not.
     """
 
     config: LlavaOnevisionConfig
     chat_template: str
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
+    frames: int = NUM_FRAMES
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> LlavaOnevisionFrameProcessor:
@@ -64,11 +66,12 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
             raise ValueError(
                 f"image_mean and image_std must be 0.5 for a SigLIP tower, got {mean}, {std}"
             )
-        return cls(config, tokenizer, _chat_template(folder, tokenizer), mean, std)
+        template = _chat_template(folder, tokenizer)
+        return cls(config, tokenizer, template, mean, std, _num_frames(folder))
 
     @property
     def num_frames(self) -> int:
-        return NUM_FRAMES
+        return self.frames
 
     @property
     def image_size_px(self) -> int:
@@ -156,24 +159,47 @@ def _require_placeholders(config: LlavaOnevisionConfig, tokenizer: Any) -> None:
         raise ValueError(f"config.json: one token, {config.image_token_id}, for images and videos")
 
 
+_PREPROCESSORS = (
+    "video_preprocessor_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+def _preprocessing(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """The first preprocessor file that a folder has, and what it says of videos."""
+    for name in _PREPROCESSORS:
+        if (folder / name).is_file():
+            values = read_json(folder / name)
+            values = values.get("video_processor", values)
+            if not isinstance(values, dict):
+                raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
+            return name, values
+    return None
+
+
+def _num_frames(folder: Path) -> int:
+    found = _preprocessing(folder)
+    if found is None or found[1].get("num_frames") is None:
+        return NUM_FRAMES
+    name, values = found
+    require_int(f"{name}: num_frames", values["num_frames"], 1, 2**14)
+    return int(values["num_frames"])
+
+
 def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the pixels, from the first preprocessor file that the folder has."""
-    names = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
-    for name in names:
-        if not (folder / name).is_file():
-            continue
-        values = read_json(folder / name)
-        values = values.get("video_processor", values)
-        if not isinstance(values, dict):
-            raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
-        mean, std = (values.get(key) for key in ("image_mean", "image_std"))
-        if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
-            raise ValueError(
-                f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
-                f" above 0, got {mean!r:.80} and {std!r:.80}"
-            )
-        return tuple(map(float, mean)), tuple(map(float, std))
-    raise ValueError(f"none of {', '.join(names)}")
+    """Mean and std of the pixels."""
+    found = _preprocessing(folder)
+    if found is None:
+        raise ValueError(f"none of {', '.join(_PREPROCESSORS)}")
+    name, values = found
+    mean, std = (values.get(key) for key in ("image_mean", "image_std"))
+    if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
+        raise ValueError(
+            f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
+            f" above 0, got {mean!r:.80} and {std!r:.80}"
+        )
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 def _are_channels(values: Any) -> bool:
