@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from .files import read_json
+from .files import read_json, require_int
 
 _FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 
@@ -21,21 +21,43 @@ def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Raises:
         ValueError: there is none, or one that does not say it.
     """
+    found = _preprocessing(folder)
+    if found is None:
+        raise ValueError(f"none of {', '.join(_FILES)}")
+    name, values = found
+    mean, std = values.get("image_mean"), values.get("image_std")
+    if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
+        raise ValueError(
+            f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
+            f" above 0, got {mean!r:.80} and {std!r:.80}"
+        )
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def num_frames(folder: Path) -> int | None:
+    """Frames of a video that the checkpoint was made for; None where its files do not say it.
+
+    Raises:
+        ValueError: a number of frames that is none.
+    """
+    found = _preprocessing(folder)
+    if found is None or found[1].get("num_frames") is None:
+        return None
+    name, values = found
+    require_int(f"{name}: num_frames", values["num_frames"], 1, 2**14)
+    return int(values["num_frames"])
+
+
+def _preprocessing(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """The first preprocessor file that a folder has, and what it says of videos."""
     for name in _FILES:
-        if not (folder / name).is_file():
-            continue
-        values = read_json(folder / name)
-        values = values.get("video_processor", values)
-        if not isinstance(values, dict):
-            raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
-        mean, std = values.get("image_mean"), values.get("image_std")
-        if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
-            raise ValueError(
-                f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
-                f" above 0, got {mean!r:.80} and {std!r:.80}"
-            )
-        return tuple(map(float, mean)), tuple(map(float, std))
-    raise ValueError(f"none of {', '.join(_FILES)}")
+        if (folder / name).is_file():
+            values = read_json(folder / name)
+            values = values.get("video_processor", values)
+            if not isinstance(values, dict):
+                raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
+            return name, values
+    return None
 
 
 def _are_channels(values: Any) -> TypeGuard[list[float]]:

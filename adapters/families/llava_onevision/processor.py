@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig
 
-from ...checkpoint.preprocessor import chat_template, normalisation
+from ...checkpoint.preprocessor import chat_template, normalisation, num_frames
 from ...video.pixels import normalised_pixels
 from ..plain_text import encode_prompt
 from ..processor import Clip, FrameProcessor
@@ -36,12 +36,14 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
     Attributes:
         chat_template: Jinja source; renders a conversation with one video to a prompt.
         image_mean, image_std: normalisation of each RGB channel, on values in [0, 1].
+        frames: of a video, as the checkpoint's video processor says; most do not.
     """
 
     config: LlavaOnevisionConfig
     chat_template: str
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
+    frames: int = NUM_FRAMES
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> LlavaOnevisionFrameProcessor:
@@ -63,11 +65,12 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
             raise ValueError(
                 f"image_mean and image_std must be 0.5 for a SigLIP tower, got {mean}, {std}"
             )
-        return cls(config, tokenizer, chat_template(folder, tokenizer), mean, std)
+        template = chat_template(folder, tokenizer)
+        return cls(config, tokenizer, template, mean, std, num_frames(folder) or NUM_FRAMES)
 
     @property
     def num_frames(self) -> int:
-        return NUM_FRAMES
+        return self.frames
 
     @property
     def image_size_px(self) -> int:
