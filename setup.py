@@ -29,6 +29,7 @@ setup(
         "prunevid_kernels.adapters.lmms_eval",
         "prunevid_kernels.adapters.methods",
         "prunevid_kernels.adapters.methods.baselines",
+        "prunevid_kernels.adapters.methods.by_tokens",
         "prunevid_kernels.adapters.methods.by_tower",
         "prunevid_kernels.adapters.methods.in_decoder",
         "prunevid_kernels.adapters.video",

@@ -23,9 +23,11 @@ from torch import Tensor
 from prunevid_kernels import MergedVideo, TokenLayout
 
 from ..options import require_count
+from ..record import pruning_method
 from ..vision import TowerGuided
 
 
+@pruning_method("LLaVA-PruMerge+", needs=("tower",), changes=("merges",))
 @dataclass(eq=False)
 class PruMerge(TowerGuided):
     """LLaVA-PruMerge+.
