@@ -80,12 +80,12 @@ def video_pixels(folder: Path) -> tuple[int, int] | None:
         return None
     size = read_json(folder / name).get("size")
     size = size if isinstance(size, dict) else {}
-    edges = [size.get("shortest_edge"), size.get("longest_edge")]
-    if not all(type(edge) is int for edge in edges):
+    least, most = size.get("shortest_edge"), size.get("longest_edge")
+    if type(least) is not int or type(most) is not int:
         raise ValueError(
-            f"{name}: size must hold shortest_edge and longest_edge, numbers of pixels, got {edges}"
+            f"{name}: size must hold shortest_edge and longest_edge, numbers of pixels, got"
+            f" {least!r:.80} and {most!r:.80}"
         )
-    least, most = edges
     if not 0 < least <= most:
         raise ValueError(
             f"{name}: shortest_edge must be positive and at most longest_edge, got {least}, {most}"
