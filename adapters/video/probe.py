@@ -48,9 +48,8 @@ class Probe:
         begins_at_key: False: no packet is marked as a keyframe.
         index_frames: as many the container says there are; 0: it does not.
         declared_s: seconds that it says they take; 0: it does not.
-        has_clock: the container says of every frame when it is shown. AVI says when it is decoded.
-        times_s: [total] float64, when frames are shown, in seconds since the first; None without a
-            clock, and where two frames are shown at once.
+        times_s: [total] float64, when frames are shown, in seconds since the first; None where the
+            container does not say that of each (AVI says when they are decoded).
         keyframes_begin_anew: nothing after a keyframe is shown before it. Where it is (an open
             group of pictures), a decoder that begins there lacks those frames.
         fps: average frames a second; None where that cannot be known.
@@ -68,7 +67,6 @@ class Probe:
     begins_at_key: bool
     index_frames: int
     declared_s: float
-    has_clock: bool
     times_s: np.ndarray | None
     keyframes_begin_anew: bool
     fps: float | None
@@ -187,7 +185,6 @@ def _probe(path: Path, container: Container, *, begin_at_key: bool) -> Probe | N
         raise video_error(path, f"damaged: its index lists {declared} frames, it has {decodable}")
     if first is None:
         raise video_error(path, "no frame can be decoded (PyAV: the decoder gave none)")
-    has_clock = container != "avi" and None not in shown_pts
     measured = _measured_fps(decode_times, time_base)
     return Probe(
         container=container,
@@ -202,8 +199,7 @@ def _probe(path: Path, container: Container, *, begin_at_key: bool) -> Probe | N
         begins_at_key=begin_at_key,
         index_frames=index_frames,
         declared_s=declared_s,
-        has_clock=has_clock,
-        times_s=_times(shown_pts, time_base) if has_clock else None,
+        times_s=None if container == "avi" else _times(shown_pts, time_base),
         keyframes_begin_anew=begins_anew,
         fps=measured if container != "mp4" and _is_nonsense(rate, measured) else rate or None,
     )

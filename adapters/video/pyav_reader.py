@@ -74,12 +74,8 @@ def _decode(
             if position in wanted:
                 if frame.is_corrupt:
                     raise video_error(path, f"damaged: frame {position} of {probe.total}")
-                if probe.has_clock and first_s is not None and frame.time is not None:
-                    time_s = frame.time - first_s
-                else:
-                    time_s = position / (probe.fps or math.nan)
+                times_s += [_seconds(frame, position, first_s, probe)] * wanted[position]
                 frames += [_picture(frame, probe)] * wanted[position]
-                times_s += [time_s] * wanted[position]
             if position == last and not to_the_end:
                 return frames, np.array(times_s), None
     except (av.FFmpegError, OrientationError) as error:
@@ -88,6 +84,13 @@ def _decode(
             path, f"{what}: frame {position + 1} of {probe.total} (PyAV: {one_line(error)})"
         ) from error
     return frames, np.array(times_s), position + 1
+
+
+def _seconds(frame: VideoFrame, position: int, first_s: float | None, probe: Probe) -> float:
+    """When a frame is shown, by its own time or else by its place; NaN where neither tells."""
+    if probe.container != "avi" and first_s is not None and frame.time is not None:
+        return frame.time - first_s
+    return position / (probe.fps or math.nan)
 
 
 def _frames(path: Path, probe: Probe) -> Iterator[VideoFrame]:
