@@ -40,7 +40,7 @@ def why_not_decord(path: Path, probe: Probe) -> str | None:
         (probe.video_streams == 1, f"there are {probe.video_streams} video streams"),
         (probe.begins_at_key, "no frame is marked as a keyframe"),
         (not probe.hidden, f"{probe.hidden} frames of the file are not shown"),
-        (probe.times_s is not None, "frames have no times"),
+        (probe.pts is not None, "frames have no times"),
         (probe.keyframes_begin_anew, "frames after a keyframe are shown before it"),
         (_is_text(path), "its file name is not UTF-8"),
     )
@@ -80,9 +80,8 @@ def read_decord(path: Path, choose: Choice, probe: Probe) -> Video:
             path, f"truncated or damaged: decoding failed (decord: {one_line(error)})"
         ) from error
     assert probe.times_s is not None  # a reason against decord
-    return Video(
-        frames, indices, probe.times_s[indices], probe.fps, probe.total, path, reader="decord"
-    )
+    times_s = probe.times_s[indices]
+    return Video(frames, indices, times_s, probe.fps, probe.total, path, reader="decord")
 
 
 def _is_consistent(probe: Probe) -> bool:
