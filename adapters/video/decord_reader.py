@@ -43,6 +43,7 @@ def why_not_decord(path: Path, probe: Probe) -> str | None:
         (probe.pts is not None, "frames have no times"),
         (probe.keyframes_begin_anew, "frames after a keyframe are shown before it"),
         (_is_text(path), "its file name is not UTF-8"),
+        ("%" not in str(path.absolute()), "its file name may be taken for a pattern of names"),
     )
     return next((reason for is_right, reason in checks if not is_right), None)
 
