@@ -121,7 +121,11 @@ class SlowGrids:
                 continue
             encode = getattr(model.model, f"get_{name}_features")
             out = encode(inputs[pixels], inputs[f"{name}_grid_thw"], return_dict=True)
-            planes = getattr(out, "deepstack_features", None) or []
+            sizes = [len(tokens) for tokens in out.pooler_output]
+            planes = [  # older versions have those of all clips together
+                plane.split(sizes) if isinstance(plane, Tensor) else plane
+                for plane in getattr(out, "deepstack_features", None) or []
+            ]
             of_kind[is_image] = [
                 (
                     tokens,

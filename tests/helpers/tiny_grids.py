@@ -101,7 +101,12 @@ def config_of(kind: str, **text: Any) -> Any:
 @cache
 def build(kind: str, attention: str = "sdpa") -> Any:
     """A tiny model, the same object for the same arguments."""
-    config = config_of(kind)
+    return draw(kind, attention)
+
+
+def draw(kind: str, attention: str = "sdpa", **text: Any) -> Any:
+    """A tiny model of its own."""
+    config = config_of(kind, **text)
     config._attn_implementation = attention
     torch.manual_seed(0)
     name = f"{_CLASSES[kind]}ForConditionalGeneration"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ FOLDERS: dict[str, Callable[[Path], object]] = {
     "llava_onevision": tiny_folders.write_llava_onevision,
     "pllava": tiny_folders.write_pllava,
     "st_llm": tiny_folders.write_st_llm,
+    "qwen2_5_vl": partial(tiny_folders.write_grid, kind="qwen2_5_vl"),
+    "qwen3_vl": partial(tiny_folders.write_grid, kind="qwen3_vl"),
 }
 
 
@@ -71,7 +74,7 @@ def test_every_family_is_loaded_and_answers(folders, name):
     assert len(shown) == len(chosen)
     newline = name == "llava_onevision"
     assert int((ids == placeholder).sum()) == len(shown) * rows * columns + newline
-    config = PruneVidConfig(layer=len(model.model.get_decoder().layers) // 3)
+    config = PruneVidConfig(layer=len(model.model.get_decoder().layers) // 2)
     with prune(model.model, config) as handle:
         assert isinstance(model.generate(inputs, max_new_tokens=2), str)
     assert handle.report.last.tokens_before == len(shown) * rows * columns
