@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..checkpoint.files import CheckpointError
-from ..video.reader import Video, read_video
+from ..video.reader import Reader, Video, read_video
 from ..video.sampling import Rule, frame_indices
 from . import FAMILIES, Family, family_of
 from .detect import detect_family
@@ -80,21 +80,24 @@ class VideoModel:
         """The rule of :func:`..video.sampling.frame_indices` that it takes."""
         return self.family.sampling
 
-    def read_video(self, source: str | Path, num_frames: int | None = None) -> Video:
+    def read_video(
+        self, source: str | Path, num_frames: int | None = None, *, reader: Reader = "auto"
+    ) -> Video:
         """The frames of a video that the model was published with.
 
         Args:
             source: a video file or a folder of frames.
             num_frames: so many by the same rule.
+            reader: see :func:`..video.reader.read_video`.
 
         Raises:
             VideoError: it cannot be read.
         """
         count = num_frames or self.default_frames
         if self.sampling == "linspace":  # a shorter video gives each frame once
-            return read_video(Path(source), count)
+            return read_video(Path(source), count, reader=reader)
         choose = partial(frame_indices, n=count, rule=self.sampling)
-        return read_video(Path(source), indices=choose)
+        return read_video(Path(source), indices=choose, reader=reader)
 
     def shown_frames(self, frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
         """What the model sees of frames; see :meth:`.processor.FrameProcessor.shown_frames`."""

@@ -21,7 +21,7 @@ import numpy as np
 from prunevid_kernels.adapters import ModelError, PruneCall, VideoModel, apply_method
 from prunevid_kernels.adapters.families.shape import ModelShape
 from prunevid_kernels.adapters.methods.registry import METHODS
-from prunevid_kernels.adapters.video.reader import VideoError, read_video
+from prunevid_kernels.adapters.video.reader import Reader, VideoError, read_video, video_error
 from prunevid_kernels.adapters.video.sampling import Rule, frame_indices
 
 from ..cost.flops.methods import sample_flops
@@ -47,7 +47,8 @@ def answer_questions(
     Args:
         plan: the pruning method.
         settings: of the run: ``benchmark``, which decides the prompt; how many ``frames`` to take,
-            and by which ``sampling``; options of ``generate`` under ``generation``.
+            by which ``sampling`` and with which ``reader``; options of ``generate`` under
+            ``generation``.
         advance: called after each question that is on disk.
     """
     for sample in samples:
@@ -69,22 +70,26 @@ def question_options(plan: Plan, question: str) -> dict[str, Any]:
     return {**plan.options, "seed": zlib.crc32(f"{seed} {question}".encode())}
 
 
-def take_frames(video: VideoSource | np.ndarray, count: int, rule: Rule) -> np.ndarray:
-    """[count, H, W, 3] uint8: the frames of a question's video that a model family looks at.
+def take_frames(
+    video: VideoSource | np.ndarray, count: int, rule: Rule, reader: Reader = "auto"
+) -> tuple[np.ndarray, str]:
+    """The frames of a question's video that a model family looks at, [count, H, W, 3] uint8, and
+    what read them: see :class:`..adapters.video.reader.Video`, or ``"generated"``.
 
     Raises:
         VideoError: the video cannot be read, or ends before the seconds that are asked about.
     """
     if isinstance(video, np.ndarray):
-        return video[frame_indices(len(video), count, rule)]
+        return video[frame_indices(len(video), count, rule)], "generated"
     first = 0 if video.folder_fps is None else 1  # files of a folder count from 1
     choose = partial(frame_indices, n=count, rule=rule, bound=video.bound_s, first=first)
     try:
-        return read_video(video.path, indices=choose, folder_fps=video.folder_fps).frames
+        taken = read_video(video.path, indices=choose, folder_fps=video.folder_fps, reader=reader)
+        return taken.frames, taken.reader
     except VideoError:
         raise
     except ValueError as error:  # of the bound: everything else is checked before
-        raise VideoError(f"{video.path}: {error}") from error
+        raise video_error(video.path, str(error)) from error
 
 
 def _ask(
@@ -96,7 +101,9 @@ def _ask(
 ) -> Record:
     benchmark = settings["benchmark"]
     start = time.perf_counter()
-    frames = take_frames(sample.video, settings["frames"], settings["sampling"])
+    frames, reader = take_frames(
+        sample.video, settings["frames"], settings["sampling"], settings["reader"]
+    )
     read = time.perf_counter()
     words = prompt(model.family, benchmark, sample)
     encoded = model.encode(
@@ -111,6 +118,7 @@ def _ask(
     return Record(
         id=sample.id,
         task=sample.task,
+        reader=reader,
         response=response,
         gold=sample.gold_text,
         predictions=predictions,

@@ -23,6 +23,7 @@ from prunevid_kernels.adapters import (
     load_video_model,
 )
 from prunevid_kernels.adapters.methods.registry import METHODS
+from prunevid_kernels.adapters.video.reader import Reader
 
 from ..datasets.registry import DATASETS
 from ..datasets.sample import LETTERS, Questions, Sample
@@ -59,6 +60,7 @@ class EvaluationRequest:
         resume: go on with runs that are there.
         device: a torch device, "auto": this process's GPU where there is one.
         lora_alpha: for a checkpoint whose LoRA is not merged.
+        reader: what reads video files, see :func:`..adapters.video.reader.read_video`.
 
     Raises:
         EvaluationError: a number below 1.
@@ -78,6 +80,7 @@ class EvaluationRequest:
     resume: bool = False
     device: str = "auto"
     lora_alpha: float | None = None
+    reader: Reader = "auto"
 
     def __post_init__(self) -> None:
         for name in ("limit", "frames", "max_new_tokens"):
@@ -143,6 +146,7 @@ def evaluate(
         "lora_alpha": request.lora_alpha,
         "frames": request.frames or rules.frames or model.default_frames,
         "sampling": rules.sampling,
+        "reader": request.reader,
         "generation": generation,
         "questions": len(questions.samples),
         "questions_sha256": _fingerprint(questions.samples),

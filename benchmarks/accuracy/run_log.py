@@ -43,6 +43,7 @@ class Record:
         cached_ratio: entries of all layers' caches, as a share of those without pruning.
         flops: form -> ``method`` and ``unpruned`` multiply-accumulates of the prompt.
         seconds: stage -> seconds.
+        reader: what read the video: decord, pyav, images, or generated.
         skipped: why the model was not asked; None where it was.
     """
 
@@ -59,6 +60,7 @@ class Record:
     cached_ratio: float = 1.0
     flops: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    reader: str | None = None
     skipped: str | None = None
 
 

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..support.terminal import AsJson, fail, print_summary, progress_bar, show_problems
+from ..support.terminal import (
+    AsJson,
+    ReaderName,
+    fail,
+    print_summary,
+    progress_bar,
+    show_problems,
+)
 
 if TYPE_CHECKING:
     from ..datasets.sample import Questions, Sample
@@ -76,6 +83,7 @@ def evaluate_command(
     lora_alpha: Annotated[
         float | None, typer.Option(help="For a checkpoint whose LoRA is not merged.")
     ] = None,
+    reader: ReaderName = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Ask the questions, read the answers, print the score beside the published one."""
@@ -103,6 +111,7 @@ def evaluate_command(
         )
         from ..accuracy.ranks import Ranks
         from ..accuracy.run_log import read_run
+        from ..support.options import require_reader
 
         silence_transformers()
         request = EvaluationRequest(
@@ -120,6 +129,7 @@ def evaluate_command(
             resume=resume,
             device=device,
             lora_alpha=lora_alpha,
+            reader=require_reader(reader),
         )
         ranks = Ranks.from_environment()
         questions = load_questions(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..support.terminal import AsJson, fail, print_summary
+from ..support.terminal import AsJson, ReaderName, fail, print_summary
 
 if TYPE_CHECKING:
     from ..run.run import RunResult
@@ -49,6 +49,7 @@ def run_command(
     device: Annotated[
         str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.")
     ] = "auto",
+    reader: ReaderName = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Prune one video for one question, answer it, and write a report that shows what happened."""
@@ -60,20 +61,21 @@ def run_command(
 
         from ..run.page import write_report
         from ..run.run import RunRequest, prepare, run
-        from ..support.options import InputError
+        from ..support.options import InputError, require_reader
 
         silence_transformers()
-    request = RunRequest(
-        video=video,
-        question=question,
-        model=model,
-        lora_alpha=lora_alpha,
-        frames=frames,
-        config=tuple(config or ()),
-        max_new_tokens=max_new_tokens,
-        device=device,
-    )
     try:
+        request = RunRequest(
+            video=video,
+            question=question,
+            model=model,
+            lora_alpha=lora_alpha,
+            frames=frames,
+            config=tuple(config or ()),
+            max_new_tokens=max_new_tokens,
+            device=device,
+            reader=require_reader(reader),
+        )
         with _progress("Reading video and model"):
             inputs = prepare(request)
         result = run(inputs, _progress)
@@ -96,7 +98,10 @@ def _print_result(result: RunResult, report: Path) -> None:
     print(f"model          {model.name}")
     if model.limits:
         print(f"               {model.limits}")
-    print(f"video          {result.inputs.video.source} ({which}, {counts.segments} segments)")
+    summary = result.summary()
+    print(f"video          {summary['video']} ({which}, {counts.segments} segments)")
+    if summary["reader_reason"]:
+        print(f"               read by PyAV, not decord: {summary['reader_reason']}")
     print(f"question       {result.inputs.question}")
     guess = "" if result.knows_the_video else "   (a guess: the model does not know such videos)"
     print(f"answer         {result.answer}{guess}")

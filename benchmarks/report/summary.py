@@ -7,6 +7,7 @@ never asked, because their video is missing, count neither way: their number sta
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,7 @@ class RunScore:
         cached_ratio: what the caches hold of the prompts, as a share of the unpruned; mean.
         flops_ratio: form -> multiply-accumulates of all prompts as a share of the unpruned ones.
         seconds: mean over questions.
+        readers: what read the videos -> of how many questions.
     """
 
     benchmark: str
@@ -76,6 +78,7 @@ class RunScore:
     cached_ratio: float | None
     flops_ratio: dict[str, float]
     seconds: float | None
+    readers: dict[str, int]
 
 
 def summarise(run: Run, extractor: str) -> RunScore:
@@ -118,6 +121,7 @@ def summarise(run: Run, extractor: str) -> RunScore:
         cached_ratio=_mean([record.cached_ratio for record in answered]),
         flops_ratio=_flops_ratio(run),
         seconds=_mean([sum(record.seconds.values()) for record in answered]),
+        readers=dict(Counter(record.reader for record in answered if record.reader)),
     )
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from prunevid_kernels import __version__
 from prunevid_kernels.adapters.families import FAMILIES
+from prunevid_kernels.adapters.video.reader import path_text
 
 from .drawing import draw_heat_map, draw_pages, draw_strip, draw_token_chart, jpeg_bytes, png_bytes
 from .run import RunResult
@@ -141,6 +142,7 @@ def _render(result: RunResult, **pictures: Any) -> str:
         counts=result.counts,
         config=result.inputs.config,
         summary=result.summary(),
+        video_name=path_text(Path(result.inputs.video.source.name)),
         families=[family.title for family in FAMILIES.values()],
         version=__version__,
         **pictures,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from prunevid_kernels import PruneVidConfig, __version__
 from prunevid_kernels.adapters import PruneCall, VideoModel, load_video_model, prune
-from prunevid_kernels.adapters.video.reader import Video, require_source
+from prunevid_kernels.adapters.video.reader import Reader, Video, path_text, require_source
 
 from ..cost.flops.methods import sample_flops
 from ..cost.latency.stages import StageClock
@@ -57,6 +57,7 @@ class RunRequest:
         config: ``key=value`` pairs and paths of JSON files, later ones win.
         max_new_tokens: length of the answer.
         device: a torch device; "auto" is CUDA where there is one.
+        reader: what reads video files, see :func:`..adapters.video.reader.read_video`.
     """
 
     video: Path | None = None
@@ -67,6 +68,7 @@ class RunRequest:
     config: tuple[str, ...] = ()
     max_new_tokens: int = 16
     device: str = "auto"
+    reader: Reader = "auto"
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,9 @@ class RunResult:
             "device": _device_name(self.inputs.model.model.device),
             "model": self.inputs.model.name,
             "random_weights": self.inputs.model.is_random,
-            "video": str(self.inputs.video.source),
+            "video": path_text(self.inputs.video.source),
+            "reader": self.inputs.video.reader,
+            "reader_reason": self.inputs.video.reader_reason,
             "question": self.inputs.question,
             "answer": self.answer,
             "unpruned_answer": self.unpruned_answer,
@@ -182,7 +186,7 @@ def prepare(request: RunRequest) -> Inputs:
     else:
         model = load_video_model(request.model, device, lora_alpha=request.lora_alpha)
     start = time.perf_counter()
-    video = model.read_video(source, request.frames)
+    video = model.read_video(source, request.frames, reader=request.reader)
     read_seconds = time.perf_counter() - start
     num_layers = model.model.config.text_config.num_hidden_layers
     if config.select and config.layer >= num_layers:

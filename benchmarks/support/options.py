@@ -5,10 +5,14 @@ Cheap to import: torch is loaded only where a device is asked for.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+if TYPE_CHECKING:
+    from prunevid_kernels.adapters.video.reader import Reader
 
 PAPER_LAYER = 10
 
@@ -78,6 +82,21 @@ def resolve_device(name: str) -> str:
             f"--device: {name!r} cannot be used: {str(error).splitlines()[0]}"
         ) from error
     return name
+
+
+def require_reader(name: str) -> Reader:
+    """What is to read video files, by its name.
+
+    Raises:
+        InputError: an unknown one, or one that is not installed.
+    """
+    from prunevid_kernels.adapters.video.reader import Reader
+
+    if name not in get_args(Reader):
+        raise InputError(f"--reader must be one of {', '.join(get_args(Reader))}, got {name!r}")
+    if name == "decord" and importlib.util.find_spec(name) is None:
+        raise InputError("--reader: decord is not installed; it has wheels for x86-64 only")
+    return cast("Reader", name)
 
 
 def _read_config_file(path: Path) -> dict[str, Any]:

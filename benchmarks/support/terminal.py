@@ -20,6 +20,14 @@ AsJson = Annotated[
     typer.Option("--json", help="End with a line of JSON, as when the output is not a terminal."),
 ]
 
+# Every command that reads videos has this one.
+ReaderName = Annotated[
+    str,
+    typer.Option(
+        "--reader", help="What reads video files: decord, pyav, or auto: decord where it is right."
+    ),
+]
+
 # Called after each item, with what is wrong with it if anything is.
 Advance = Callable[[str | None], None]
 # Called with a label, the number of items and how many of them were done before.

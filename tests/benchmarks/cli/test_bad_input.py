@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from paths import DATA
 from typer.testing import CliRunner
 
 from prunevid_kernels.benchmarks.cli import app
@@ -45,6 +46,25 @@ def test_truncated_video(prunevid, tmp_path: Path, clip: Path) -> None:
     path = tmp_path / "cut.mp4"
     path.write_bytes(clip.read_bytes()[:1500])
     assert "cut.mp4: truncated: 1500 bytes" in prunevid("--video", path, *ASK).error
+
+
+def test_reader_that_does_not_exist(prunevid, clip: Path) -> None:
+    error = prunevid("--video", clip, "--reader", "opencv", *ASK).error
+    assert error.endswith("--reader must be one of auto, decord, pyav, got 'opencv'")
+
+
+def test_reader_that_would_read_wrongly(prunevid) -> None:
+    video = DATA / "video" / "gop_a.mp4"
+    error = prunevid("--video", video, "--reader", "decord", *ASK).error
+    assert "132 frames of the file are not shown; PyAV reads it" in error
+
+
+def test_reader_that_is_not_installed(
+    prunevid, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    error = prunevid("--video", clip, "--reader", "decord", *ASK).error
+    assert "--reader: decord is not installed" in error
 
 
 def test_video_without_a_video_stream(prunevid, tmp_path: Path) -> None:

@@ -103,6 +103,19 @@ def test_mvbench_has_a_row_for_each_method_and_a_score_for_each_task(mvbench) ->
     assert "| MVBench |" in mvbench.stdout and "| episodic_reasoning |" in mvbench.stdout
 
 
+def test_the_reader_is_chosen_and_recorded(evaluate: Callable[..., Outcome]) -> None:
+    """As a setting of the run, with each question, and counted in its row."""
+    outcome = evaluate("vcgbench", "--limit", "1", "--reader", "pyav")
+    (row,), (folder,) = outcome.record["rows"], outcome.record["runs"]
+    run = read_run(Path(folder))
+    assert run.settings["reader"] == "pyav"
+    assert {record.reader for record in run.answered} == {"pyav"}
+    assert row["readers"] == {"pyav": len(run.answered)}
+    other = evaluate("vcgbench", "--limit", "1", "--resume")
+    assert "was started with reader = 'pyav', not 'auto'" in other.error
+    assert "--reader must be one of" in evaluate("vcgbench", "--reader", "x").error
+
+
 def test_a_line_says_everything_about_its_question(mvbench) -> None:
     run = read_run(Path(mvbench.record["runs"][1]))
     assert set(run.records) == {f"{task}/0000" for task in TASKS}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from paths import DATA
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -147,6 +150,31 @@ def test_fewer_frames_than_asked_are_all_frames(prunevid, clip) -> None:
     assert "(all 8 frames, " in outcome.stdout
 
 
+@pytest.mark.parametrize(("options", "reader"), [((), "decord"), (("--reader", "pyav"), "pyav")])
+def test_the_result_says_what_read_the_video(
+    prunevid, clip: Path, options: tuple[str, ...], reader: str
+) -> None:
+    outcome = prunevid("--video", clip, "--question", "q", "--frames", "2", *options)
+    assert (outcome.record["reader"], outcome.record["reader_reason"]) == (reader, None)
+    assert "not decord" not in outcome.stdout
+    assert f"read by {reader}." in " ".join(outcome.html.split())
+
+
+def test_a_video_that_decord_would_read_wrongly_with_a_name_that_is_no_text(
+    prunevid, tmp_path: Path
+) -> None:
+    """The command says why it was PyAV, and every output can be written."""
+    video = tmp_path / os.fsdecode(b"caf\xe9.webm")
+    shutil.copy(DATA / "video" / "vp9_2pass.webm", video)
+    outcome = prunevid("--video", video, "--question", "q", "--frames", "4")
+    assert outcome.exit_code == 0, outcome.stderr
+    reason = "it does not read vp9 rightly"
+    assert (outcome.record["reader"], outcome.record["reader_reason"]) == ("pyav", reason)
+    assert outcome.record["video"].endswith("caf\\udce9.webm")
+    assert f"read by PyAV, not decord: {reason}" in outcome.stdout
+    assert "caf\\udce9.webm" in outcome.html
+
+
 def test_folder_of_frames(prunevid, tmp_path: Path) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
@@ -155,6 +183,7 @@ def test_folder_of_frames(prunevid, tmp_path: Path) -> None:
     outcome = prunevid("--video", folder, "--question", "q")
     assert outcome.exit_code == 0, outcome.stderr
     assert outcome.record["frames"] == 3
+    assert outcome.record["reader"] == "images"
 
 
 @pytest.mark.parametrize(
