@@ -268,6 +268,18 @@ def check_compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Te
     return tensors
 
 
+def require_entries(index: Tensor, length: int) -> None:
+    """Entries to take exist. Only of an index that the host holds: nobody waits for a device."""
+    if index.device.type != "cpu" or not index.numel():
+        return
+    wrong = (index < 0) | (index >= length)
+    if wrong.any():
+        place = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"index must be from 0 to {length - 1}, got {int(index[tuple(place)])} at place {place}"
+        )
+
+
 def compacted_shape(tensor: Tensor, index: Tensor, dim: int) -> list[int]:
     """The shape of ``tensor`` with the entries ``index`` along ``dim``."""
     shape = list(tensor.shape)

@@ -24,6 +24,7 @@ from prunevid_kernels._validate import (
     check_scores,
     compacted_shape,
     require_apart,
+    require_entries,
     require_out,
     resolve_impl,
 )
@@ -267,6 +268,7 @@ def compact(
     if out is not None:
         out = check_compact_out(out, tensors, index, dim)
     if resolve_impl(impl, index) == "reference":
+        require_entries(index, tensors[0].shape[dim])
         compacted = reference.compact(tensors, index, dim)
         if out is None:
             return compacted

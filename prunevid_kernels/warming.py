@@ -44,10 +44,11 @@ def warm_up(
         device: a GPU. (On a CPU, under Triton's interpreter, the calls run and compile nothing.)
 
     Raises:
-        TypeError, ValueError: an argument of a wrong type or range; a CPU without Triton's
-            interpreter.
+        TypeError, ValueError: an argument of a wrong type or range; a GPU that is not there; a CPU
+            without Triton's interpreter.
     """
     require_config(config)
+    device = _require_device(device)
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"dtype must be float16, bfloat16 or float32, got {dtype}")
     for name, triples in (("shapes", shapes), ("attention", attention)):
@@ -61,7 +62,20 @@ def warm_up(
                 x = torch.zeros((sum(of_each), tokens, channels), dtype=dtype, device=device)
                 pipeline.merge_videos(x, of_each, config, impl="triton")
         for heads, kv_heads, head_dim in attention:
-            _warm_up_selection(heads, kv_heads, head_dim, dtype, torch.device(device))
+            _warm_up_selection(heads, kv_heads, head_dim, dtype, device)
+
+
+def _require_device(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be a torch device, got {device!r}") from error
+    count = torch.cuda.device_count()
+    if found.type == "cuda" and (found.index or 0) >= count:
+        raise ValueError(f"device {str(found)!r} was asked for; GPUs that were found: {count}")
+    if found.type not in ("cuda", "cpu"):
+        raise ValueError(f"device must be a GPU (cuda), got {str(found)!r}")
+    return found
 
 
 def _warm_up_selection(

@@ -13,10 +13,10 @@ tensors have to be renamed, folded or joined on the way, and it leaves at random
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from .json_text import parse_json, read_bytes, require_text
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
@@ -110,10 +112,12 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        CheckpointError: no such file, no valid JSON, a key twice in one object, no object.
+        CheckpointError: no such file, no valid JSON, a key twice in one object, strings that are
+            no text, no object.
     """
     try:
-        value = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
+        value = parse_json(read_bytes(file), object_pairs_hook=_without_repeats)
+        require_text(value)
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror or error}") from error
     except ValueError as error:
@@ -121,6 +125,23 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: must hold a JSON object, got {type(value).__name__}")
     return value
+
+
+def require_int(place: str, value: object, least: int, most: int) -> None:
+    """Refuse a value of a config that is no integer of a range.
+
+    Args:
+        place: file and name of the value.
+        value: what the file has.
+        least, most: the range, both ends included.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise CheckpointError(
+            f"{place} must be an integer from {least} to {most}, got {value!r:.80}"
+        )
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -215,18 +236,40 @@ def _load_pickle(file: Path, device: str) -> dict[str, Tensor]:
             f"{file}: refused: this pickle needs more than tensors, and reading it could run any "
             "code; convert it to safetensors where it came from"
         ) from error
-    except (RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{file}: truncated or damaged: {_first_line(error)}") from error
+    except Exception as error:  # a malformed pickle raises what its opcodes stumble over
+        raise CheckpointError(f"{file}: truncated or damaged: {reason_of(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: must hold a dict of tensors, got {type(content).__name__}")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{file}: must hold tensors by name, got {type(value).__name__} at {key!r}"
+                f"{file}: must hold tensors by name, got {type(value).__name__} at {key!r:.80}"
             )
+        if value.layout is not torch.strided or value.is_quantized:
+            raise CheckpointError(f"{file}: {key} must be a dense tensor, got {value.layout}")
     return content
 
 
-def _first_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """An error of somebody else's in one line: its first words, or its kind where it has none."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
+    return f"{type(error).__name__}: {lines[0]}" if isinstance(error, KeyError) else lines[0]
+
+
+@contextmanager
+def refusing(folder: Path) -> Iterator[None]:
+    """What others' code (transformers, tokenizers, a chat template) raises about a folder's files
+    is a refusal of the folder. They raise whatever a hostile or damaged file makes them stumble
+    over, bare ``Exception`` among it, so no list of classes would do.
+
+    Raises:
+        CheckpointError: in place of any other error.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: the checkpoint cannot be loaded: {reason_of(error)}"
+        ) from error

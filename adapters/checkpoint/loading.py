@@ -131,7 +131,7 @@ class LoadReport:
             problems = getattr(self, kind)
             shown = problems[:limit]
             lines += [f"{kind} ({len(problems)}):"] if problems else []
-            lines += [f"  {problem}" for problem in shown]
+            lines += ["  " + " ".join(str(problem).split()) for problem in shown]
             if len(shown) < len(problems):
                 lines.append(f"  and {len(problems) - len(shown)} more")
         return "\n".join(lines)

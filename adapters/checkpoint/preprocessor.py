@@ -6,11 +6,56 @@ are another model's.
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
+from .files import read_json, require_int
+
 _FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
+
+
+def require_placeholders(config: Any, tokenizer: Any) -> None:
+    """Hold the config's placeholders against the tokenizer: a prompt of ``generate`` has none where
+    the two disagree, and an id past the embeddings' end fails in the middle of a forward call.
+
+    Args:
+        config: of a model, with ``video_token_id`` and ``image_token_id``.
+        tokenizer: of the same folder.
+
+    Raises:
+        ValueError: they disagree.
+    """
+    for kind in ("video", "image"):
+        index = getattr(config, f"{kind}_token_id")
+        rows = min(len(tokenizer), config.text_config.vocab_size)
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < rows:
+            raise ValueError(
+                f"config.json: {kind}_token_index must be a token's id, from 0 to {rows - 1}, got "
+                f"{index!r:.80}"
+            )
+        added = tokenizer.added_tokens_decoder.get(index)
+        if added is None:
+            token = tokenizer.convert_ids_to_tokens(index)
+            raise ValueError(
+                f"config.json: {kind}_token_index {index} is {token!r}, which is no added token"
+            )
+    if config.video_token_id == config.image_token_id:
+        raise ValueError(f"config.json: one token, {config.image_token_id}, for images and videos")
+
+
+def num_frames(folder: Path) -> int | None:
+    """Frames of a video, where a preprocessor file says it.
+
+    Raises:
+        ValueError: it says no number of frames.
+    """
+    found = _preprocessing(folder)
+    if found is None or found[1].get("num_frames") is None:
+        return None
+    name, values = found
+    require_int(f"{name}: num_frames", values["num_frames"], 1, 2**14)
+    return int(values["num_frames"])
 
 
 def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -19,17 +64,17 @@ def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     Raises:
         ValueError: there is none, or one that does not say it.
     """
-    for name in _FILES:
-        if not (folder / name).is_file():
-            continue
-        try:
-            values = json.loads((folder / name).read_text(encoding="utf-8"))
-            values = values.get("video_processor", values)
-            mean, std = values["image_mean"], values["image_std"]
-            return tuple(float(x) for x in mean), tuple(float(x) for x in std)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{name}: no valid image_mean and image_std") from error
-    raise ValueError(f"none of {', '.join(_FILES)}")
+    found = _preprocessing(folder)
+    if found is None:
+        raise ValueError(f"none of {', '.join(_FILES)}")
+    name, values = found
+    mean, std = (values.get(key) for key in ("image_mean", "image_std"))
+    if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
+        raise ValueError(
+            f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
+            f" above 0, got {mean!r:.80} and {std!r:.80}"
+        )
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
 def video_pixels(folder: Path) -> tuple[int, int] | None:
@@ -42,15 +87,12 @@ def video_pixels(folder: Path) -> tuple[int, int] | None:
     name = _FILES[0]
     if not (folder / name).is_file():
         return None
-    try:
-        size = json.loads((folder / name).read_text(encoding="utf-8"))["size"]
-        least, most = int(size["shortest_edge"]), int(size["longest_edge"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{name}: no valid size with shortest_edge and longest_edge") from error
-    if not 0 < least <= most:
-        raise ValueError(
-            f"{name}: shortest_edge must be positive and at most longest_edge, got {least}, {most}"
-        )
+    size = read_json(folder / name).get("size")
+    if not isinstance(size, dict):
+        raise ValueError(f"{name}: no size with shortest_edge and longest_edge, got {size!r:.80}")
+    least, most = (size.get(key) for key in ("shortest_edge", "longest_edge"))
+    require_int(f"{name}: longest_edge", most, 1, 2**40)
+    require_int(f"{name}: shortest_edge", least, 1, most)
     return least, most
 
 
@@ -64,10 +106,30 @@ def chat_template(folder: Path, tokenizer: Any) -> str:
     if jinja.is_file():
         return jinja.read_text(encoding="utf-8")
     if legacy.is_file():
-        try:
-            return str(json.loads(legacy.read_text(encoding="utf-8"))["chat_template"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError("chat_template.json: no valid chat_template") from error
+        template = read_json(legacy).get("chat_template")
+        if not isinstance(template, str):
+            raise ValueError(f"chat_template.json: no valid chat_template, got {template!r:.80}")
+        return template
     if isinstance(tokenizer.chat_template, str):
         return str(tokenizer.chat_template)
     raise ValueError("no chat template")
+
+
+def _preprocessing(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """The first preprocessor file that a folder has, and what it says of videos."""
+    for name in _FILES:
+        if (folder / name).is_file():
+            values = read_json(folder / name)
+            values = values.get("video_processor", values)
+            if not isinstance(values, dict):
+                raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
+            return name, values
+    return None
+
+
+def _are_channels(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(isinstance(x, (int, float)) and math.isfinite(x) for x in values)
+    )

@@ -99,6 +99,7 @@ class Engine:
         )
         self.report = PruneReport()
         self._has_pruned = False
+        self._has_refused = False  # a prompt with a video, with an error
         self._is_active = False
         self._running: set[Call] = set()
         self._lock = threading.RLock()
@@ -164,7 +165,7 @@ class Engine:
                 self._hooks.close()
 
     def warn_if_idle(self) -> None:
-        if not self._has_pruned and not self._running:
+        if not self._has_pruned and not self._has_refused and not self._running:
             warnings.warn(
                 "the model was pruned, but no prompt with a video reached it: nothing was pruned",
                 NothingPrunedWarning,
@@ -212,10 +213,16 @@ class Engine:
         announcement = announced.get()
         if announcement is not None and announcement.engine is not self:
             announcement = None
-        prompts = read_prompts(self._adapter, self._inner, inputs, announcement)
+        try:
+            prompts = read_prompts(self._adapter, self._inner, inputs, announcement)
+        except ValueError:
+            self._has_refused = True
+            raise
         if prompts is None:
             return
         has_videos = any(prompt.videos for prompt in prompts)
+        if has_videos and inputs.get("labels") is not None:
+            self._has_refused = True
         if has_videos and inputs.get("labels") is not None:
             raise ValueError(
                 "labels: the training loss of a pruned prompt is not defined, its tokens are fewer"
@@ -316,6 +323,7 @@ class Engine:
             return
         end_call(call)
         # output is None when forward raised
+        self._has_refused |= output is None and call.has_videos
         if output is not None and call.has_videos and call.stage != "done":
             raise RuntimeError(
                 "a prompt with videos ran, but its text decoder was never called in a way that "

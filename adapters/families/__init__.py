@@ -81,7 +81,7 @@ def adapter_of(model: Any) -> Any:
         if kind in family.model_types:
             return family.adapter()
     known = sorted([*_TEXT_DECODERS, *(n for f in FAMILIES.values() for n in f.model_types)])
-    raise ValueError(
-        f"model must be of a supported model_type ({', '.join(known)}), "
-        f"got {kind!r} ({type(model).__name__})"
-    )
+    found, inner = f"{kind!r} ({type(model).__name__})", getattr(model, "model", None)
+    if kind is None and getattr(getattr(inner, "config", None), "model_type", None) in known:
+        found = f"the {type(model).__name__} around one; give its .model"
+    raise ValueError(f"model must be of a supported model_type ({', '.join(known)}), got {found}")

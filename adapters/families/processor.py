@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..video.pixels import require_frames
+from .plain_text import require_text
 
 
 class Clip(NamedTuple):
@@ -59,7 +60,7 @@ class FrameProcessor(ABC):
 
         Args:
             frames: [T, H, W, 3] uint8, RGB; one frame is an image.
-            question: what the user asks; without special tokens of the prompt.
+            question: what the user asks. What is written like a special token is text.
             system: the system message; None leaves it out.
             answer_prefix: how the answer begins; the model goes on from there.
             seconds: when each frame is shown, for models that are told; None without a clock.
@@ -70,18 +71,20 @@ class FrameProcessor(ABC):
             arguments.
 
         Raises:
-            ValueError: frames of another shape or dtype, or too few; as many seconds as there are
-                frames are not given, or they go back in time; a text that contains a
-                placeholder; a prompt template that does not render one for the video.
+            TypeError: a text that is no string.
+            ValueError: frames of another shape or dtype, or too few; seconds that are not one for
+                each frame, in order; a text that contains a placeholder or that UTF-8 cannot hold;
+                a prompt template that does not render one placeholder for the video.
         """
         require_frames(frames)
         _require_seconds(seconds, len(frames))
         clip = Clip(frames, seconds)
         for name, text in (
             ("question", question),
-            ("system message", system or ""),
+            ("system message", "" if system is None else system),
             ("answer prefix", answer_prefix),
         ):
+            require_text(name, text)
             for reserved in self.reserved_texts:
                 if reserved in text:
                     raise ValueError(f"the {name} must not contain the placeholder {reserved!r}")

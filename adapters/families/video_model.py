@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers.utils import logging
 
-from ..checkpoint.files import CheckpointError
+from ..checkpoint.files import CheckpointError, open_checkpoint, refusing
 from ..video.reader import Reader, Video, read_video
 from ..video.sampling import Rule, frame_indices
 from . import FAMILIES, Family, family_of
@@ -116,7 +116,7 @@ class VideoModel:
 
         Args:
             frames: [T, H, W, 3] uint8, RGB.
-            question: what the user asks; without special tokens of the prompt.
+            question: what the user asks. What is written like a special token is text.
             system: the system message; None leaves it out.
             answer_prefix: how the answer begins; the model goes on from there.
             seconds: when each frame is shown, for models that are told; None without a clock.
@@ -128,6 +128,8 @@ class VideoModel:
             inputs = self.processor(
                 frames, question, system=system, answer_prefix=answer_prefix, seconds=seconds
             )
+        except TemplateError as error:
+            raise ModelError(f"{self.name}: its chat template fails: {error}") from error
         except ValueError as error:
             raise ModelError(str(error)) from error
         device, dtype = self.model.device, self.model.dtype
@@ -194,17 +196,13 @@ def load_video_model(
         _require_taken(given, family, folder)
         if dtype is None and device.type == "cpu":
             dtype = torch.float32
-        processor = family.processor(folder, **_chosen(given, family.processor_options))
-        model = family.load(
-            folder, dtype=dtype, device=device, **_chosen(given, family.load_options)
-        )
-    except ModelError:
-        raise
+        processor = _processor(folder, family, given)
+        with refusing(folder):
+            model = family.load(
+                folder, dtype=dtype, device=device, **_chosen(given, family.load_options)
+            )
     except CheckpointError as error:
         raise ModelError(str(error)) from error
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"{folder}: the checkpoint cannot be loaded: {lines[0]}") from error
     return VideoModel(
         model=model,
         processor=processor,
@@ -241,6 +239,23 @@ def _require_taken(given: dict[str, Any], family: Family, folder: Path) -> None:
             raise ModelError(
                 f"{name} is for {', '.join(takers)} checkpoints, {folder} holds {family.title}"
             )
+
+
+def _processor(folder: Path, family: Family, given: dict[str, Any]) -> FrameProcessor:
+    """The processor; where it fails, what is missing beside it is told at once."""
+    try:
+        with refusing(folder):
+            return family.processor(folder, **_chosen(given, family.processor_options))
+    except CheckpointError as error:
+        if family.needed_options is None:
+            raise
+        needed = family.needed_options(open_checkpoint(folder).tensors)
+        absent = [name for name in needed if name not in given]
+        if not absent:
+            raise
+        raise CheckpointError(
+            f"{error}; {', '.join(absent)} is needed as well, which no file says"
+        ) from error
 
 
 def _chosen(given: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_bytes
+
 from ..datasets.sample import Sample
 from ..datasets.vcgbench import DIMENSIONS
 from ..support.terminal import Progress
@@ -218,7 +220,9 @@ def _check_judge(folder: Path, url: str, model: str) -> None:
         file.write_text(json.dumps({"url": url, "model": model}) + "\n", encoding="utf-8")
         return
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))["model"]
+        known = parse_json(read_bytes(file))["model"]
+        if not isinstance(known, str):
+            raise TypeError(f"model must be a name, got {known!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise JudgeError(f"{file}: does not say which judge the scores are of") from error
     if known != model:

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_bytes, require_text
 
 SETTINGS = "settings.json"
 JUDGEMENTS = "judgements.jsonl"
@@ -199,8 +202,9 @@ def samples_file(folder: Path, rank: int) -> Path:
 def _read_settings(folder: Path) -> dict[str, Any]:
     file = folder / SETTINGS
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return {"settings": dict(content["settings"]), "environment": content["environment"]}
+        content = parse_json(read_bytes(file))
+        require_text(content)
+        return {name: dict(content[name]) for name in ("settings", "environment")}
     except OSError as error:
         raise RunLogError(f"{file}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -213,6 +217,57 @@ def _read_lines(file: Path, kind: type[Any]) -> Iterator[Any]:
     lines = file.read_bytes().split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):  # the last one is empty, or half a line
         try:
-            yield kind(**json.loads(line))
+            values = parse_json(line)
+            require_text(values)
+            record = kind(**values)
+            _require_types(record)
+            yield record
         except (ValueError, TypeError) as error:
             raise RunLogError(f"{file}:{number}: not a line of a run: {error}") from error
+
+
+def _require_types(record: Record | Judgement) -> None:
+    """Hold a line's values against what the class declares.
+
+    Raises:
+        ValueError: a value of another type, or a number that is none.
+    """
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if not _CHECKS[item.type](value):
+            raise ValueError(f"{item.name} must be {item.type}, got {value!r:.80}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value >= 0
+
+
+def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
+
+
+def _dict_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+# By the declared type, as it is written above.
+_CHECKS: dict[Any, Callable[[Any], bool]] = {
+    "str": _is_text,
+    "int": _is_count,
+    "float": _is_number,
+    "str | None": _or_none(_is_text),
+    "float | None": _or_none(_is_number),
+    "dict[str, str | None]": _dict_of(_or_none(_is_text)),
+    "dict[str, bool]": _dict_of(lambda value: isinstance(value, bool)),
+    "dict[str, float]": _dict_of(_is_number),
+    "dict[str, dict[str, float]]": _dict_of(_dict_of(_is_number)),
+}

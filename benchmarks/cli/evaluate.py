@@ -21,6 +21,7 @@ from ..support.terminal import (
     fail,
     print_summary,
     progress_bar,
+    say,
     show_problems,
 )
 
@@ -189,7 +190,7 @@ def prepare_command(
         questions = load_questions(dataset, data_root, with_hidden=True)
     show_problems(dataset, questions.problems)
     count = len(questions.samples)
-    print(f"{count} questions in {len(files)} file(s)")
+    say(f"{count} questions in {len(files)} file(s)")
     print_summary({"files": [str(file) for file in files], "questions": count}, as_json)
 
 
@@ -241,7 +242,7 @@ def _export(folder: Path, extractor: str, file: Path) -> None:
 
     guesses = write_submission(read_run(folder), extractor, file)
     if guesses:
-        print(f"--export: {guesses} unread answers stand as option 0 in {file}", file=sys.stderr)
+        say(f"--export: {guesses} unread answers stand as option 0 in {file}", file=sys.stderr)
 
 
 def _print_table(
@@ -255,9 +256,9 @@ def _print_table(
     rows = [summarise(run, extractor) for run in runs]
     compared = [compare(runs[0], run, extractor) for run in runs[1:]]
     comparisons = [item for item in compared if item is not None]
-    print(scores_markdown(rows))
+    say(scores_markdown(rows))
     if comparisons:
-        print("\n" + comparison_lines(comparisons))
+        say("\n" + comparison_lines(comparisons))
     result = {
         "extractor": extractor,
         "rows": [asdict(row) for row in rows],

@@ -15,7 +15,7 @@ import typer
 
 from prunevid_kernels.adapters.families import SIZES
 
-from ..support.terminal import AsJson, fail, print_summary
+from ..support.terminal import AsJson, fail, is_folder, print_summary, say
 
 if TYPE_CHECKING:
     from prunevid_kernels.adapters.families.shape import ModelShape
@@ -86,7 +86,7 @@ def flops_command(
 def _shape(model: str) -> ModelShape:
     if model in SIZES:
         return SIZES[model].shape
-    if not Path(model).is_dir():
+    if not is_folder(Path(model)):
         fail(f"--model must be one of {', '.join(SIZES)}, or a checkpoint folder, got {model!r}")
     from prunevid_kernels.adapters.families.detect import read_shape
 
@@ -103,19 +103,19 @@ def _print_results(
     as_json: bool,
 ) -> None:
     first = next(iter(results.values()))[0]
-    print(
+    say(
         f"{model}: {first.before:g} visual and {first.other:g} other tokens, "
         f"{shape.decoder.num_layers} layers; multiply-accumulates of the prefill (T = 10^12)\n"
     )
-    print(f"{'':12} {'':>8} {'':>8} {'paper':>16} {'exact':>16} {'end to end':>16}")
-    print(f"{'method':12} {'first':>8} {'last':>8} " + f"{'T':>9} {'ratio':>6} " * 3)
+    say(f"{'':12} {'':>8} {'':>8} {'paper':>16} {'exact':>16} {'end to end':>16}")
+    say(f"{'method':12} {'first':>8} {'last':>8} " + f"{'T':>9} {'ratio':>6} " * 3)
     for name, (counts, flops) in results.items():
         cells = "".join(
             f"{getattr(flops.method, form) / 1e12:9.4g} {flops.ratio(form):6.3f} "
             for form in ("paper", "exact", "end_to_end")
         )
-        print(f"{name:12} {counts.per_layer[0]:8.0f} {counts.per_layer[-1]:8.0f} {cells}".rstrip())
-    print("\nfirst, last: visual tokens that the first and the last layer run on.")
+        say(f"{name:12} {counts.per_layer[0]:8.0f} {counts.per_layer[-1]:8.0f} {cells}".rstrip())
+    say("\nfirst, last: visual tokens that the first and the last layer run on.")
     rows = {
         name: {"visual_tokens_per_layer": list(counts.per_layer), "flops": flops.as_dict()}
         for name, (counts, flops) in results.items()
@@ -131,16 +131,16 @@ def _print_paper_table(model: str, as_json: bool) -> None:
     paper = published().get(model)
     rows = () if paper is None else paper.ratios
     if paper is not None:
-        print(f"{model}, {paper.text_tokens} text tokens, the paper's formula\n")
-        print(f"{'method':16} {'layers':>7} {'first':>7} {'then':>7} {'paper':>7} {'ours':>7}")
+        say(f"{model}, {paper.text_tokens} text tokens, the paper's formula\n")
+        say(f"{'method':16} {'layers':>7} {'first':>7} {'then':>7} {'paper':>7} {'ours':>7}")
     for row in rows:
-        print(
+        say(
             f"{row.method:16} {row.full_layers:7} {row.first:7.1%} {row.then:7.1%} "
             f"{row.published:>7} {row.ours():7.3f}{'' if row.is_reproduced() else '  differs'}"
         )
-    print()
+    say()
     for name in (model, *(name for name in published() if name != model)):
-        print(note(name))
+        say(note(name))
     ratios = [
         {**asdict(row), "ours": row.ours(), "is_reproduced": row.is_reproduced()} for row in rows
     ]

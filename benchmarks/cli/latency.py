@@ -10,7 +10,7 @@ import typer
 
 from prunevid_kernels.adapters.families import DEFAULT_SIZE, SIZES
 
-from ..support.terminal import AsJson, fail, print_summary
+from ..support.terminal import AsJson, fail, print_summary, say
 
 
 def latency_command(
@@ -59,12 +59,12 @@ def latency_command(
         with_compile, lora_alpha,
     )  # fmt: skip
     try:
-        results = bench_latency(request, out, progress=lambda line: print(line, file=sys.stderr))
+        results = bench_latency(request, out, progress=lambda line: say(line, file=sys.stderr))
     except (ModelError, ValueError) as error:
         fail(str(error))
     except OSError as error:
         fail(f"--out: {error.filename or out}: {error.strerror or error}")
-    print((out / "latency.md").read_text(encoding="utf-8"))
+    say((out / "latency.md").read_text(encoding="utf-8"))
     summary = {key: results[key] for key in ("kind", "is_gpu", "environment")}
     print_summary({"results": str(out / "latency.json"), **summary}, as_json)
     if any(row["status"] in ("incorrect", "failed") for row in results["rows"]):

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ..support.terminal import AsJson, print_summary
+from ..support.terminal import AsJson, print_summary, say
 
 models_app = typer.Typer(help="Checkpoint folders.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,7 +28,11 @@ def check_command(
     as_json: AsJson = False,
 ) -> None:
     """Say which model a folder holds and whether all its weights and its processor are there."""
-    from prunevid_kernels.adapters.checkpoint.files import open_checkpoint
+    from prunevid_kernels.adapters.checkpoint.files import (
+        CheckpointError,
+        open_checkpoint,
+        refusing,
+    )
     from prunevid_kernels.adapters.families.detect import detect_family
     from prunevid_kernels.adapters.families.video_model import silence_transformers
 
@@ -37,30 +41,32 @@ def check_command(
     try:
         family = detect_family(folder)
         summary["family"] = family.name
-        print(f"model      {family.title}")
+        say(f"model      {family.title}")
         checkpoint = open_checkpoint(folder)
         stored = sorted({str(t.dtype).removeprefix("torch.") for t in checkpoint.tensors.values()})
         files = f"{len(checkpoint.files)} file{'s' if len(checkpoint.files) > 1 else ''}"
-        print(f"weights    {len(checkpoint.tensors)} tensors in {files}, {', '.join(stored)}")
+        say(f"weights    {len(checkpoint.tensors)} tensors in {files}, {', '.join(stored)}")
         if family.needed_options is not None:
             for option in family.needed_options(checkpoint.tensors):
                 summary[f"needs_{option}"] = True
-                print(f"needs      {option}, which no file says")
-        report = family.check(checkpoint)
-    except ValueError as error:  # CheckpointErrors, and what a class says of a config
-        print(f"error      {error}")
+                say(f"needs      {option}, which no file says")
+        with refusing(folder):
+            report = family.check(checkpoint)
+    except CheckpointError as error:
+        say(f"error      {error}")
         summary["error"] = str(error)
     else:
-        print(report)
+        say(str(report))
         summary["loadable"] = report.is_loadable
         for kind in ("missing", "unexpected", "mismatched", "ambiguous"):
             summary[kind] = len(getattr(report, kind))
         try:
-            family.processor(folder)
-        except (ValueError, OSError) as error:
-            summary["processor_error"] = str(error).strip().splitlines()[0]
-            print(f"processor  {summary['processor_error']}")
-    print("weights loadable" if summary["loadable"] else "NOT loadable")
+            with refusing(folder):
+                family.processor(folder)
+        except CheckpointError as error:
+            summary["processor_error"] = " ".join(str(error).split())
+            say(f"processor  {summary['processor_error']}")
+    say("weights loadable" if summary["loadable"] else "NOT loadable")
     print_summary(summary, as_json)
     if not summary["loadable"]:
         raise typer.Exit(1)

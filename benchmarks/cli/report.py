@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..support.terminal import AsJson, fail, print_summary
+from ..support.terminal import AsJson, fail, print_summary, require_out_folder, say
 
 
 def report_command(
@@ -32,8 +32,7 @@ def report_command(
 
     if extractor not in EXTRACTORS:
         fail(f"--extractor must be one of {', '.join(EXTRACTORS)}, got {extractor!r}")
-    if out.exists() and not out.is_dir():
-        fail(f"--out: {out} is not a folder")
+    require_out_folder(out)
     try:
         table = build_table(runs, extractor)
         files = write_paper_report(table, out)
@@ -41,5 +40,5 @@ def report_command(
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or out}: {error.strerror or error}")
-    print(report_markdown(table))
+    say(report_markdown(table))
     print_summary({"report": str(files[0]), "files": [str(file) for file in files]}, as_json)

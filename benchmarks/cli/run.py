@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..support.terminal import AsJson, ReaderName, fail, print_summary
+from ..support.terminal import AsJson, ReaderName, fail, print_summary, require_out_folder, say
 
 if TYPE_CHECKING:
     from ..run.run import RunResult
@@ -53,8 +53,7 @@ def run_command(
     as_json: AsJson = False,
 ) -> None:
     """Prune one video for one question, answer it, and write a report that shows what happened."""
-    if out.exists() and not out.is_dir():
-        fail(f"--out: {out} is not a folder")
+    require_out_folder(out)
     with _status("Starting"):
         from prunevid_kernels.adapters.families.video_model import ModelError, silence_transformers
         from prunevid_kernels.adapters.video.reader import VideoError
@@ -95,34 +94,40 @@ def _print_result(result: RunResult, report: Path) -> None:
     which = f"all {taken} frames" if taken == total else f"{taken} of {total} frames"
     visual, merged, kept = counts.visual_tokens, counts.merged_tokens, counts.kept_tokens
     where = "" if counts.layer is None else f", after layer {counts.layer} of {counts.num_layers}"
-    print(f"model          {model.name}")
+    say(f"model          {model.name}")
     if model.limits:
-        print(f"               {model.limits}")
-    summary = result.summary()
-    print(f"video          {summary['video']} ({which}, {counts.segments} segments)")
-    if summary["reader_reason"]:
-        print(f"               read by PyAV, not decord: {summary['reader_reason']}")
-    print(f"question       {result.inputs.question}")
+        say(f"               {model.limits}")
+    source = " ".join(str(result.inputs.video.source).split())
+    say(f"video          {source} ({which}, {counts.segments} segments)")
+    reason = result.summary()["reader_reason"]
+    if reason:
+        say(f"               read by PyAV, not decord: {reason}")
+    say(f"question       {_hanging(result.inputs.question)}")
     guess = "" if result.knows_the_video else "   (a guess: the model does not know such videos)"
-    print(f"answer         {result.answer}{guess}")
-    print(f"unpruned       {result.unpruned_answer}{guess}")
-    print(
+    say(f"answer         {_hanging(result.answer)}{guess}")
+    say(f"unpruned       {_hanging(result.unpruned_answer)}{guess}")
+    say(
         f"visual tokens  {visual} -> {merged} merged ({merged / visual:.1%})"
         f" -> {kept} kept ({kept / visual:.1%}{where})"
     )
     if kept == visual:
-        print("               WARNING: nothing was pruned with this config")
-    print(
+        say("               WARNING: nothing was pruned with this config")
+    say(
         f"FLOPs          {result.flops_ratio_exact:.1%} of the unpruned prompt's"
         f" ({result.flops_ratio_paper:.1%} by the paper's formula)"
     )
     for stage, seconds in result.seconds.items():
         unpruned = result.unpruned_seconds.get(stage) if result.times_compare else None
         beside = "" if unpruned is None else f"   (unpruned {unpruned:.3f} s)"
-        print(f"  {stage:<28}{seconds:8.3f} s{beside}")
+        say(f"  {stage:<28}{seconds:8.3f} s{beside}")
     if not result.times_compare:
-        print(f"               {TOO_SMALL_TO_RACE}")
-    print(f"report         {report}")
+        say(f"               {TOO_SMALL_TO_RACE}")
+    say(f"report         {report}")
+
+
+def _hanging(text: str) -> str:
+    """A text of several lines, which must not be taken for lines of this program."""
+    return "\n               ".join(text.splitlines())
 
 
 @contextmanager
@@ -131,7 +136,7 @@ def _progress(text: str) -> Iterator[None]:
     start = time.perf_counter()
     with _status(text):
         yield
-    print(f"{text}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    say(f"{text}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ..support.terminal import AsJson, fail, print_summary
+from ..support.terminal import AsJson, fail, print_summary, say
 
 
 def serve_command(
@@ -72,14 +72,14 @@ def serve_command(
             server_options=tuple(shlex.split(server_options)),
             start_limit_s=start_limit_s,
         )
-        results = bench_serve(request, out=out, progress=lambda line: print(line, file=sys.stderr))
+        results = bench_serve(request, out=out, progress=lambda line: say(line, file=sys.stderr))
     except (ValueError, ServerError, RequestError, ServeCheckError) as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or out}: {error.strerror or error}")
-    print((out / "serve.md").read_text(encoding="utf-8"))
+    say((out / "serve.md").read_text(encoding="utf-8"))
     if results["note"] == CPU_FIGURES:
-        print(CPU_FIGURES, file=sys.stderr)
+        say(CPU_FIGURES, file=sys.stderr)
     keys = ("kind", "device", "environment")
     found = {"results": str(out / "serve.json")} | {key: results[key] for key in keys}
     print_summary(found, as_json)

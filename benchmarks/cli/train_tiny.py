@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from ..support.terminal import AsJson, fail, print_summary
+from ..support.terminal import AsJson, fail, print_summary, require_out_folder, say
 
 STATE_FILE = "training-state.pt"
 HELD_OUT_QUESTIONS = 2000
@@ -40,8 +40,7 @@ def train_tiny_command(
     if find_spec("prunevid_kernels.benchmarks.train_tiny") is None:
         fail("train-tiny needs a checkout of the repository, installed with pip install -e")
     state = out / STATE_FILE
-    if out.exists() and not out.is_dir():
-        fail(f"--out: {out} is not a folder")
+    require_out_folder(out)
     if resume and not state.is_file():
         fail(f"--resume: there is no unfinished run in {out}")
     if not resume and out.is_dir() and any(out.iterdir()):
@@ -75,7 +74,7 @@ def train_tiny_command(
         fail(f"--resume: {error}")
     except OSError as error:
         fail(f"--out: {error.filename or out}: {error.strerror or error}")
-    print(f"checkpoint {out}, " + ", ".join(f"{name} {x:.1%}" for name, x in accuracy.items()))
+    say(f"checkpoint {out}, " + ", ".join(f"{name} {x:.1%}" for name, x in accuracy.items()))
     result = {"checkpoint": str(out), "seed": seed, "steps": training.total_steps}
     result |= {"seconds": time.perf_counter() - start, "accuracy": accuracy}
     print_summary(result, as_json)

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_bytes, require_text
+
 Value = TypeVar("Value")
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
 VIDEO_SUFFIXES = (*_SUFFIXES, *map(str.upper, _SUFFIXES))
@@ -96,6 +98,10 @@ class Questions:
             try:
                 if not isinstance(row, dict):
                     raise RowError(f"must be an object, got {type(row).__name__}")
+                try:
+                    require_text(row)
+                except ValueError as error:
+                    raise RowError(str(error)) from error
                 found.extend(read(index, row))
             except RowError as error:
                 problems.append(f"{file}: row {index}: {error}")
@@ -112,7 +118,7 @@ def read_json(file: Path, kind: type[Value]) -> Value:
         DatasetError: no such file, unreadable, not JSON, another kind of value.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(file))
     except OSError as error:
         raise DatasetError(f"{file}: {error.strerror or error}") from error
     except ValueError as error:

@@ -40,7 +40,7 @@ LIMITS = "a tiny model, trained on generated clips: it knows nothing about other
 def load_embedded_model(device: str = "cpu", dtype: torch.dtype = torch.float32) -> VideoModel:
     """The embedded model on a device."""
     model = load_video_model(EMBEDDED_MODEL, device, dtype=dtype)
-    return replace(model, name=NAME, default_frames=FRAMES, limits=LIMITS)
+    return replace(model, name=NAME, limits=LIMITS)
 
 
 def write_sample_clip(path: Path) -> None:

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from ..cost.latency.stages import STAGES
 from ..cost.latency.tables import STAGE_TITLES
 from ..datasets.registry import DATASETS
+from .labels import Point, label_points
 from .table import Line, Table
 
 # Told apart by people who see no red or no green as well.
@@ -44,8 +45,8 @@ PLOTS_A_ROW = 2
 
 
 def accuracy_plot(table: Table) -> bytes | None:
-    """Score of every run against its multiply-accumulates, a plot a benchmark, 95% intervals;
-    hollow marks are published. None without a run to draw."""
+    """Score of every run against its multiply-accumulates, a plot a benchmark, 95% intervals, each
+    point with its method's name; hollow marks are published. None without a run to draw."""
     names = dict.fromkeys(column.benchmark for column in table.columns)
     drawn = [name for name in names if any(_point(line, name) for line in table.lines)]
     if not drawn:
@@ -58,13 +59,14 @@ def accuracy_plot(table: Table) -> bytes | None:
         _draw_benchmark(axes, table.lines, name)
     for axes in grid[len(drawn) :]:
         axes.set_visible(False)
-    figure.legend(
-        handles=_legend([line for line in table.lines if _is_drawn(line, drawn)], drawn),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=9,
-    )
+    handles = _legend([line for line in table.lines if _is_drawn(line, drawn)], drawn)
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9
+        )
+    figure.draw_without_rendering()  # names are placed in the finished layout
+    for axes, name in zip(grid, drawn, strict=False):
+        _label_benchmark(axes, table.lines, name)
     return _png(figure)
 
 
@@ -108,6 +110,7 @@ def _point(line: Line, benchmark: str) -> tuple[float, float, tuple[float, float
 
 def _draw_benchmark(axes: Axes, lines: Sequence[Line], benchmark: str) -> None:
     markers = _markers(lines)
+    drawn: list[tuple[float, float]] = []
     for (model, method), group in groupby(
         sorted(lines, key=lambda line: (line.model, line.method)),
         key=lambda line: (line.model, line.method),
@@ -122,9 +125,13 @@ def _draw_benchmark(axes: Axes, lines: Sequence[Line], benchmark: str) -> None:
             [max(0.0, a - b) for a, b in zip(y, low, strict=True)],
             [max(0.0, b - a) for a, b in zip(y, high, strict=True)],
         ]
-        # A sweep of one method is a line through its points.
+        # A sweep of one method is a line through its points. What would lie under another point
+        # is larger than it.
+        under = sum(math.dist(x[:1] + y[:1], point) < 0.02 for point in drawn)
+        drawn += zip(x, y, strict=True)
         axes.errorbar(
-            x, y, yerr=errors, color=color, marker=markers[model], markersize=7, linewidth=0.9,
+            x, y, yerr=errors, color=color, marker=markers[model], linewidth=0.9, zorder=3 + under,
+            markersize=max(3.0, 8.5 - 3.5 * under), markeredgecolor="white", markeredgewidth=0.6,
             elinewidth=1.2, capsize=3, alpha=0.9,
         )  # fmt: skip
     for line in lines:
@@ -144,6 +151,24 @@ def _draw_benchmark(axes: Axes, lines: Sequence[Line], benchmark: str) -> None:
     axes.grid(True, alpha=0.25)
 
 
+def _label_benchmark(axes: Axes, lines: Sequence[Line], benchmark: str) -> None:
+    """The method's name at each measured point; of a sweep, at its cheapest."""
+    points: dict[tuple[str, str], Point] = {}
+    covered = []
+    for line in lines:
+        found = _point(line, benchmark)
+        published = line.published and line.published.score(benchmark)
+        if line.published and published:
+            covered.append((line.published.flops_ratio, published))
+        if found is None:
+            continue
+        covered.append(found[:2])
+        known = points.get((line.model, line.method))
+        if known is None or found[0] < known.x:
+            points[line.model, line.method] = Point(found[0], found[1], line.method)
+    label_points(axes, list(points.values()), covered)
+
+
 def _markers(lines: Sequence[Line]) -> dict[str, str]:
     models = dict.fromkeys(line.model for line in lines)
     return {model: MARKERS[index % len(MARKERS)] for index, model in enumerate(models)}
@@ -158,14 +183,16 @@ def _has_published(line: Line, benchmarks: Sequence[str]) -> bool:
 
 
 def _legend(lines: Sequence[Line], benchmarks: Sequence[str]) -> list[Line2D]:
-    """A colour a method, a shape a model, and what a hollow mark is."""
-    handles = [
-        Line2D([], [], marker="o", linestyle="", label=method,
-               color=METHOD_COLORS.get(method, OTHER_COLOR))
-        for method in dict.fromkeys(line.method for line in lines)
-    ]  # fmt: skip
+    """A shape a model and a colour a method, where there are several models, whose names beside
+    the points are crowded; what a hollow mark is."""
+    handles = []
     markers = _markers(lines)
     if len(markers) > 1:
+        handles += [
+            Line2D([], [], marker="o", linestyle="", label=method,
+                   color=METHOD_COLORS.get(method, OTHER_COLOR))
+            for method in dict.fromkeys(line.method for line in lines)
+        ]  # fmt: skip
         handles += [
             Line2D([], [], marker=marker, linestyle="", color="#667080", label=model)
             for model, marker in markers.items()

@@ -17,6 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_bytes, require_text
+
 from ..accuracy.run_log import SETTINGS, Run, RunLogError, read_run
 from ..datasets.registry import DATASETS
 from ..datasets.vcgbench import DIMENSIONS
@@ -184,7 +186,8 @@ def read_latency(path: Path) -> dict[str, Any]:
         ReportError: the file is something else, or damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(path))
+        require_text(content)
         if content["kind"] == "on_gpu":
             content = {**content, **content["sections"]["end_to_end"], "kind": "latency"}
         if content["kind"] != "latency":
@@ -194,7 +197,9 @@ def read_latency(path: Path) -> dict[str, Any]:
             if missing := LATENCY_KEYS - row.keys():
                 raise ReportError(f"{path}: a row without {', '.join(sorted(missing))}")
         return {"environment": dict(content["environment"]), "rows": rows}
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except ReportError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise ReportError(f"{path}: not a file of prunevid bench latency") from error
 
 

@@ -6,13 +6,14 @@ Cheap to import: torch is loaded only where a device is asked for.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 if TYPE_CHECKING:
     from prunevid_kernels.adapters.video.reader import Reader
+
+from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_bytes
 
 PAPER_LAYER = 10
 
@@ -46,7 +47,7 @@ def parse_config(items: Sequence[str]) -> dict[str, Any]:
 def parse_value(text: str) -> Any:
     """A value as JSON reads it; what is no JSON is a bare word, such as ``rope``."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text.strip()
 
@@ -101,7 +102,7 @@ def require_reader(name: str) -> Reader:
 
 def _read_config_file(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_bytes(path))
     except OSError as error:
         raise InputError(f"--config: {path}: {error.strerror or error}") from error
     except ValueError as error:

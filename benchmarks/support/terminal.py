@@ -7,10 +7,12 @@ stdout for a program. Cheap to import: the progress bars' library is loaded with
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Annotated, Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -36,10 +38,49 @@ Progress = Callable[[str, int, int], AbstractContextManager[Advance]]
 SHOWN_PROBLEMS = 5
 
 
+def printable(text: str) -> str:
+    """A text for the terminal, which obeys what it prints: file names, questions and answers of
+    others may hold sequences that clear it, recolour it or write into its title. Control
+    characters but line breaks and tabs are left out, so are those that turn the direction of
+    writing, and what is no text (a byte of a file name that is not UTF-8) is a question mark."""
+    return _CONTROLS.sub("", text).encode(errors="replace").decode()
+
+
+# C0 without tab and line feed, DEL, C1; marks, embeddings, overrides and isolates of direction.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def say(text: str = "", *, file: TextIO | None = None) -> None:
+    """Print what may hold other people's words; see :func:`printable`.
+
+    Args:
+        text: one line or several.
+        file: where to; None: stdout.
+    """
+    print(printable(text), file=file)
+
+
 def fail(message: str) -> NoReturn:
     """One line on stderr, whatever line breaks a file name may hold, and exit code 2."""
-    print("prunevid: error: " + " ".join(message.split()), file=sys.stderr)
+    say("prunevid: error: " + " ".join(message.split()), file=sys.stderr)
     raise typer.Exit(2)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder. A name that no file system takes is that of none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def require_out_folder(out: Path) -> None:
+    """Refuse an ``--out`` that cannot be a folder, before anything is computed for it."""
+    try:
+        if out.exists() and not out.is_dir():
+            fail(f"--out: {out} is not a folder")
+    except OSError as error:  # a name that is too long
+        fail(f"--out: {str(out):.200}: {error.strerror or error}")
 
 
 def print_summary(summary: Mapping[str, Any], as_json: bool) -> None:
@@ -65,7 +106,7 @@ def progress_bar(label: str, total: int, done: int) -> Iterator[Advance]:
             if problem is not None:
                 problems.append(problem)
                 if len(problems) <= SHOWN_PROBLEMS:
-                    tqdm.write(f"{label}: {problem}", file=sys.stderr)
+                    tqdm.write(printable(f"{label}: {problem}"), file=sys.stderr)
             bar.update()
 
         yield advance
@@ -75,7 +116,7 @@ def progress_bar(label: str, total: int, done: int) -> Iterator[Advance]:
 def show_problems(label: str, problems: list[str]) -> None:
     """The first of a list of problems on stderr, and how many more there are."""
     for problem in problems[:SHOWN_PROBLEMS]:
-        print(f"{label}: {problem}", file=sys.stderr)
+        say(f"{label}: {problem}", file=sys.stderr)
     show_more(label, problems)
 
 

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
@@ -197,13 +198,50 @@ def save_checkpoint(
     model.to(device, torch.float32)
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-    preprocessing = {
+    for name, content in processor_files(model.config).items():
+        text = json.dumps(content, indent=2) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def processor_files(config: LlavaOnevisionConfig) -> dict[str, dict[str, Any]]:
+    """What ``AutoProcessor`` reads: file name -> content.
+
+    Its classes know another model's sizes by default, so every value is written down. They need
+    torchvision for videos; this project's own processor reads the same files without it.
+    """
+    vision = config.vision_config
+    side = {"height": vision.image_size, "width": vision.image_size}
+    pixels = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
-        "size": {"height": synthetic.SIZE_PX, "width": synthetic.SIZE_PX},
+        "resample": 3,  # bicubic
+        "rescale_factor": 1 / 255,
+        "size": side,
     }
-    text = json.dumps(preprocessing, indent=2) + "\n"
-    (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+    kind = "LlavaOnevision"
+    tiles = {"do_pad": True, "image_grid_pinpoints": config.image_grid_pinpoints}
+    names = {"processor_class": f"{kind}Processor"}
+    return {
+        "preprocessor_config.json": {
+            **names, "image_processor_type": f"{kind}ImageProcessor", **pixels, **tiles
+        },
+        "video_preprocessor_config.json": {
+            **names, "video_processor_type": f"{kind}VideoProcessor", **pixels,
+            "do_sample_frames": False, "num_frames": synthetic.FRAMES,
+        },
+        "processor_config.json": {
+            **names,
+            "image_token": "<image>",
+            "num_image_tokens": (vision.image_size // vision.patch_size) ** 2,
+            "video_token": "<video>",
+            "vision_aspect_ratio": config.vision_aspect_ratio,
+            "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        },
+    }  # fmt: skip
 
 
 def _position_waves() -> Tensor:

@@ -312,6 +312,14 @@ def test_two_results_in_one_place_are_refused(impl: str) -> None:
         compact([X, X], INDEX, dim=1, impl=impl, out=[OUT, OUT])
 
 
-def test_index_out_of_range() -> None:
-    with pytest.raises((IndexError, RuntimeError)):
-        compact([X], torch.tensor([5]), dim=1)
+@pytest.mark.parametrize(
+    ("index", "place"),
+    [
+        pytest.param(torch.tensor([0, 5]), r"got 5 at place \[1\]", id="too-large"),
+        pytest.param(torch.tensor([-1]), r"got -1 at place \[0\]", id="negative"),
+        pytest.param(torch.tensor([[0, 0], [0, 9]]), r"got 9 at place \[1, 1\]", id="rows"),
+    ],
+)
+def test_index_out_of_range_is_named(index: torch.Tensor, place: str) -> None:
+    with pytest.raises(ValueError, match=f"index must be from 0 to 4, {place}"):
+        compact([X[:2]], index, dim=1, impl="reference")

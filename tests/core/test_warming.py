@@ -130,6 +130,11 @@ def test_it_runs_what_it_compiles() -> None:
         pytest.param({"shapes": [(4, 0, 8)]}, ValueError, "shapes .*got 0", id="no-token"),
         pytest.param({"attention": [(4, 2)]}, ValueError, "attention must have 3", id="attention"),
         pytest.param({"videos": 0}, ValueError, "videos .*got 0", id="videos"),
+        pytest.param({"device": "meta"}, ValueError, "device must be a GPU", id="meta"),
+        pytest.param({"device": "gpu"}, ValueError, "device .*got 'gpu'", id="no-device"),
+        pytest.param(
+            {"device": "cuda:99"}, ValueError, "'cuda:99' was asked for; GPUs", id="no-gpu"
+        ),
         pytest.param({"videos": 1.5}, TypeError, "videos .*got 1.5", id="half-a-video"),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import tiny_grids
@@ -150,3 +152,12 @@ def write_grid(folder: Path, kind: str) -> Path:
     }
     (folder / "video_preprocessor_config.json").write_text(json.dumps(preprocessing))
     return folder
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "llava_onevision": write_llava_onevision,
+    "pllava": write_pllava,
+    "st_llm": write_st_llm,
+    "qwen2_5_vl": partial(write_grid, kind="qwen2_5_vl"),
+    "qwen3_vl": partial(write_grid, kind="qwen3_vl"),
+}

@@ -9,17 +9,25 @@ does.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig
 
-from ...checkpoint.preprocessor import chat_template, normalisation
+from ...checkpoint.preprocessor import (
+    chat_template,
+    normalisation,
+    num_frames,
+    require_placeholders,
+)
 from ...video.pixels import normalised_pixels
+from ..plain_text import encode_prompt
 from ..processor import Clip, FrameProcessor
 from ..shape import VisionShape
 from .checkpoint import read_config
@@ -33,12 +41,14 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
     Attributes:
         chat_template: Jinja source; renders a conversation with one video to a prompt.
         image_mean, image_std: normalisation of each RGB channel, on values in [0, 1].
+        frames: of a video, as the checkpoint's video processor says; most do not.
     """
 
     config: LlavaOnevisionConfig
     chat_template: str
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
+    frames: int = NUM_FRAMES
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> LlavaOnevisionFrameProcessor:
@@ -54,16 +64,18 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+        require_placeholders(config, tokenizer)
         mean, std = normalisation(folder)
         if config.vision_config.model_type == "siglip_vision_model" and {*mean, *std} != {0.5}:
             raise ValueError(
                 f"image_mean and image_std must be 0.5 for a SigLIP tower, got {mean}, {std}"
             )
-        return cls(config, tokenizer, chat_template(folder, tokenizer), mean, std)
+        template, frames = chat_template(folder, tokenizer), num_frames(folder) or NUM_FRAMES
+        return cls(config, tokenizer, template, mean, std, frames)
 
     @property
     def num_frames(self) -> int:
-        return NUM_FRAMES
+        return self.frames
 
     @property
     def image_size_px(self) -> int:
@@ -89,6 +101,21 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
     def _prompt_ids(
         self, clip: Clip, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
+        visual_tokens = (
+            len(clip.frames) * math.prod(self.grid_of(clip.frames)) + 1
+        )  # the newline after them counts
+        texts = [question, answer_prefix, *([] if system is None else [system])]
+
+        def render(texts: Sequence[str]) -> str:
+            prompt = self._render(texts[0], texts[2] if len(texts) > 2 else None)
+            return prompt.replace(self._placeholder, self._placeholder * visual_tokens) + texts[1]
+
+        return torch.tensor(
+            [encode_prompt(self.tokenizer, render, texts, add_special_tokens=False)]
+        )
+
+    def _render(self, question: str, system: str | None) -> str:
+        """The prompt by the chat template, with a single placeholder."""
         content = [{"type": "video"}, {"type": "text", "text": question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system is not None:
@@ -100,16 +127,13 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
             tokenize=False,
             add_generation_prompt=True,
         )
-        placeholder = self._placeholder
-        if prompt.count(placeholder) != 1:
+        count = prompt.count(self._placeholder)
+        if count != 1:
             raise ValueError(
-                f"the chat template must render one {placeholder!r} for one video,"
-                f" got {prompt.count(placeholder)}"
+                f"the chat template must render one {self._placeholder!r} for one video,"
+                f" got {count}"
             )
-        # One placeholder for each pooled token of each frame, and one for the newline after them.
-        visual_tokens = len(clip.frames) * math.prod(self.grid_of(clip.frames)) + 1
-        prompt = prompt.replace(placeholder, placeholder * visual_tokens) + answer_prefix
-        return self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+        return prompt
 
     def _visual_inputs(self, clip: Clip, question: str) -> dict[str, Tensor]:
         side = (self.image_size_px, self.image_size_px)

@@ -14,10 +14,11 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
-from ...checkpoint.files import CheckpointError, read_json
+from ...checkpoint.files import CheckpointError, read_json, require_int
 
 # The published config has another pad, which the published code does not use.
 BOS_ID, EOS_ID, PAD_ID = 1, 2, 0
+_MOST_FRAMES = 2**14
 
 # Options of the published code that every published checkpoint has in common.
 _PUBLISHED = {
@@ -106,7 +107,33 @@ class PllavaConfig(PreTrainedConfig):
                     f"{file}: {name} must be {supported!r}, got {values[name]!r}; no published "
                     "PLLaVA differs"
                 )
+        _require_sides(file, values)
         try:
-            return cls(**{name: values[name] for name in names})
+            config = cls(**{name: values[name] for name in names})
         except (StrictDataclassError, ValueError, TypeError) as error:
             raise CheckpointError(f"{file}: {str(error).splitlines()[-1].strip()}") from error
+        config._require_parts_agree(file)
+        return config
+
+    def _require_parts_agree(self, file: Path) -> None:
+        """Hold what the file says of the whole model against what it says of its parts."""
+        vision = self.vision_config
+        side = vision.image_size // vision.patch_size
+        if self.frame_shape != [side, side]:
+            raise CheckpointError(
+                f"{file}: frame_shape must be {[side, side]}, the tower's patches, got "
+                f"{self.frame_shape}"
+            )
+        layers, last = vision.num_hidden_layers, self.text_config.vocab_size - 1
+        require_int(f"{file}: vision_feature_layer", self.vision_feature_layer, -layers - 1, layers)
+        require_int(f"{file}: image_token_index", self.image_token_index, 0, last)
+
+
+def _require_sides(file: Path, values: dict[str, Any]) -> None:
+    require_int(f"{file}: num_frames", values["num_frames"], 1, _MOST_FRAMES)
+    for name, count in (("pooling_shape", 3), ("frame_shape", 2)):
+        sides = values[name]
+        if not isinstance(sides, list) or len(sides) != count:
+            raise CheckpointError(f"{file}: {name} must be {count} integers, got {sides!r:.80}")
+        for side in sides:
+            require_int(f"{file}: {name}", side, 1, _MOST_FRAMES)

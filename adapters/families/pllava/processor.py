@@ -9,6 +9,7 @@ Frames are resized twice, as published: once to bound their long edge, once to t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ...video.pixels import normalised_pixels
+from ..plain_text import encode_prompt
 from ..processor import Clip, FrameProcessor, central_squares
 from .config import BOS_ID, EOS_ID, PAD_ID, PllavaConfig
 from .family import NUM_FRAMES
@@ -87,9 +89,13 @@ class PllavaProcessor(FrameProcessor):
         self, clip: Clip, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
         """``<image>`` is repeated once for each visual token, whatever the number of frames."""
-        short = self.tokenizer(
-            prompt_text(question, system, answer_prefix), return_tensors="pt"
-        ).input_ids
+        texts = [question, answer_prefix, *([] if system is None else [system])]
+
+        def render(texts: Sequence[str]) -> str:
+            return prompt_text(texts[0], texts[2] if len(texts) > 2 else None, texts[1])
+
+        ids = encode_prompt(self.tokenizer, render, texts, add_special_tokens=True)
+        short = torch.tensor([ids])
         repeats = torch.where(
             short[0] == self.config.image_token_index, self.config.tokens_per_video, 1
         )

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from ...checkpoint.files import CheckpointError, StoredTensor, read_json
+from ...checkpoint.files import CheckpointError, StoredTensor, read_json, require_int
 
 # The language model was trained with </s> as BOS; the published config.json, which says bos 0,
 # eos 1 and pad -1, is not what it was used with.
@@ -88,6 +88,39 @@ class StLlmConfig(PreTrainedConfig):
         step = num_frames / self.residual_size
         return [int(step / 2 + round(step * i)) for i in range(self.residual_size)]
 
+    def _require_sizes(self) -> None:
+        """Refuse sizes that make no model, by the name that config.json has for them.
+
+        Raises:
+            CheckpointError: the first of them.
+        """
+        for name, least in _LEAST.items():
+            if name != "residual_size" or self.residual_size is not None:
+                require_int(name, getattr(self, name), least, 2**20)
+        require_int("video_token_id", self.video_token_id, 0, self.text_config.vocab_size - 1)
+        layers = self.vision_config.num_hidden_layers
+        if self.adapter_layers > layers:
+            raise CheckpointError(
+                f"adapter_layers must be at most the tower's {layers} layers, got "
+                f"{self.adapter_layers}"
+            )
+
+    def require_heads(self, folder: Path) -> None:
+        """Refuse numbers of heads that do not fit: they are the one size that no tensor shows, and
+        the published files do not say them.
+
+        Raises:
+            CheckpointError: heads that do not divide a width.
+        """
+        for part, config in (("vision", self.vision_config), ("qformer", self.qformer_config)):
+            heads, width = config.num_attention_heads, config.hidden_size
+            require_int(f"{folder}: {part}_heads", heads, 1, width)
+            if width % heads:
+                raise CheckpointError(
+                    f"{folder}: the {part} side is {width} wide, which {heads} heads do not divide;"
+                    f' if it has another number of them, say so in config.json: "{part}_heads": N'
+                )
+
     @classmethod
     def read(cls, folder: Path, tensors: Mapping[str, StoredTensor]) -> StLlmConfig:
         """The config of a checkpoint folder, published or saved by :class:`~.model.StLlm`.
@@ -104,8 +137,11 @@ class StLlmConfig(PreTrainedConfig):
         values = read_json(file)
         try:
             if values.get("model_type") == cls.model_type:
-                return cls.from_dict(values)
-            return _published(values, _Shapes(tensors))
+                config = cls.from_dict(values)
+            else:
+                config = _published(values, _Shapes(tensors))
+            config._require_sizes()
+            return config
         except CheckpointError as error:
             raise CheckpointError(f"{folder}: {error}") from error
         except (TypeError, ValueError, StrictDataclassError) as error:
@@ -158,6 +194,13 @@ def _published(values: dict[str, Any], shapes: _Shapes) -> StLlmConfig:
     )
 
 
+_LEAST = {
+    "num_query_tokens": 1,
+    "adapter_layers": 0,
+    "adapter_frames": 0,
+    "residual_size": 1,
+    "residual_width": 0,
+}
 _HEADS = {"vision": 16, "qformer": 12}
 # Of the model around it, or the tokens that the published config.json has wrong.
 _NOT_OF_LLAMA = frozenset(

@@ -81,7 +81,9 @@ class StLlm(VideoLlm):
                 report.
         """
         checkpoint = open_checkpoint(Path(path))
-        model = cls._empty(StLlmConfig.read(checkpoint.folder, checkpoint.tensors))
+        config = StLlmConfig.read(checkpoint.folder, checkpoint.tensors)
+        config.require_heads(checkpoint.folder)
+        model = cls._empty(config)
         return model._fill(checkpoint, recipes(checkpoint.tensors), IGNORED, dtype, device)
 
     @classmethod
@@ -92,8 +94,9 @@ class StLlm(VideoLlm):
             CheckpointError: a config.json or tensors that do not describe an ST-LLM.
         """
         keys = checkpoint.tensors
-        model = cls._empty(StLlmConfig.read(checkpoint.folder, keys))
-        return check_weights(model, keys, recipes(keys), ignore=IGNORED)
+        config = StLlmConfig.read(checkpoint.folder, keys)
+        config.require_heads(checkpoint.folder)
+        return check_weights(cls._empty(config), keys, recipes(keys), ignore=IGNORED)
 
     def encode_videos(
         self,

@@ -108,7 +108,9 @@ class StLlmProcessor(FrameProcessor):
         """The Q-Former reads the question as well, its last 256 tokens: ``qformer_input_ids`` and
         ``qformer_attention_mask`` [1, L] int64."""
         cropped = [crop_frame(frame, self.config.vision_config.image_size) for frame in clip.frames]
-        read = self.qformer_tokenizer(question, truncation=True, return_tensors="pt")
+        read = self.qformer_tokenizer(
+            question, truncation=True, return_tensors="pt", split_special_tokens=True
+        )
         return {
             "pixel_values": normalised_pixels(cropped, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
             "qformer_input_ids": read.input_ids,

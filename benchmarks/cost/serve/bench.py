@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from prunevid_kernels import budget_tokens
+from prunevid_kernels.adapters.checkpoint.files import read_json
 from prunevid_kernels.adapters.vllm import ARCHITECTURES
 
 from ...support.environment import describe
@@ -107,7 +108,9 @@ def pruned_architecture(model: Path) -> str:
     config = model / "config.json"
     if not config.is_file():
         raise ValueError(f"model must be a checkpoint folder with a config.json, got {model}")
-    named = json.loads(config.read_text(encoding="utf-8")).get("architectures") or ["none"]
+    named = read_json(config).get("architectures") or ["none"]
+    if not isinstance(named, list) or not isinstance(named[0], str):
+        raise ValueError(f"{config}: architectures must be a list of names, got {named!r}")
     architecture = f"PruneVid{named[0]}"
     if architecture not in ARCHITECTURES:
         known = ", ".join(name.removeprefix("PruneVid") for name in ARCHITECTURES)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
-import tiny_folders
 import torch
 from paths import PARITY
 from safetensors.torch import load_file, save_file
+from tiny_folders import WRITERS, write_pllava_tokenizer
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import ModelError, load_video_model, prune
@@ -20,24 +19,8 @@ from prunevid_kernels.adapters.checkpoint.files import open_checkpoint
 from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.families.detect import detect_family
 
-FOLDERS: dict[str, Callable[[Path], object]] = {
-    "llava_onevision": tiny_folders.write_llava_onevision,
-    "pllava": tiny_folders.write_pllava,
-    "st_llm": tiny_folders.write_st_llm,
-    "qwen2_5_vl": partial(tiny_folders.write_grid, kind="qwen2_5_vl"),
-    "qwen3_vl": partial(tiny_folders.write_grid, kind="qwen3_vl"),
-}
 
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    for name, write in FOLDERS.items():
-        write(root / name)
-    return {name: root / name for name in FOLDERS}
-
-
-@pytest.fixture(params=FOLDERS)
+@pytest.fixture(params=WRITERS)
 def folder(request, folders, tmp_path) -> Path:
     """A copy of one family's folder, to be changed."""
     return Path(shutil.copytree(folders[request.param], tmp_path / request.param))
@@ -59,7 +42,7 @@ def a_matrix(tensors: dict[str, torch.Tensor]) -> str:
     return sorted(key for key in tensors if key.endswith("down_proj.weight"))[0]
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", WRITERS)
 def test_every_family_is_loaded_and_answers(folders, name):
     model = load_video_model(folders[name])
     assert model.family is FAMILIES[name] and model.name == name
@@ -240,7 +223,7 @@ def test_an_option_of_another_family_is_named(folders):
 
 def test_an_option_that_is_needed(tmp_path):
     folder = Path(shutil.copytree(PARITY / "pllava_tiny_ckpt", tmp_path / "m"))
-    tiny_folders.write_pllava_tokenizer(folder, image_id=150, vocab_size=160)
+    write_pllava_tokenizer(folder, image_id=150, vocab_size=160)
     with pytest.raises(ModelError, match="lora_alpha is needed"):
         load_video_model(folder, lora_alpha=None)
     assert load_video_model(folder, lora_alpha=14).name == "m"

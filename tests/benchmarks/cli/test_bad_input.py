@@ -212,7 +212,7 @@ CLIP_MEAN = [0.481, 0.458, 0.408]
         pytest.param(remove("model.safetensors"), "no weights", id="no-weights"),
         pytest.param(drop_a_weight, "missing (1): ", id="missing-weight"),
         pytest.param(write("config.json", "{"), "not valid JSON", id="broken-config"),
-        pytest.param(remove("config.json"), "No such file", id="no-config"),
+        pytest.param(remove("config.json"), "has no config.json", id="no-config"),
         pytest.param(
             write("config.json", '{"model_type": "llama"}'),
             "must hold LLaVA-OneVision, PLLaVA, ST-LLM, got model_type 'llama'",
