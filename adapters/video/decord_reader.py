@@ -89,7 +89,10 @@ def _is_consistent(probe: Probe) -> bool:
     """Whether the number of frames, and their duration, is about what the file declares. decord
     makes room for that before it counts, and ends the process where there is too little memory."""
     declared = probe.declared_s * (probe.fps or 0)
-    return probe.index_frames in (0, probe.total + probe.hidden) and declared < 100 * probe.total + 10_000
+    return (
+        probe.index_frames in (0, probe.total + probe.hidden)
+        and declared < 100 * probe.total + 10_000
+    )
 
 
 def _is_whole_chroma(probe: Probe) -> bool:
