@@ -24,6 +24,7 @@ setup(
         "prunevid_kernels.adapters.families.pllava",
         "prunevid_kernels.adapters.families.qwen2_5_vl",
         "prunevid_kernels.adapters.families.qwen2_vl",
+        "prunevid_kernels.adapters.families.qwen3_5",
         "prunevid_kernels.adapters.families.qwen3_vl",
         "prunevid_kernels.adapters.families.st_llm",
         "prunevid_kernels.adapters.lmms_eval",

@@ -15,6 +15,49 @@ from .files import read_json, require_int
 _FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 
 
+def require_placeholders(config: Any, tokenizer: Any) -> None:
+    """Hold the config's placeholders against the tokenizer: a prompt of ``generate`` has none where
+    the two disagree, and an id past the embeddings' end fails in the middle of a forward call.
+
+    Args:
+        config: of a model, with ``video_token_id`` and ``image_token_id``.
+        tokenizer: of the same folder.
+
+    Raises:
+        ValueError: they disagree.
+    """
+    for kind in ("video", "image"):
+        index = getattr(config, f"{kind}_token_id")
+        rows = min(len(tokenizer), config.text_config.vocab_size)
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < rows:
+            raise ValueError(
+                f"config.json: {kind}_token_index must be a token's id, from 0 to {rows - 1}, got "
+                f"{index!r:.80}"
+            )
+        added = tokenizer.added_tokens_decoder.get(index)
+        if added is None:
+            token = tokenizer.convert_ids_to_tokens(index)
+            raise ValueError(
+                f"config.json: {kind}_token_index {index} is {token!r}, which is no added token"
+            )
+    if config.video_token_id == config.image_token_id:
+        raise ValueError(f"config.json: one token, {config.image_token_id}, for images and videos")
+
+
+def num_frames(folder: Path) -> int | None:
+    """Frames of a video, where a preprocessor file says it.
+
+    Raises:
+        ValueError: it says no number of frames.
+    """
+    found = _preprocessing(folder)
+    if found is None or found[1].get("num_frames") is None:
+        return None
+    name, values = found
+    require_int(f"{name}: num_frames", values["num_frames"], 1, 2**14)
+    return int(values["num_frames"])
+
+
 def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std of the pixels, from the first preprocessor file that the folder has.
 
@@ -34,40 +77,6 @@ def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(map(float, mean)), tuple(map(float, std))
 
 
-def num_frames(folder: Path) -> int | None:
-    """Frames of a video that the checkpoint was made for; None where its files do not say it.
-
-    Raises:
-        ValueError: a number of frames that is none.
-    """
-    found = _preprocessing(folder)
-    if found is None or found[1].get("num_frames") is None:
-        return None
-    name, values = found
-    require_int(f"{name}: num_frames", values["num_frames"], 1, 2**14)
-    return int(values["num_frames"])
-
-
-def _preprocessing(folder: Path) -> tuple[str, dict[str, Any]] | None:
-    """The first preprocessor file that a folder has, and what it says of videos."""
-    for name in _FILES:
-        if (folder / name).is_file():
-            values = read_json(folder / name)
-            values = values.get("video_processor", values)
-            if not isinstance(values, dict):
-                raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
-            return name, values
-    return None
-
-
-def _are_channels(values: Any) -> TypeGuard[list[float]]:
-    return (
-        isinstance(values, list)
-        and len(values) == 3
-        and all(isinstance(x, (int, float)) and math.isfinite(x) for x in values)
-    )
-
-
 def video_pixels(folder: Path) -> tuple[int, int] | None:
     """Bounds on a video's pixels, least and most, where the folder has a file about videos; None
     where it has none.
@@ -79,17 +88,11 @@ def video_pixels(folder: Path) -> tuple[int, int] | None:
     if not (folder / name).is_file():
         return None
     size = read_json(folder / name).get("size")
-    size = size if isinstance(size, dict) else {}
+    if not isinstance(size, dict):
+        raise ValueError(f"{name}: no size with shortest_edge and longest_edge, got {size!r:.80}")
     least, most = size.get("shortest_edge"), size.get("longest_edge")
-    if type(least) is not int or type(most) is not int:
-        raise ValueError(
-            f"{name}: size must hold shortest_edge and longest_edge, numbers of pixels, got"
-            f" {least!r:.80} and {most!r:.80}"
-        )
-    if not 0 < least <= most:
-        raise ValueError(
-            f"{name}: shortest_edge must be positive and at most longest_edge, got {least}, {most}"
-        )
+    require_int(f"{name}: longest_edge", most, 1, 2**40)
+    require_int(f"{name}: shortest_edge", least, 1, most)
     return least, most
 
 
@@ -110,3 +113,23 @@ def chat_template(folder: Path, tokenizer: Any) -> str:
     if isinstance(tokenizer.chat_template, str):
         return str(tokenizer.chat_template)
     raise ValueError("no chat template")
+
+
+def _preprocessing(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """The first preprocessor file that a folder has, and what it says of videos."""
+    for name in _FILES:
+        if (folder / name).is_file():
+            values = read_json(folder / name)
+            values = values.get("video_processor", values)
+            if not isinstance(values, dict):
+                raise ValueError(f"{name}: video_processor must be an object, got {values!r:.80}")
+            return name, values
+    return None
+
+
+def _are_channels(values: Any) -> TypeGuard[list[float]]:
+    return (
+        isinstance(values, list)
+        and len(values) == 3
+        and all(isinstance(x, (int, float)) and math.isfinite(x) for x in values)
+    )

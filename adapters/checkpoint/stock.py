@@ -63,16 +63,23 @@ class StockLoader:
         """What :func:`load` would find; reads headers only.
 
         Raises:
-            CheckpointError: see :func:`read_config`.
+            CheckpointError: see :func:`read_config`; tensors that are joined to one, as those of
+                experts are, and of which one is missing or does not fit the others.
         """
         stored = checkpoint.tensors
         empty = {
             key: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
             for key, tensor in stored.items()
         }
-        model, info = self._fill(
-            self.read_config(checkpoint.folder), empty, torch.device("meta"), None
-        )
+        config = self.read_config(checkpoint.folder)
+        try:
+            model, info = self._fill(config, empty, torch.device("meta"), None)
+        except RuntimeError as error:  # from joining them; transformers logs which
+            raise CheckpointError(
+                f"{checkpoint.folder}: the checkpoint does not fit {self.model_class.__name__}: "
+                "tensors that are joined to one (those of experts) are missing or do not go "
+                "together"
+            ) from error
         unexpected = tuple(sorted(info["unexpected_keys"]))
         mismatched = [
             Mismatch(key, str(list(expected)), str(list(found)))

@@ -17,7 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    LinearAttentionLayer,
+    StaticLayer,
+)
 
 from prunevid_kernels import compact
 
@@ -125,7 +131,8 @@ class PrunedCache:
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)  # type: ignore[misc]
-        rows = torch.arange(_first_keys(self).shape[0] // repeats).repeat_interleave(repeats)
+        keys = _first_layer(self).keys
+        rows = torch.arange(keys.shape[0] // repeats).repeat_interleave(repeats)
         self.pruned_state = self.pruned_state.select_rows(rows)
 
     def batch_select_indices(self, indices: Tensor) -> None:
@@ -138,8 +145,14 @@ def _pruned_class(base: type) -> type:
     return type(f"Pruned{base.__name__}", (PrunedCache, base), {})
 
 
-def _first_keys(cache: Any) -> Tensor:
-    return cache.layers[0].keys
+# Layers of this type keep a state of fixed size in place of keys and values.
+RECURRENT = "linear_attention"
+
+
+def _first_layer(cache: Any) -> Any:
+    """The first layer that keeps keys and values; None where there is none."""
+    kept = (layer for layer in cache.layers if not isinstance(layer, LinearAttentionLayer))
+    return next(kept, None)
 
 
 def state_of(cache: Cache | None) -> PrunedState | None:
@@ -150,7 +163,7 @@ def state_of(cache: Cache | None) -> PrunedState | None:
 def attach_state(cache: Cache, state: PrunedState) -> None:
     """Make ``cache`` answer for its pruned prompt."""
     if is_static(cache) and state.kv_mask is not None:
-        free = cache.layers[0].get_max_length() - state.held
+        free = _first_layer(cache).get_max_length() - state.held
         padded = torch.nn.functional.pad(state.kv_mask, (0, free), value=True)
         state = replace(state, kv_mask=padded)
     if not isinstance(cache, PrunedCache):
@@ -166,18 +179,23 @@ def detach_state(cache: Any) -> None:
 
 
 def is_static(cache: Cache) -> bool:
-    return bool(cache.layers) and isinstance(cache.layers[0], StaticLayer)
+    return isinstance(_first_layer(cache), StaticLayer)
 
 
-def _require_supported(cache: Cache) -> None:
+def _require_supported(cache: Cache, *, is_cut: bool) -> None:
     """Refuse the caches whose entries cannot be gathered.
+
+    Args:
+        cache: of a call.
+        is_cut: whether entries will be taken out; if not, layers may be without any.
 
     Raises:
         ValueError: names the kind of the cache or of its layer.
     """
     if getattr(cache, "offloading", False):
         raise ValueError("pruning does not support offloaded key/value caches")
-    kinds = {type(layer) for layer in cache.layers} - {DynamicLayer, StaticLayer}
+    known = {DynamicLayer, StaticLayer, *([] if is_cut else [LinearAttentionLayer])}
+    kinds = {type(layer) for layer in cache.layers} - known
     if kinds:
         raise ValueError(
             "pruning supports caches of DynamicLayer or StaticLayer (full attention, not "
@@ -185,12 +203,13 @@ def _require_supported(cache: Cache) -> None:
         )
 
 
-def cache_to_fill(kwargs: Mapping[str, Any], config: Any) -> Cache | None:
+def cache_to_fill(kwargs: Mapping[str, Any], config: Any, *, is_cut: bool) -> Cache | None:
     """The cache that a decoder will fill; made here if the decoder would make it.
 
     Args:
         kwargs: the decoder's arguments.
         config: of the decoder.
+        is_cut: whether the method takes entries out of it.
 
     Raises:
         ValueError: a cache of a kind that cannot be pruned.
@@ -199,7 +218,7 @@ def cache_to_fill(kwargs: Mapping[str, Any], config: Any) -> Cache | None:
     if cache is None and (config.use_cache if use_cache is None else use_cache):
         cache = DynamicCache(config=config)
     if cache is not None:
-        _require_supported(cache)
+        _require_supported(cache, is_cut=is_cut)
     return cache
 
 

@@ -253,7 +253,8 @@ class Engine:
     def _begin(self, call: Call, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Start pruning the prompt of a decoder call."""
         method = self._model.method
-        cache = cache_to_fill(kwargs, self._model.decoder.config)
+        config = self._model.decoder.config
+        cache = cache_to_fill(kwargs, config, is_cut=method.needs_cache)
         if cache is None and method.needs_cache:
             raise ValueError(
                 "pruning inside the decoder needs a key/value cache: use_cache=False runs the "

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from .cache import RECURRENT
 from .interface import ModelAdapter
 from .method import PruningMethod
 
@@ -83,6 +84,13 @@ def require_supported_decoder(
         known = " and ".join(adapter.decoder_types)
         raise ValueError(f"pruning supports the text decoders {known}, got {kind}")
     layer_types = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention"}
+    if RECURRENT in layer_types and method.needs_cache:
+        raise ValueError(
+            f"{method.name} prunes inside the decoder, but the states of this model's "
+            "linear-attention layers have seen every token by then and cannot forget one; prune "
+            "before the decoder only (select=False)"
+        )
+    layer_types -= {RECURRENT}
     if layer_types:
         raise ValueError(f"pruning supports full attention only, the model has {layer_types.pop()}")
     if method.layer is not None and method.layer >= len(decoder.layers):

@@ -19,7 +19,12 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from ..checkpoint.preprocessor import chat_template, normalisation, video_pixels
+from ..checkpoint.preprocessor import (
+    chat_template,
+    normalisation,
+    require_placeholders,
+    video_pixels,
+)
 from ..video.patches import flatten_patches, resized_pixels
 from .plain_text import encode_prompt
 from .processor import Clip, FrameProcessor
@@ -67,6 +72,7 @@ class GridFrameProcessor(FrameProcessor):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+        require_placeholders(config, tokenizer)
         mean, std = normalisation(folder)
         least, most = video_pixels(folder) or published_pixels
         return cls(config, tokenizer, chat_template(folder, tokenizer), mean, std, least, most)
@@ -149,21 +155,20 @@ class GridFrameProcessor(FrameProcessor):
     def _prompt_ids(
         self, clip: Clip, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
-        start, end = self.markers
         frames = -(-len(clip.frames) // self.group)
         video = self.video_text((frames, *self.grid_of(clip.frames)), self.token_seconds(clip))
         texts = [question, answer_prefix, *([] if system is None else [system])]
 
         def render(texts: Sequence[str]) -> str:
-            prompt = self._render(texts[0], texts[2] if len(texts) > 2 else None)
-            return prompt.replace(f"{start}{self.video_token}{end}", video) + texts[1]
+            prompt, placeholder = self._render(texts[0], texts[2] if len(texts) > 2 else None)
+            return prompt.replace(placeholder, video) + texts[1]
 
         return torch.tensor(
             [encode_prompt(self.tokenizer, render, texts, add_special_tokens=False)]
         )
 
-    def _render(self, question: str, system: str | None) -> str:
-        """The prompt by the chat template, with a single placeholder between its markers."""
+    def _render(self, question: str, system: str | None) -> tuple[str, str]:
+        """The prompt by the chat template, and what stands for the video in it."""
         content = [{"type": "video"}, {"type": "text", "text": question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         if system is not None:
@@ -182,7 +187,7 @@ class GridFrameProcessor(FrameProcessor):
             raise ValueError(
                 f"the chat template must render one {placeholder!r} for one video, got {count}"
             )
-        return str(prompt)
+        return prompt, placeholder
 
     def _visual_inputs(self, clip: Clip, question: str) -> dict[str, Tensor]:
         """Patches [t * h * w, D], and their grid [1, 3] int64."""

@@ -72,10 +72,9 @@ class FrameProcessor(ABC):
 
         Raises:
             TypeError: a text that is no string.
-            ValueError: frames of another shape or dtype, or too few; as many seconds as there are
-                frames are not given, or they go back in time; a text that contains a
-                placeholder or that UTF-8 cannot hold; a prompt template that does not render one
-                placeholder for the video.
+            ValueError: frames of another shape or dtype, or too few; seconds that are not one for
+                each frame, in order; a text that contains a placeholder or that UTF-8 cannot hold;
+                a prompt template that does not render one placeholder for the video.
         """
         require_frames(frames)
         _require_seconds(seconds, len(frames))

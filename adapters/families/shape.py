@@ -15,6 +15,22 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class LinearAttention:
+    """Gated linear attention in some layers of a decoder (gated delta rule).
+
+    Attributes:
+        layers: how many have it in place of attention.
+        key, value: widths of all heads together.
+        head: channels of a key head.
+    """
+
+    layers: int
+    key: int
+    value: int
+    head: int
+
+
+@dataclass(frozen=True)
 class DecoderShape:
     """The dimensions of a text decoder.
 
@@ -24,6 +40,7 @@ class DecoderShape:
         num_layers, num_heads, num_kv_heads: of its layers.
         vocab_size: of the head.
         head_size: channels of a head; None: ``hidden_size / num_heads``.
+        linear: the layers without attention, if there are any.
     """
 
     hidden_size: int
@@ -33,6 +50,7 @@ class DecoderShape:
     num_kv_heads: int
     vocab_size: int
     head_size: int | None = None
+    linear: LinearAttention | None = None
 
     @property
     def head_dim(self) -> int:
@@ -46,7 +64,16 @@ class DecoderShape:
         head_size = getattr(config, "head_dim", None)
         if head_size == config.hidden_size // config.num_attention_heads:
             head_size = None
+        linear = None
+        if "linear_attention" in (getattr(config, "layer_types", None) or ()):
+            linear = LinearAttention(
+                layers=config.layer_types.count("linear_attention"),
+                key=config.linear_num_key_heads * config.linear_key_head_dim,
+                value=config.linear_num_value_heads * config.linear_value_head_dim,
+                head=config.linear_key_head_dim,
+            )
         return cls(
+            linear=linear,
             hidden_size=config.hidden_size,
             mlp_size=config.moe_intermediate_size * experts
             if experts

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,22 +70,35 @@ def question_options(plan: Plan, question: str) -> dict[str, Any]:
     return {**plan.options, "seed": zlib.crc32(f"{seed} {question}".encode())}
 
 
+class TakenFrames(NamedTuple):
+    """The frames of a question's video that a model family looks at.
+
+    Attributes:
+        frames: [count, H, W, 3] uint8.
+        reader: what read them: see :class:`..adapters.video.reader.Video`, or ``"generated"``.
+        seconds: [count] when each is shown; None without a clock.
+    """
+
+    frames: np.ndarray
+    reader: str
+    seconds: np.ndarray | None
+
+
 def take_frames(
     video: VideoSource | np.ndarray, count: int, rule: Rule, reader: Reader = "auto"
-) -> tuple[np.ndarray, str]:
-    """The frames of a question's video that a model family looks at, [count, H, W, 3] uint8, and
-    what read them: see :class:`..adapters.video.reader.Video`, or ``"generated"``.
+) -> TakenFrames:
+    """Read what a model family looks at.
 
     Raises:
         VideoError: the video cannot be read, or ends before the seconds that are asked about.
     """
     if isinstance(video, np.ndarray):
-        return video[frame_indices(len(video), count, rule)], "generated"
+        return TakenFrames(video[frame_indices(len(video), count, rule)], "generated", None)
     first = 0 if video.folder_fps is None else 1  # files of a folder count from 1
     choose = partial(frame_indices, n=count, rule=rule, bound=video.bound_s, first=first)
     try:
         taken = read_video(video.path, indices=choose, folder_fps=video.folder_fps, reader=reader)
-        return taken.frames, taken.reader
+        return TakenFrames(taken.frames, taken.reader, taken.timestamps_s)
     except VideoError:
         raise
     except ValueError as error:  # of the bound: everything else is checked before
@@ -101,13 +114,15 @@ def _ask(
 ) -> Record:
     benchmark = settings["benchmark"]
     start = time.perf_counter()
-    frames, reader = take_frames(
-        sample.video, settings["frames"], settings["sampling"], settings["reader"]
-    )
+    taken = take_frames(sample.video, settings["frames"], settings["sampling"], settings["reader"])
     read = time.perf_counter()
     words = prompt(model.family, benchmark, sample)
     encoded = model.encode(
-        frames, words.question, system=words.system, answer_prefix=words.answer_prefix
+        taken.frames,
+        words.question,
+        system=words.system,
+        answer_prefix=words.answer_prefix,
+        seconds=taken.seconds,
     )
     made = time.perf_counter()
     with apply_method(model.model, plan.method, question_options(plan, sample.id)) as handle:
@@ -118,7 +133,7 @@ def _ask(
     return Record(
         id=sample.id,
         task=sample.task,
-        reader=reader,
+        reader=taken.reader,
         response=response,
         gold=sample.gold_text,
         predictions=predictions,

@@ -121,7 +121,11 @@ class SlowGrids:
                 continue
             encode = getattr(model.model, f"get_{name}_features")
             out = encode(inputs[pixels], inputs[f"{name}_grid_thw"], return_dict=True)
-            planes = getattr(out, "deepstack_features", None) or []
+            sizes = [len(tokens) for tokens in out.pooler_output]
+            planes = [  # older versions have those of all clips together
+                plane.split(sizes) if isinstance(plane, Tensor) else plane
+                for plane in getattr(out, "deepstack_features", None) or []
+            ]
             of_kind[is_image] = [
                 (
                     tokens,
@@ -190,20 +194,19 @@ class SlowGrids:
             hidden = hidden + layer.self_attn.o_proj(mixed.transpose(0, 1).flatten(1))
             fed = layer.mlp(layer.post_attention_layernorm(hidden)[None])
             hidden = hidden + (fed[0] if isinstance(fed, tuple) else fed)[0]
-            for place, row in enumerate(self.rows):
-                if row.planes is not None and index < len(row.planes):
-                    hidden[place] = hidden[place] + row.planes[index].double()
+            visual = [i for i, row in enumerate(self.rows) if row.planes is not None]
+            if visual and index < len(self.rows[visual[0]].planes):
+                added = torch.stack([self.rows[i].planes[index] for i in visual]).double()
+                hidden = hidden.index_add(0, torch.tensor(visual), added)
         return hidden
 
     def _visible(self, layer: int) -> Tensor:
         size = len(self.rows)
-        visible = torch.ones(size, size, dtype=torch.bool).tril()
-        for place, row in enumerate(self.rows):
-            if row.is_dropped:
-                for other, seer in enumerate(self.rows):
-                    if layer > self.config.layer or seer.is_answer:
-                        visible[other, place] = False
-        return visible
+        dropped = torch.tensor([row.is_dropped for row in self.rows])
+        sees_all = torch.tensor([not row.is_answer for row in self.rows])
+        if layer > self.config.layer:
+            sees_all[:] = False
+        return torch.ones(size, size, dtype=torch.bool).tril() & ~(dropped & ~sees_all[:, None])
 
     def _heads(self, hidden: Tensor, index: int) -> tuple[Tensor, Tensor]:
         layer = self.decoder.layers[index]

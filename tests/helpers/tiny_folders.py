@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import tiny_grids
 import tiny_models
 import tiny_pllava
 import tiny_st_llm
@@ -103,8 +105,59 @@ def write_st_llm(folder: Path, residual_size: int | None = None) -> Path:
     return folder
 
 
+GRID_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message.role != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message.role }}\n"
+    "{% for part in message.content %}"
+    "{% if part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def write_grid(folder: Path, kind: str) -> Path:
+    """A random model of one of the kinds of ``tiny_grids`` that knows single bytes and answers in
+    ASCII letters and spaces; up to 12 tokens a frame."""
+    special = ["<|endoftext|>", "<|image_pad|>", "<|video_pad|>"]
+    special += ["<|vision_start|>", "<|vision_end|>", "<|im_start|>", "<|im_end|>"]
+    entries = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    core = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(entries)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=special[1:-1],
+        clean_up_tokenization_spaces=False,
+    )
+    model = tiny_grids.draw(kind, vocab_size=len(entries))
+    sayable = {"<|im_end|>", "Ġ", *string.ascii_letters}
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.suppress_tokens = [
+        index for index, entry in enumerate(entries) if entry not in sayable
+    ]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(GRID_TEMPLATE)
+    block = (2 * tiny_grids.PATCH_PX) ** 2
+    frames = 32 if kind in tiny_grids.APART else 1  # of a video, or of a frame
+    preprocessing = {
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.3, 0.4],
+        "size": {"shortest_edge": 4 * block, "longest_edge": 12 * block * frames},
+    }
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(preprocessing))
+    return folder
+
+
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "llava_onevision": write_llava_onevision,
     "pllava": write_pllava,
     "st_llm": write_st_llm,
+    "qwen2_5_vl": partial(write_grid, kind="qwen2_5_vl"),
+    "qwen3_vl": partial(write_grid, kind="qwen3_vl"),
 }

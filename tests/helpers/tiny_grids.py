@@ -60,6 +60,14 @@ _TEXT: dict[str, Any] = {
     "eos_token_id": None,
     "tie_word_embeddings": False,
 }
+_LINEAR: dict[str, Any] = {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "full_attention"] * 2 + ["linear_attention"],
+    "partial_rotary_factor": 0.5,
+}
 _OF_TEXT: dict[str, dict[str, Any]] = {
     "qwen3_vl": {"head_dim": 16},
     "qwen3_vl_moe": {
@@ -69,12 +77,23 @@ _OF_TEXT: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
         "decoder_sparse_step": 1,
     },
+    "qwen3_5": {"head_dim": 16, **_LINEAR},
+    "qwen3_5_moe": {
+        "head_dim": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+        **_LINEAR,
+    },
 }
 _CLASSES = {
     "qwen2_vl": "Qwen2VL",
     "qwen2_5_vl": "Qwen2_5_VL",
     "qwen3_vl": "Qwen3VL",
     "qwen3_vl_moe": "Qwen3VLMoe",
+    "qwen3_5": "Qwen3_5",
+    "qwen3_5_moe": "Qwen3_5Moe",
 }
 
 
@@ -101,7 +120,12 @@ def config_of(kind: str, **text: Any) -> Any:
 @cache
 def build(kind: str, attention: str = "sdpa") -> Any:
     """A tiny model, the same object for the same arguments."""
-    config = config_of(kind)
+    return draw(kind, attention)
+
+
+def draw(kind: str, attention: str = "sdpa", **text: Any) -> Any:
+    """A tiny model of its own."""
+    config = config_of(kind, **text)
     config._attn_implementation = attention
     torch.manual_seed(0)
     name = f"{_CLASSES[kind]}ForConditionalGeneration"

@@ -20,7 +20,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaOnevisionConfig
 
-from ...checkpoint.preprocessor import chat_template, normalisation, num_frames
+from ...checkpoint.preprocessor import (
+    chat_template,
+    normalisation,
+    num_frames,
+    require_placeholders,
+)
 from ...video.pixels import normalised_pixels
 from ..plain_text import encode_prompt
 from ..processor import Clip, FrameProcessor
@@ -59,14 +64,14 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        _require_placeholders(config, tokenizer)
+        require_placeholders(config, tokenizer)
         mean, std = normalisation(folder)
         if config.vision_config.model_type == "siglip_vision_model" and {*mean, *std} != {0.5}:
             raise ValueError(
                 f"image_mean and image_std must be 0.5 for a SigLIP tower, got {mean}, {std}"
             )
-        template = chat_template(folder, tokenizer)
-        return cls(config, tokenizer, template, mean, std, num_frames(folder) or NUM_FRAMES)
+        template, frames = chat_template(folder, tokenizer), num_frames(folder) or NUM_FRAMES
+        return cls(config, tokenizer, template, mean, std, frames)
 
     @property
     def num_frames(self) -> int:
@@ -136,24 +141,3 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
             for f in clip.frames
         ]
         return {"pixel_values_videos": normalised_pixels(resized, self.image_mean, self.image_std)}
-
-
-def _require_placeholders(config: LlavaOnevisionConfig, tokenizer: Any) -> None:
-    """Hold the config's placeholders against the tokenizer: a prompt of ``generate`` has none where
-    the two disagree, and an id past the embeddings' end fails in the middle of a forward call."""
-    for kind in ("video", "image"):
-        index = getattr(config, f"{kind}_token_id")
-        rows = min(len(tokenizer), config.text_config.vocab_size)
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < rows:
-            raise ValueError(
-                f"config.json: {kind}_token_index must be a token's id, from 0 to {rows - 1}, got "
-                f"{index!r:.80}"
-            )
-        added = tokenizer.added_tokens_decoder.get(index)
-        if added is None:
-            token = tokenizer.convert_ids_to_tokens(index)
-            raise ValueError(
-                f"config.json: {kind}_token_index {index} is {token!r}, which is no added token"
-            )
-    if config.video_token_id == config.image_token_id:
-        raise ValueError(f"config.json: one token, {config.image_token_id}, for images and videos")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from prunevid_kernels.adapters.families.shape import DecoderShape
+from prunevid_kernels.adapters.families.shape import DecoderShape, LinearAttention
 
 FlopsForm = Literal["paper", "exact"]
 
@@ -39,6 +39,14 @@ def layer_macs(tokens: float, shape: DecoderShape, form: FlopsForm) -> float:
     raise ValueError(f"form must be 'paper' or 'exact', got {form!r}")
 
 
+def _linear_layer_macs(tokens: float, shape: DecoderShape, linear: LinearAttention) -> float:
+    """A layer of gated linear attention: queries and keys, values, gates and output; a state that
+    each token decays, writes and reads; the MLP. Linear in the tokens."""
+    n, d = tokens, shape.hidden_size
+    projections = n * d * (2 * linear.key + 3 * linear.value)
+    return projections + 3 * n * linear.head * linear.value + 3 * n * d * shape.mlp_size
+
+
 def prefill_macs(tokens_per_layer: Sequence[float], shape: DecoderShape, form: FlopsForm) -> float:
     """Multiply-accumulates of a prefill that runs layer i on ``tokens_per_layer[i]`` tokens.
 
@@ -51,6 +59,11 @@ def prefill_macs(tokens_per_layer: Sequence[float], shape: DecoderShape, form: F
             f" got {len(tokens_per_layer)}"
         )
     layers = sum(layer_macs(tokens, shape, form) for tokens in tokens_per_layer)
+    if shape.linear is not None and form == "exact":
+        # Nothing is selected there, so all layers run on as many tokens.
+        n, linear = tokens_per_layer[0], shape.linear
+        layers *= 1 - linear.layers / shape.num_layers
+        layers += linear.layers * _linear_layer_macs(n, shape, linear)
     head = shape.hidden_size * shape.vocab_size if form == "exact" else 0
     return layers + head
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from paths import PARITY
 from safetensors.torch import load_file, save_file
-from tiny_folders import WRITERS, write_pllava_tokenizer
+from tiny_folders import WRITERS, write_grid, write_pllava_tokenizer
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import ModelError, load_video_model, prune
@@ -57,7 +57,7 @@ def test_every_family_is_loaded_and_answers(folders, name):
     assert len(shown) == len(chosen)
     newline = name == "llava_onevision"
     assert int((ids == placeholder).sum()) == len(shown) * rows * columns + newline
-    config = PruneVidConfig(layer=len(model.model.get_decoder().layers) // 3)
+    config = PruneVidConfig(layer=len(model.model.get_decoder().layers) // 2)
     with prune(model.model, config) as handle:
         assert isinstance(model.generate(inputs, max_new_tokens=2), str)
     assert handle.report.last.tokens_before == len(shown) * rows * columns
@@ -259,3 +259,29 @@ def test_a_device_that_is_not_there_is_named(tmp_path, monkeypatch, device, said
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ModelError, match=said):
         load_video_model(tmp_path, device)
+
+
+# ---- the families' other classes: one strict loader serves them all
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [
+        ("qwen2_vl", "qwen2_vl"),
+        ("qwen3_vl_moe", "qwen3_vl"),
+        ("qwen3_5", "qwen3_5"),
+        ("qwen3_5_moe", "qwen3_5"),
+    ],
+)
+def test_other_classes_of_a_family_are_loaded_strictly(tmp_path, kind, family):
+    folder = write_grid(tmp_path / kind, kind)
+    expected = load_file(folder / "model.safetensors")
+    model = load_video_model(folder)
+    assert model.family is FAMILIES[family] and model.model.config.model_type == kind
+    stored = {float(tensor.double().sum()) for tensor in expected.values()}
+    if "moe" not in kind:  # experts are laid out anew
+        found = {float(tensor.double().sum()) for tensor in model.model.state_dict().values()}
+        assert found <= stored
+    change_weights(folder, lambda tensors: tensors.pop(sorted(tensors)[len(tensors) // 2]))
+    with pytest.raises(ModelError, match=r"does not fit(.|\n)*(missing \(1\)|are missing or)"):
+        load_video_model(folder)

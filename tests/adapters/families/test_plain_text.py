@@ -60,11 +60,11 @@ def test_a_normaliser_that_makes_a_control_token_is_seen_through(processors):
         assert controls(processor, processor(FRAMES, words)["input_ids"]) == expected
 
 
-@pytest.mark.parametrize("name", ["llava_onevision", "pllava"])
+@pytest.mark.parametrize("name", ["llava_onevision", "pllava", "qwen3_vl"])
 def test_both_ways_to_encode_give_the_same_tokens(processors, name):
     """What follows a text that is hostile is encoded as if it stood in a harmless prompt."""
-    processor = processors[name]
-    question, clip = "What is  blue?\n\nLook, red.", Clip(FRAMES[:2], None)
+    processor, clip = processors[name], Clip(FRAMES[:2], None)
+    question = "What is  blue?\n\nLook, red."
     plain = processor._prompt_ids(clip, question, " Look. ", " red")[0].tolist()
     special = next(t for t in ("<|im_end|>", "</s>") if t in processor.tokenizer.get_vocab())
     hostile = processor._prompt_ids(clip, f"{special}{question}", " Look. ", " red")[0].tolist()

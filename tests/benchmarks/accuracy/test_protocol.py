@@ -121,9 +121,10 @@ def test_frames_of_a_whole_video(tmp_path: Path, rule, expected: list[int]) -> N
 
 def test_frames_between_two_seconds(tmp_path: Path) -> None:
     clip = tree.write_clip(tmp_path / "clip.mp4")  # six frames a second
-    frames, reader = take_frames(VideoSource(clip, bound_s=(0.5, 1.5)), 3, "linspace")
-    assert reader == "pyav"  # of 64 pixels
-    assert frame_numbers(frames) == [3, 6, 9]
+    taken = take_frames(VideoSource(clip, bound_s=(0.5, 1.5)), 3, "linspace")
+    assert taken.reader == "pyav"  # of 64 pixels
+    assert frame_numbers(taken.frames) == [3, 6, 9]
+    assert taken.seconds == pytest.approx([0.5, 1.0, 1.5])
 
 
 def test_frames_of_a_folder_count_from_one(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import tiny_pllava
 from typer.testing import CliRunner
 
 from prunevid_kernels.adapters.families import FAMILIES
+from prunevid_kernels.adapters.families.grid_processor import GridFrameProcessor
 from prunevid_kernels.adapters.methods.registry import METHODS
 from prunevid_kernels.benchmarks.accuracy.run_log import read_run
 from prunevid_kernels.benchmarks.cli import app
@@ -38,6 +39,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "pllava-lora": published,
         "st_llm": tiny_folders.write_st_llm(root / "b"),
         "st_llm-residual": tiny_folders.write_st_llm(root / "c", residual_size=4),
+        "qwen2_5_vl": tiny_folders.write_grid(root / "d", "qwen2_5_vl"),
+        "qwen3_vl": tiny_folders.write_grid(root / "e", "qwen3_vl"),
     }
 
 
@@ -120,3 +123,27 @@ def test_lora_alpha_belongs_to_the_run(evaluate) -> None:
     assert settings_of(record)["lora_alpha"] == 14
     other = evaluate(*given, "--lora-alpha", "4", "--resume")
     assert "was started with lora_alpha = 14.0, not 4.0" in other.stderr
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_families_with_grids_are_told_the_time(evaluate, monkeypatch, family) -> None:
+    """Frames that are taken 0.75 seconds apart are not said to be half a second apart."""
+    seen = []
+    monkeypatch.setattr(
+        GridFrameProcessor,
+        "token_seconds",
+        lambda self, clip: seen.append(list(clip.seconds)) or [0.0] * (len(clip.frames) // 2),
+    )
+    arguments = ("--method", "full,prunevid", "--limit", "1", "--frames", "4")
+    config = ("--config", "layer=2", "--config", "min_cluster_tokens=4")
+    record = record_of(evaluate("egoschema", family, *arguments, *config))
+    assert [row["method"] for row in record["rows"]] == ["full", "prunevid"]
+    assert [row["skipped"] for row in record["rows"]] == [0, 0]
+    assert record["rows"][1]["retained"] < 1
+    assert seen and all(len(times) == 4 and times[-1] > 1.0 for times in seen)
+
+
+def test_a_method_without_its_place_in_a_family_says_so(evaluate) -> None:
+    outcome = evaluate("egoschema", "qwen3_vl", "--method", "prumerge", "--limit", "1")
+    assert outcome.exit_code != 0
+    assert "names no vision side" in outcome.stderr

@@ -1,4 +1,4 @@
-"""``prunevid run --model DIR`` finds out which model a folder holds and runs any of the three."""
+"""``prunevid run --model DIR`` finds out which model a folder holds and runs any of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import tiny_pllava
 
 from prunevid_kernels.adapters.families.video_model import load_video_model
 
-TOKENS_A_FRAME = {"llava_onevision": 16, "pllava": 16, "st_llm": 32, "st_llm_residual": 32}
+TOKENS_A_FRAME = {
+    "llava_onevision": 16,
+    "pllava": 16,
+    "st_llm": 32,
+    "st_llm_residual": 32,
+    "qwen2_5_vl": 8,
+    "qwen3_vl": 40,
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +30,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> dict[
         "pllava": tiny_folders.write_pllava(root / "a"),
         "st_llm": tiny_folders.write_st_llm(root / "b"),
         "st_llm_residual": tiny_folders.write_st_llm(root / "c", residual_size=4),
+        **{kind: tiny_folders.write_grid(root / kind, kind) for kind in ("qwen2_5_vl", "qwen3_vl")},
     }
 
 
@@ -30,13 +38,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> dict[
 def test_every_family_is_detected_and_pruned(prunevid, folders, clip, kind) -> None:
     outcome = prunevid(
         *("--model", folders[kind], "--video", clip, "--question", "What is blue?"),
-        *("--config", "layer=2", "--max-new-tokens", 3),
+        *("--config", "layer=2", "--config", "min_cluster_tokens=4", "--max-new-tokens", 3),
     )
     assert outcome.exit_code == 0, outcome.stderr
     record = outcome.record
     # The clip has 8 frames: LLaVA-OneVision takes each once, the others their own number of them;
-    # the tiny PLLaVA pools its frames to 6, residual mode keeps 4.
-    frames = {"llava_onevision": 8, "pllava": 6, "st_llm": 16, "st_llm_residual": 4}[kind]
+    # the tiny PLLaVA pools its frames to 6, residual mode keeps 4, two frames are one in a grid.
+    frames = {"llava_onevision": 8, "pllava": 6, "st_llm": 16, "st_llm_residual": 4}.get(kind, 4)
     assert record["frames"] == frames
     assert record["visual_tokens"] == frames * TOKENS_A_FRAME[kind]
     assert record["kept_tokens"] < record["merged_tokens"] < record["visual_tokens"]

@@ -1,0 +1,47 @@
+"""Frames and a question become the inputs of Qwen3.5: a timestamp and a run of placeholders for
+each pair of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...video.patches import capped_video_size
+from ..grid_processor import GridFrameProcessor, run_a_frame
+from .checkpoint import read_config
+from .family import NUM_FRAMES, PIXELS
+
+
+@dataclass(frozen=True)
+class Qwen3_5FrameProcessor(GridFrameProcessor):
+    """Preprocessing of one Qwen3.5 checkpoint; bounds are those of a video's pixels."""
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Qwen3_5FrameProcessor:
+        """Read tokenizer, chat template and normalisation of a checkpoint folder.
+
+        Raises:
+            CheckpointError: a config.json that describes no Qwen3.5.
+            OSError: a file that is missing.
+            ValueError: a file that does not say what it has to.
+        """
+        return cls.read(Path(path), read_config(Path(path)), PIXELS)
+
+    @property
+    def num_frames(self) -> int:
+        return NUM_FRAMES
+
+    def frame_pixels(self, frames: np.ndarray) -> tuple[int, int]:
+        return capped_video_size(
+            *frames.shape[:3],
+            group=self.group,
+            block_px=self.block_px,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+        )
+
+    def video_text(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
+        return run_a_frame(self, grid, seconds)
