@@ -14,12 +14,14 @@ import typer
 
 from ..support.terminal import AsJson, print_summary, say
 
-models_app = typer.Typer(help="Checkpoint folders.", no_args_is_help=True, rich_markup_mode=None)
+models_app = typer.Typer(
+    help="Look into checkpoint folders.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @models_app.callback()
 def _root() -> None:
-    """Checkpoint folders."""
+    """Look into checkpoint folders."""
 
 
 @models_app.command("check")
