@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import _bfloat16_parts, config_for, dot, is_interpreted
+from prunevid_kernels.kernels._launch import alike, launch
 
 
 @triton.jit
@@ -311,17 +312,11 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
     matrices = torch.empty((splits, rows, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)
     tiles = -(-pitch // config["BLOCK"])
-    _gram_kernel[(len(first_row), tiles * tiles, splits)](
-        x,
-        first_row,
-        end_row,
-        matrices,
-        norms,
-        rows,
-        channels,
-        pitch,
-        INTERPRETED=is_interpreted(),
-        CENTERS=4,
-        **config,
+    launch(
+        _gram_kernel,
+        (*alike(x), channels, pitch),
+        (len(first_row), tiles * tiles, splits),
+        (x, first_row, end_row, matrices, norms, rows, channels, pitch),
+        {"INTERPRETED": is_interpreted(), "CENTERS": 4, **config},
     )
     return matrices, norms

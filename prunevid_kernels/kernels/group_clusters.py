@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from prunevid_kernels.kernels._launch import launch
 from prunevid_kernels.kernels.dpc_knn import Points, blocks_for, labels, ranks, score_points
 from prunevid_kernels.kernels.groups import GroupTable, sharers, video_of
 
@@ -313,7 +314,8 @@ def group_clusters(
     """
     frames, n = norms.shape
     device = norms.device
-    density, score = torch.empty((2, frames * n), dtype=torch.float32, device=device)
+    density = torch.empty(frames * n, dtype=torch.float32, device=device)
+    score = torch.empty(frames * n, dtype=torch.float32, device=device)
     # A part of a static group's matrix in the rows of each frame of its segment.
     strides = matrices.stride(0), norms.stride(0)
     points = Points(
@@ -330,35 +332,41 @@ def group_clusters(
     square = score_points(points, num_neighbors, density, score)
     member = torch.empty((frames, n), dtype=torch.int32, device=device)
     rows = torch.empty((3, num_rows), dtype=torch.int32, device=device)
+    row_group, row_begin, row_size = rows.unbind()
     source_to_merged = torch.empty((frames, n), dtype=torch.int64, device=device)
     anchor = torch.empty(num_rows, dtype=torch.int64, device=device)
     count = torch.empty(num_rows, dtype=torch.int64, device=device)
-    _group_clusters_kernel[(2 * frames,)](
-        square,
-        score,
-        table.first_point,
-        table.end_point,
-        first_frame,
-        first_row,
-        segment_start,
-        segment_length,
-        static_count,
-        table.position,
-        table.static_offset,
-        table.static_size,
-        table.frame_offset,
-        table.frame_size,
-        source_to_merged,
-        anchor,
-        count,
-        rows[0],
-        rows[1],
-        rows[2],
-        member,
-        frames,
-        len(first_frame) - 1,
-        n,
-        square.shape[1],
-        **blocks_for("group_clusters", device, n),
+    launch(
+        _group_clusters_kernel,
+        (device, square.shape[1]),
+        (2 * frames, 1, 1),
+        (
+            square,
+            score,
+            table.first_point,
+            table.end_point,
+            first_frame,
+            first_row,
+            segment_start,
+            segment_length,
+            static_count,
+            table.position,
+            table.static_offset,
+            table.static_size,
+            table.frame_offset,
+            table.frame_size,
+            source_to_merged,
+            anchor,
+            count,
+            row_group,
+            row_begin,
+            row_size,
+            member,
+            frames,
+            first_frame.shape[0] - 1,
+            n,
+            square.shape[1],
+        ),
+        blocks_for("group_clusters", device, n),
     )
-    return GroupClusters(source_to_merged, anchor, count, rows[0], rows[1], rows[2], member)
+    return GroupClusters(source_to_merged, anchor, count, row_group, row_begin, row_size, member)

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for, is_interpreted
+from prunevid_kernels.kernels._launch import alike, launch
 from prunevid_kernels.kernels.frame_mean import MAX_OFFSET_BLOCKS, channels_per_offset_block
 from prunevid_kernels.kernels.gram import (
     add_float32_products,
@@ -339,28 +340,35 @@ def group_gram(
     matrices = torch.empty((frames, n, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((frames, n), dtype=torch.float32, device=x.device)
     tiles = -(-n // config["BLOCK"])
-    _group_gram_kernel[(2 * frames, tiles, tiles)](
-        x,
-        frame_mean,
-        is_offset,
-        static_mean,
-        segment_start,
-        segment_length,
-        static_count,
-        table.static_size,
-        table.frame_size,
-        table.position,
-        matrices,
-        norms,
-        frames,
-        n,
-        channels,
-        pitch,
-        min_cluster_tokens or 0,
-        HAS_BUDGET=min_cluster_tokens is None,
-        INTERPRETED=is_interpreted(),
-        OFFSET_C=offset_c,
-        OFFSET_BLOCKS=MAX_OFFSET_BLOCKS,
-        **config,
+    launch(
+        _group_gram_kernel,
+        (*alike(x), channels, pitch),
+        (2 * frames, tiles, tiles),
+        (
+            x,
+            frame_mean,
+            is_offset,
+            static_mean,
+            segment_start,
+            segment_length,
+            static_count,
+            table.static_size,
+            table.frame_size,
+            table.position,
+            matrices,
+            norms,
+            frames,
+            n,
+            channels,
+            pitch,
+            min_cluster_tokens or 0,
+        ),
+        {
+            "HAS_BUDGET": min_cluster_tokens is None,
+            "INTERPRETED": is_interpreted(),
+            "OFFSET_C": offset_c,
+            "OFFSET_BLOCKS": MAX_OFFSET_BLOCKS,
+            **config,
+        },
     )
     return matrices, norms

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for
+from prunevid_kernels.kernels._launch import alike, launch
 from prunevid_kernels.kernels.group_clusters import GroupClusters
 
 
@@ -193,45 +194,54 @@ def group_mean(
         may_share: whether groups may share merged tokens; their means take a second launch.
     """
     frames, n, channels = x.shape
-    videos = len(num_merged)
+    videos = num_merged.shape[0]
     block_b = 1 << (videos - 1).bit_length()
     config = config_for("group_mean", x.device).copy()
     config["BLOCK_C"] = min(config["BLOCK_C"], 1 << (channels - 1).bit_length())
     if out is None:
         out = torch.empty((total_merged, channels), dtype=x.dtype, device=x.device)
-    grid = (-(-total_merged // config["BLOCK_L"]), -(-channels // config["BLOCK_C"]))
-    _group_mean_kernel[grid](
-        x,
-        first_row,
-        num_merged,
-        segment_length,
-        clusters.row_group,
-        clusters.row_begin,
-        clusters.row_size,
-        clusters.member,
-        out,
-        frames,
-        videos,
-        n,
-        channels,
-        total_merged,
-        BLOCK_B=block_b,
-        **config,
-    )
-    if may_share:
-        _shared_mean_kernel[(total_merged, -(-channels // SHARED_BLOCKS["BLOCK_C"]))](
+    variant = (*alike(x, out), channels)
+    grid = (-(-total_merged // config["BLOCK_L"]), -(-channels // config["BLOCK_C"]), 1)
+    launch(
+        _group_mean_kernel,
+        variant,
+        grid,
+        (
             x,
             first_row,
             num_merged,
+            segment_length,
             clusters.row_group,
+            clusters.row_begin,
             clusters.row_size,
-            clusters.source_to_merged,
+            clusters.member,
             out,
             frames,
             videos,
             n,
             channels,
-            BLOCK_B=block_b,
-            **SHARED_BLOCKS,
+            total_merged,
+        ),
+        {"BLOCK_B": block_b, **config},
+    )
+    if may_share:
+        launch(
+            _shared_mean_kernel,
+            variant,
+            (total_merged, -(-channels // SHARED_BLOCKS["BLOCK_C"]), 1),
+            (
+                x,
+                first_row,
+                num_merged,
+                clusters.row_group,
+                clusters.row_size,
+                clusters.source_to_merged,
+                out,
+                frames,
+                videos,
+                n,
+                channels,
+            ),
+            {"BLOCK_B": block_b, **SHARED_BLOCKS},
         )
     return out

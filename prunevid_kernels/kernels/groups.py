@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import double_bits, merged_size
+from prunevid_kernels.kernels._launch import launch
 
 
 class GroupTable(NamedTuple):
@@ -300,43 +301,52 @@ def group_table(
         budget: [B] int32, on the device: merged tokens of each video; None: what the ratio gives.
     """
     frames, n = is_static.shape
-    videos = len(first_frame) - 1
+    videos = first_frame.shape[0] - 1
     position = torch.empty((frames, n), dtype=torch.int32, device=is_static.device)
     offsets = torch.empty((2, frames), dtype=torch.int32, device=is_static.device)
+    static_offset, frame_offset = offsets.unbind()
     points = torch.empty((2, 2 * frames), dtype=torch.int32, device=is_static.device)
+    first_point, end_point = points.unbind()
     host = torch.empty(3 * frames + 2 * videos, dtype=torch.int32, device=is_static.device)
-    _group_table_kernel[(frames,)](
-        first_frame,
-        segment_start,
-        segment_length,
-        static_count,
-        is_static,
-        is_bad,
-        first_frame if budget is None else budget,
-        position,
-        offsets[0],
-        offsets[1],
-        points[0],
-        points[1],
-        host,
-        frames,
-        videos,
-        n,
-        is_bad.shape[1],
-        double_bits(cluster_ratio),
-        min_cluster_tokens,
-        HAS_BUDGET=budget is not None,
-        BLOCK_N=_block(n),
-        BLOCK_T=_block(max_frames),
-        num_warps=4,
+    launch(
+        _group_table_kernel,
+        (is_static.device, cluster_ratio),
+        (frames, 1, 1),
+        (
+            first_frame,
+            segment_start,
+            segment_length,
+            static_count,
+            is_static,
+            is_bad,
+            first_frame if budget is None else budget,
+            position,
+            static_offset,
+            frame_offset,
+            first_point,
+            end_point,
+            host,
+            frames,
+            videos,
+            n,
+            is_bad.shape[1],
+            double_bits(cluster_ratio),
+            min_cluster_tokens,
+        ),
+        {
+            "HAS_BUDGET": budget is not None,
+            "BLOCK_N": _block(n),
+            "BLOCK_T": _block(max_frames),
+            "num_warps": 4,
+        },
     )
     return GroupTable(
         position,
-        static_offset=offsets[0],
+        static_offset=static_offset,
         static_size=host[frames : 2 * frames],
-        frame_offset=offsets[1],
+        frame_offset=frame_offset,
         frame_size=host[2 * frames : 3 * frames],
-        first_point=points[0],
-        end_point=points[1],
+        first_point=first_point,
+        end_point=end_point,
         host=host,
     )

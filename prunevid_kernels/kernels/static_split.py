@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for
+from prunevid_kernels.kernels._launch import alike, launch
 from prunevid_kernels.kernels.frame_mean import channels_per_offset_block
 
 
@@ -124,20 +125,23 @@ def static_split(
     # channels they do not hold one; no model has as many.)
     block_c = 1 << (channels - 1).bit_length()
     config["BLOCK_F"] = max(1, min(config["BLOCK_F"], config.pop("TILE") // block_c))
-    _static_split_kernel[(-(-n // config["BLOCK_N"]) * frames,)](
-        x,
-        frame_mean,
-        is_offset,
-        segment_start,
-        segment_length,
-        static_count,
-        is_static,
-        static_mean,
-        n,
-        channels,
-        tau,
-        OFFSET_C=channels_per_offset_block(channels),
-        BLOCK_C=block_c,
-        **config,
+    launch(
+        _static_split_kernel,
+        (*alike(x), channels),
+        (-(-n // config["BLOCK_N"]) * frames, 1, 1),
+        (
+            x,
+            frame_mean,
+            is_offset,
+            segment_start,
+            segment_length,
+            static_count,
+            is_static,
+            static_mean,
+            n,
+            channels,
+            tau,
+        ),
+        {"OFFSET_C": channels_per_offset_block(channels), "BLOCK_C": block_c, **config},
     )
     return is_static, static_mean
