@@ -13,6 +13,7 @@ setup(
     packages=[
         "prunevid_kernels",
         "prunevid_kernels.kernels",
+        "prunevid_kernels.kernels.means",
         "prunevid_kernels.kernels.selection",
         "prunevid_kernels.reference",
         "prunevid_kernels.adapters",

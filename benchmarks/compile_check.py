@@ -33,12 +33,12 @@ from triton.runtime.jit import JITFunction
 
 from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels.dpc_knn import dpc_knn
-from prunevid_kernels.kernels.frame_mean import frame_mean
 from prunevid_kernels.kernels.group_clusters import group_clusters
 from prunevid_kernels.kernels.group_gram import group_gram
-from prunevid_kernels.kernels.group_mean import group_mean
 from prunevid_kernels.kernels.groups import group_table
-from prunevid_kernels.kernels.layout_mean import layout_mean
+from prunevid_kernels.kernels.means.frame_mean import frame_mean
+from prunevid_kernels.kernels.means.group_mean import group_mean
+from prunevid_kernels.kernels.means.layout_mean import layout_mean
 from prunevid_kernels.kernels.segments import segments
 from prunevid_kernels.kernels.selection.compact import compact
 from prunevid_kernels.kernels.selection.token_score import score_visual_tokens

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for, is_interpreted
 from prunevid_kernels.kernels._launch import alike, launch
-from prunevid_kernels.kernels.frame_mean import MAX_OFFSET_BLOCKS, channels_per_offset_block
 from prunevid_kernels.kernels.gram import (
     add_float32_products,
     add_products,
@@ -23,6 +22,7 @@ from prunevid_kernels.kernels.gram import (
     store_tile,
 )
 from prunevid_kernels.kernels.groups import GroupTable
+from prunevid_kernels.kernels.means.frame_mean import MAX_OFFSET_BLOCKS, channels_per_offset_block
 
 
 @triton.jit
@@ -322,7 +322,7 @@ def group_gram(
 
     Args:
         x: [F, N, C] features.
-        frame_mean, is_offset: as :func:`~prunevid_kernels.kernels.frame_mean.frame_mean` gave them.
+        frame_mean, is_offset: as :mod:`~prunevid_kernels.kernels.means.frame_mean` gave them.
         static_mean: as :func:`~prunevid_kernels.kernels.static_split.static_split` gave it.
         segment_start, segment_length, static_count: [F] int32.
         min_cluster_tokens: groups of at most so many tokens are passed through; None (budget mode):

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import device_integers
 from prunevid_kernels.kernels.dpc_knn import MAX_POINTS
-from prunevid_kernels.kernels.frame_mean import frame_mean
 from prunevid_kernels.kernels.group_clusters import GroupClusters, group_clusters
 from prunevid_kernels.kernels.group_gram import group_gram
-from prunevid_kernels.kernels.group_mean import group_mean
 from prunevid_kernels.kernels.groups import GroupTable, group_table
+from prunevid_kernels.kernels.means.frame_mean import frame_mean
+from prunevid_kernels.kernels.means.group_mean import group_mean
 from prunevid_kernels.kernels.segments import segments
 from prunevid_kernels.kernels.static_split import static_split
 

@@ -225,12 +225,14 @@ def test_imports_follow_the_arrows(module):
         pytest.param(f"{CORE}.layout", "from prunevid_kernels import ops", id="layout-to-ops"),
         pytest.param(
             f"{CORE}.reference",
-            "def f():\n    from prunevid_kernels.kernels import frame_mean",
+            "def f():\n    from prunevid_kernels.kernels.means import frame_mean",
             id="reference-to-kernels",
         ),
         pytest.param(f"{CORE}.reference.merging", "import triton", id="reference-to-triton"),
         pytest.param(f"{CORE}.reference.merging", "from ..ops import x", id="reference-to-ops"),
-        pytest.param(f"{CORE}.ops", "from .kernels import frame_mean", id="ops-to-kernels-eagerly"),
+        pytest.param(
+            f"{CORE}.ops", "from .kernels.means import frame_mean", id="ops-to-kernels-eagerly"
+        ),
         pytest.param(f"{CORE}.ops", "import transformers.cache_utils", id="core-to-transformers"),
         pytest.param(f"{CORE}.ops", "import numpy", id="core-to-numpy"),
         pytest.param(f"{CORE}.ops", "from .adapters import prune", id="core-to-adapters"),

@@ -13,7 +13,7 @@ import pytest
 EXAMINED = """
 import json
 from prunevid_kernels.benchmarks.cost import host_time
-from prunevid_kernels.kernels import frame_mean
+from prunevid_kernels.kernels.means import frame_mean
 
 def counts(requests):
     report = host_time.examined(requests)
