@@ -20,7 +20,7 @@ import numpy as np
 
 from prunevid_kernels.adapters import ModelError, PruneCall, VideoModel, apply_method
 from prunevid_kernels.adapters.families.shape import ModelShape
-from prunevid_kernels.adapters.methods.registry import METHODS
+from prunevid_kernels.adapters.methods.registry import find_method
 from prunevid_kernels.adapters.video.reader import VideoError, read_video
 from prunevid_kernels.adapters.video.sampling import Rule, frame_indices
 
@@ -62,7 +62,7 @@ def answer_questions(
 def question_options(plan: Plan, question: str) -> dict[str, Any]:
     """The method's options for one question, by its id: what draws at random draws anew for each,
     and the same again whenever that is asked."""
-    defaults = METHODS[plan.method].defaults
+    defaults = find_method(plan.method).defaults
     if "seed" not in defaults:
         return plan.options
     seed = plan.options.get("seed", defaults["seed"])

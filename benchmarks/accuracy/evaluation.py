@@ -22,13 +22,13 @@ from prunevid_kernels.adapters import (
     apply_method,
     load_video_model,
 )
-from prunevid_kernels.adapters.methods.registry import METHODS
+from prunevid_kernels.adapters.methods.registry import find_method
 
 from ..datasets.registry import DATASETS
 from ..datasets.sample import LETTERS, Questions, Sample
 from ..embedded import model as embedded_model
 from ..support.environment import describe
-from ..support.options import parse_config, resolve_device
+from ..support.options import PAPER_LAYER, parse_config, resolve_device
 from ..support.terminal import Progress
 from .ask import answer_questions
 from .plan import Plan, plan_runs
@@ -226,7 +226,10 @@ def _with_defaults(plan: Plan, model: VideoModel, benchmark: str) -> Plan:
     defaults = dict(protocol(model.family, benchmark).options)
     if model.name == embedded_model.NAME:
         defaults["layer"] = embedded_model.SELECTION_LAYER
-    known = METHODS[plan.method].defaults
+    known = find_method(plan.method).defaults
+    own_layer = known.get("layer", PAPER_LAYER)
+    if PAPER_LAYER != own_layer < model.shape.decoder.num_layers:
+        defaults.pop("layer", None)  # another paper's layer, and the model has it
     chosen = {key: value for key, value in defaults.items() if key in known}
     return Plan(plan.method, {**chosen, **plan.options})
 

@@ -58,16 +58,20 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
     family = FAMILIES[shape.family]
     text = family.flops_text_tokens if given.text is None else given.text
 
-    is_merging = name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge")
-    is_selecting = name in ("prunevid", "select_only", "random_drop", "drop_all", "fastv")
+    changes = METHODS[name].changes
+    is_merging = not {"merges", "drops"}.isdisjoint(changes)
+    is_selecting = "selects" in changes
     kept_share = family.prunevid_share  # 0.4 of the merged tokens
     merged: float = before
     if is_merging:
         share = family.prumerge_share if name == "prumerge" else kept_share / 0.4
+        if name not in _LIKE_PRUNEVID:
+            share = _default_share(name, share)
         merged = before * share if given.merged is None else given.merged
     kept = merged
     if is_selecting and name != "drop_all":
-        kept = merged * (0.3 if name == "fastv" else 0.4) if given.kept is None else given.kept
+        kept_ratio = 0.3 if name in ("fastv", "flashvid") else 0.4
+        kept = merged * kept_ratio if given.kept is None else given.kept
     elif is_selecting:
         kept = 0
     if not before >= merged >= kept:
@@ -77,14 +81,32 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
     layer = None
     if is_selecting:
         layer = 1 if name == "fastv" else default_layer(num_layers)
+        if name == "flashvid":  # as far into the decoder as published
+            layer = round(num_layers * 20 / 28) - 1
         layer = layer if given.layer is None else given.layer
         if layer >= num_layers:
             raise ValueError(f"--layer must be less than the {num_layers} layers, got {layer}")
     full = num_layers if layer is None else layer + 1
     per_layer = [merged] * full + [kept] * (num_layers - full)
     cached = kept + text
-    if name == "fastv":
+    if name in ("fastv", "flashvid"):
         cached = sum(per_layer) / num_layers + text
     elif name == "look_m":
         cached = 0.2 * (before + text)
     return PromptCounts(name, frames, before, per_layer, layer, text, cached)
+
+
+_LIKE_PRUNEVID = ("prunevid", "merge_only", "random_drop", "drop_all")
+# Of DyCoke: a frame in four whole, 0.3 of the others. Of FlashVID: 0.1, expanded by 1.25.
+_SHARES = {"dycoke": (1 + 3 * 0.3) / 4, "flashvid": 0.125}
+_RATIOS = ("ratio", "retention_ratio", "retain_ratio")
+
+
+def _default_share(name: str, otherwise: float) -> float:
+    """The share of the tokens that a method keeps before the decoder by its defaults."""
+    if name in _SHARES:
+        return _SHARES[name]
+    defaults = METHODS[name].defaults
+    found = [defaults[option] for option in _RATIOS if option in defaults]
+    # Where a ratio or its complement can be given, neither stands for a quarter.
+    return (0.25 if found[0] is None else found[0]) if found else otherwise
