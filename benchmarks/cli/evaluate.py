@@ -34,7 +34,18 @@ def evaluate_command(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[,NAME...]; may be repeated.  [default: prunevid]"),
+        typer.Option(
+            "--method",
+            "--methods",
+            help="NAME[,NAME...], or all; may be repeated.  [default: prunevid]",
+        ),
+    ] = None,
+    retain: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of the visual tokens, such as 0.1,0.2,0.3: each method runs at each, set"
+            " by its own knob (prunevid methods)."
+        ),
     ] = None,
     data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = DATA_ROOT,
     config: Annotated[
@@ -81,7 +92,8 @@ def evaluate_command(
     """Ask the questions, read the answers, print the score beside the published one."""
     benchmark = str(context.info_name)
     methods = tuple(name.strip() for item in method or ["prunevid"] for name in item.split(","))
-    if export is not None and (benchmark != "egoschema" or len(methods) > 1 or sweep):
+    is_one_run = len(methods) == 1 and methods != ("all",) and not sweep and not retain
+    if export is not None and (benchmark != "egoschema" or not is_one_run):
         fail("--export belongs to egoschema, with one method and no sweep")
     if (judge_url or judge_model) and benchmark != "vcgbench":
         fail("--judge-url and --judge-model belong to vcgbench")
@@ -103,6 +115,7 @@ def evaluate_command(
         )
         from ..accuracy.ranks import Ranks
         from ..accuracy.run_log import read_run
+        from ..accuracy.terms import parse_shares
 
         silence_transformers()
         request = EvaluationRequest(
@@ -112,6 +125,7 @@ def evaluate_command(
             methods=methods,
             config=tuple(config or ()),
             sweeps=tuple(sweep or ()),
+            retain=parse_shares(retain) if retain else (),
             limit=limit,
             frames=frames,
             max_new_tokens=max_new_tokens,
@@ -127,7 +141,12 @@ def evaluate_command(
         )
         if ranks.rank == 0:
             show_problems(benchmark, questions.problems)
-        folders = evaluate(request, questions, ranks, progress_bar)
+
+        def tell(line: str) -> None:
+            if ranks.rank == 0:
+                print(line, file=sys.stderr)
+
+        folders = evaluate(request, questions, ranks, progress_bar, tell)
         if ranks.is_last():
             for folder in folders:
                 require_complete(read_run(folder), questions.samples)
