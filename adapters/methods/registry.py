@@ -66,7 +66,7 @@ METHODS: dict[str, Method] = {
         "PruneVid",
         **_prunevid("prunevid"),
         changes=("merges", "selects"),
-        knob=budget_with_selection,
+        knob=budget_with_selection("prunevid"),
         knob_text=_BUDGET,
     ),
     "merge_only": Method(
@@ -91,7 +91,7 @@ METHODS: dict[str, Method] = {
         {**_CONFIG, "seed": 0},
         lambda seed, **given: RandomDrop(PruneVidConfig(**given), seed),
         changes=("drops", "selects"),
-        knob=budget_with_selection,
+        knob=budget_with_selection("random_drop"),
         knob_text=_BUDGET,
     ),
     "drop_all": Method(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .record import Terms
+from .record import Knob, Terms
 
 
 def mean_factor(early: int, kept: float, num_layers: int) -> float:
@@ -50,11 +50,15 @@ def selected_share(terms: Terms, early: int, name: str) -> float:
     return (terms.share * terms.num_layers - early) / (terms.num_layers - early)
 
 
-def budget_with_selection(terms: Terms) -> Mapping[str, Any]:
+def budget_with_selection(name: str) -> Knob:
     """PruneVid's: the merge to a budget, then 0.4 of it after the selecting layer, of the video as
     a whole. Group by group, ``int(size * 0.4)`` of groups of one or two tokens would be none."""
-    budget = merged_share(terms, 0.4, "prunevid")
-    return {"budget": budget, "keep_ratio": 0.4, "selection": "global", "layer": terms.layer}
+
+    def knob(terms: Terms) -> Mapping[str, Any]:
+        budget = merged_share(terms, 0.4, name)
+        return {"budget": budget, "keep_ratio": 0.4, "selection": "global", "layer": terms.layer}
+
+    return knob
 
 
 def budget_then_nothing(terms: Terms) -> Mapping[str, Any]:

@@ -44,10 +44,13 @@ class Record:
         correct: extractor -> whether that is right; empty for hidden answers and judged ones.
         tokens_before, tokens_merged, tokens_kept: visual tokens at each step.
         tokens_text: tokens of the prompt that are of no video.
+        layers_ratio: visual tokens that a decoder layer runs on, as a share of all, the mean over
+            layers; None in logs from before it was noted.
         cached_ratio: entries of all layers' caches, as a share of those without pruning.
         flops: form -> ``method`` and ``unpruned`` multiply-accumulates of the prompt.
         seconds: stage -> seconds.
         reader: what read the video: decord, pyav, images, or generated.
+        first_token_ms: milliseconds from the call of ``generate`` to the end of the prompt's pass.
         skipped: why the model was not asked; None where it was.
     """
 
@@ -61,10 +64,12 @@ class Record:
     tokens_merged: int = 0
     tokens_kept: int = 0
     tokens_text: int = 0
+    layers_ratio: float | None = None
     cached_ratio: float = 1.0
     flops: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     reader: str | None = None
+    first_token_ms: float | None = None
     skipped: str | None = None
 
 
@@ -98,9 +103,12 @@ _SHAPES = {
         "tokens_merged": _COUNT,
         "tokens_kept": _COUNT,
         "tokens_text": _COUNT,
+        "layers_ratio": (None, float),
         "cached_ratio": float,
         "flops": {str: {"method": float, "unpruned": float}},
         "seconds": {str: float},
+        "reader": _MAYBE,
+        "first_token_ms": (None, float),
         "skipped": _MAYBE,
     },
     Judgement: {"id": str, "dimension": str, "score": (None, float), "reply": str},

@@ -54,7 +54,16 @@ def evaluate_command(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Method to evaluate: NAME[,NAME...]; may be repeated.  [default: prunevid]"
+            "--method",
+            "--methods",
+            help="Method to evaluate: NAME[,NAME...], or all; may be repeated.  [default: prunevid]",
+        ),
+    ] = None,
+    retain: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of the visual tokens to keep, such as 0.1,0.2,0.3: each method runs at"
+            " each, set by its own option (see prunevid methods)."
         ),
     ] = None,
     data_root: DataRoot = DATA_ROOT,
@@ -102,7 +111,8 @@ def evaluate_command(
     """Ask the questions, read the answers, print the score beside the published one."""
     benchmark = str(context.info_name)
     methods = tuple(name.strip() for item in method or ["prunevid"] for name in item.split(","))
-    if export is not None and (benchmark != "egoschema" or len(methods) > 1 or sweep):
+    is_one_run = len(methods) == 1 and methods != ("all",) and not sweep and not retain
+    if export is not None and (benchmark != "egoschema" or not is_one_run):
         fail("--export belongs to egoschema, with one method and no sweep")
     if (judge_url or judge_model) and benchmark != "vcgbench":
         fail("--judge-url and --judge-model belong to vcgbench")
@@ -124,6 +134,7 @@ def evaluate_command(
         )
         from ..accuracy.ranks import Ranks
         from ..accuracy.run_log import read_run
+        from ..accuracy.terms import parse_shares
         from ..support.options import require_reader
 
         silence_transformers()
@@ -134,6 +145,7 @@ def evaluate_command(
             methods=methods,
             config=tuple(config or ()),
             sweeps=tuple(sweep or ()),
+            retain=parse_shares(retain) if retain else (),
             limit=limit,
             frames=frames,
             max_new_tokens=max_new_tokens,
@@ -150,7 +162,12 @@ def evaluate_command(
         )
         if ranks.rank == 0:
             show_problems(benchmark, questions.problems)
-        folders = evaluate(request, questions, ranks, progress_bar)
+
+        def tell(line: str) -> None:
+            if ranks.rank == 0:
+                print(line, file=sys.stderr)
+
+        folders = evaluate(request, questions, ranks, progress_bar, tell)
         if ranks.is_last():
             for folder in folders:
                 require_complete(read_run(folder), questions.samples)

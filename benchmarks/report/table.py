@@ -26,6 +26,7 @@ from ..datasets.vcgbench import DIMENSIONS
 from ..support.shapes import require_shape
 from .notes import distinct, latency_notes, run_notes
 from .published import FULL_SET, PublishedRow, published_row, published_rows
+from .shares import ShareRow, share_rows
 from .summary import Comparison, RunScore, compare, method_label, paired_values, summarise
 
 UNPRUNED = "full"
@@ -166,6 +167,7 @@ class Table:
 
     Attributes:
         latency: rows of latency files, in the order given.
+        shares: runs at equal terms; empty without any.
         notes: what a reader has to know before believing a number, a sentence each.
         environments: what the numbers were made with, each once.
     """
@@ -176,6 +178,7 @@ class Table:
     notes: list[str]
     environments: list[dict[str, Any]]
     extractor: str
+    shares: list[ShareRow] = field(default_factory=list)
 
 
 def build_table(paths: Sequence[Path], extractor: str) -> Table:
@@ -209,6 +212,7 @@ def build_table(paths: Sequence[Path], extractor: str) -> Table:
         notes=[*run_notes(runs), *_unpaired(lines), *latency_notes(rows)],
         environments=distinct([run.environment for run in runs] + environments),
         extractor=extractor,
+        shares=share_rows(runs, extractor),
     )
 
 
