@@ -113,7 +113,7 @@ _SHAPES = {
     },
     Judgement: {"id": str, "dimension": str, "score": (None, float), "reply": str},
 }
-_SETTINGS = {"settings": {}, "environment": {}}
+_SETTINGS: dict[str, Any] = {"settings": {}, "environment": {}}
 
 
 @dataclass(frozen=True)

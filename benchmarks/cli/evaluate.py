@@ -56,7 +56,7 @@ def evaluate_command(
         typer.Option(
             "--method",
             "--methods",
-            help="Method to evaluate: NAME[,NAME...], or all; may be repeated.  [default: prunevid]",
+            help="Methods to evaluate: NAME[,NAME...] or all; repeatable.  [default: prunevid]",
         ),
     ] = None,
     retain: Annotated[

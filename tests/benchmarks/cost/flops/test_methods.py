@@ -7,7 +7,7 @@ import torch
 
 from prunevid_kernels import TokenLayout
 from prunevid_kernels.adapters import PruneCall, VideoRecord
-from prunevid_kernels.adapters.families import SIZES
+from prunevid_kernels.adapters.families import FAMILIES, SIZES, Family
 from prunevid_kernels.adapters.methods.registry import METHODS
 from prunevid_kernels.benchmarks.cost.flops.decoder import prefill_macs
 from prunevid_kernels.benchmarks.cost.flops.methods import (
@@ -17,7 +17,11 @@ from prunevid_kernels.benchmarks.cost.flops.methods import (
     total_flops,
 )
 from prunevid_kernels.benchmarks.cost.flops.paper import note, published
-from prunevid_kernels.benchmarks.cost.flops.planned import TokenCounts, prompt_counts
+from prunevid_kernels.benchmarks.cost.flops.planned import (
+    TokenCounts,
+    Unpublished,
+    prompt_counts,
+)
 
 PLLAVA = SIZES["pllava-7b"].shape
 PUBLISHED = [row for model in published().values() for row in model.ratios]
@@ -89,11 +93,25 @@ def test_a_ratio_is_of_sums_and_not_a_mean_of_ratios():
         total_flops([])
 
 
+def needs_a_count(name: str, family: Family) -> bool:
+    """Whether neither the method's defaults nor a publication say how many tokens it keeps."""
+    if name == "prumerge":
+        return family.prumerge_share is None
+    return name in ("prunevid", "merge_only", "random_drop", "drop_all") and (
+        family.prunevid_share is None
+    )
+
+
 @pytest.mark.parametrize("model", SIZES)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_on_every_model(model, name):
     shape = SIZES[model].shape
-    flops = prompt_flops(prompt_counts(name, shape, TokenCounts()), shape)
+    given = TokenCounts()
+    if needs_a_count(name, FAMILIES[shape.family]):
+        with pytest.raises(Unpublished, match=f"{name}: no number of tokens is published"):
+            prompt_counts(name, shape, given)
+        given = TokenCounts(merged=shape.frames * shape.tokens_per_frame // 4)
+    flops = prompt_flops(prompt_counts(name, shape, given), shape)
     ratios = [flops.ratio(form) for form in ACCOUNTINGS]
     if name in ("full", "look_m"):
         assert ratios[:2] == [1.0, 1.0]
