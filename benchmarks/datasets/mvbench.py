@@ -103,7 +103,10 @@ def seconds_field(row: dict[str, Any], name: str) -> float:
         RowError: it is missing, or no number.
     """
     value = row.get(name)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not abs(value) < _LONGEST_S:  # NaN is not
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not abs(value) < _LONGEST_S  # nor is NaN
+    ):
         raise RowError(f"field {name!r} must be seconds, got {value!r:.40}")
     return float(value)
