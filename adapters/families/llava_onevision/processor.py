@@ -193,7 +193,8 @@ def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if found is None:
         raise ValueError(f"none of {', '.join(_PREPROCESSORS)}")
     name, values = found
-    mean, std = (values.get(key) for key in ("image_mean", "image_std"))
+    mean: Any = values.get("image_mean")
+    std: Any = values.get("image_std")
     if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
         raise ValueError(
             f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
