@@ -16,8 +16,9 @@ from ...support.options import default_layer
 from .methods import PromptCounts, SampleFlops, prompt_flops
 
 
-class Unpublished(ValueError):
-    """A count that was not given, and that nobody has published for the model and the method."""
+class NotCounted(ValueError):
+    """A method of a model without counts: nobody has published any and none are given, or the model
+    cannot run it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def method_flops(
     """What a method costs with these counts.
 
     Raises:
-        Unpublished: a count is missing that only the user can give.
+        NotCounted: a count is missing that only the user can give, or the model has none.
         ValueError: an unknown method; counts that are negative, or grow on the way.
     """
     counts = prompt_counts(name, shape, given)
@@ -65,13 +66,17 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
 
     is_merging = name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge")
     is_selecting = name in ("prunevid", "select_only", "random_drop", "drop_all", "fastv")
+    if shape.decoder.linear is not None and (is_selecting or name == "look_m"):
+        raise NotCounted(
+            f"{name}: {family.title} cannot run it, its linear-attention layers forget nothing"
+        )
     merged: float = before
     if is_merging and given.merged is not None:
         merged = given.merged
     elif is_merging:
         share = family.prumerge_share if name == "prumerge" else family.prunevid_share
         if share is None:
-            raise Unpublished(
+            raise NotCounted(
                 f"{name}: no number of tokens is published for {family.title}; give --merged"
             )
         # PruneVid's is of the kept tokens, 0.4 of the merged ones.
