@@ -66,7 +66,7 @@ def flops_command(
         return
     from prunevid_kernels.adapters.methods.registry import METHODS
 
-    from ..cost.flops.planned import TokenCounts, NotCounted, method_flops
+    from ..cost.flops.planned import NotCounted, TokenCounts, method_flops
 
     shape = _shape(model)
     given = TokenCounts(frames, visual, merged, kept, layer, text)

@@ -66,10 +66,8 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
 
     is_merging = name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge")
     is_selecting = name in ("prunevid", "select_only", "random_drop", "drop_all", "fastv")
-    if shape.decoder.linear is not None and (is_selecting or name == "look_m"):
-        raise NotCounted(
-            f"{name}: {family.title} cannot run it, its linear-attention layers forget nothing"
-        )
+    if not family.selects and (is_selecting or name == "look_m"):
+        raise NotCounted(f"{name}: {family.title} cannot run it, it drops nothing in its decoder")
     merged: float = before
     if is_merging and given.merged is not None:
         merged = given.merged
