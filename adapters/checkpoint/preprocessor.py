@@ -68,7 +68,8 @@ def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if found is None:
         raise ValueError(f"none of {', '.join(_FILES)}")
     name, values = found
-    mean, std = (values.get(key) for key in ("image_mean", "image_std"))
+    mean: Any = values.get("image_mean")
+    std: Any = values.get("image_std")
     if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
         raise ValueError(
             f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
@@ -90,7 +91,8 @@ def video_pixels(folder: Path) -> tuple[int, int] | None:
     size = read_json(folder / name).get("size")
     if not isinstance(size, dict):
         raise ValueError(f"{name}: no size with shortest_edge and longest_edge, got {size!r:.80}")
-    least, most = (size.get(key) for key in ("shortest_edge", "longest_edge"))
+    least: Any = size.get("shortest_edge")
+    most: Any = size.get("longest_edge")
     require_int(f"{name}: longest_edge", most, 1, 2**40)
     require_int(f"{name}: shortest_edge", least, 1, most)
     return least, most

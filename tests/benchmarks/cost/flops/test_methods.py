@@ -7,7 +7,7 @@ import torch
 
 from prunevid_kernels import TokenLayout
 from prunevid_kernels.adapters import PruneCall, VideoRecord
-from prunevid_kernels.adapters.families import SIZES
+from prunevid_kernels.adapters.families import FAMILIES, SIZES
 from prunevid_kernels.adapters.methods.registry import METHODS
 from prunevid_kernels.benchmarks.cost.flops.decoder import prefill_macs
 from prunevid_kernels.benchmarks.cost.flops.methods import (
@@ -17,7 +17,7 @@ from prunevid_kernels.benchmarks.cost.flops.methods import (
     total_flops,
 )
 from prunevid_kernels.benchmarks.cost.flops.paper import note, published
-from prunevid_kernels.benchmarks.cost.flops.planned import TokenCounts, prompt_counts
+from prunevid_kernels.benchmarks.cost.flops.planned import NotCounted, TokenCounts, prompt_counts
 
 PLLAVA = SIZES["pllava-7b"].shape
 PUBLISHED = [row for model in published().values() for row in model.ratios]
@@ -93,7 +93,18 @@ def test_a_ratio_is_of_sums_and_not_a_mean_of_ratios():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_on_every_model(model, name):
     shape = SIZES[model].shape
-    flops = prompt_flops(prompt_counts(name, shape, TokenCounts()), shape)
+    family = FAMILIES[shape.family]
+    share = family.prumerge_share if name == "prumerge" else family.prunevid_share
+    given = TokenCounts()
+    if share is None and name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge"):
+        with pytest.raises(NotCounted, match=f"{name}: .*{family.title}"):
+            prompt_counts(name, shape, given)
+        given = TokenCounts(merged=shape.visual_tokens // 3)
+    if not family.selects and name not in ("full", "merge_only", "prumerge"):
+        with pytest.raises(NotCounted, match=f"{name}: {family.title} cannot run it"):
+            prompt_counts(name, shape, given)
+        return
+    flops = prompt_flops(prompt_counts(name, shape, given), shape)
     ratios = [flops.ratio(form) for form in ACCOUNTINGS]
     if name in ("full", "look_m"):
         assert ratios[:2] == [1.0, 1.0]
