@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine.engine import unprune
     from .engine.interface import PromptVisuals, VideoSpan
+    from .engine.method import PruningMethod, VideoSelection
     from .engine.report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
     from .families.video_model import ModelError, VideoModel, load_video_model
+    from .methods.record import pruning_method
+    from .methods.subset import subset_layout, subset_video
     from .pruning import PruneHandle, apply_method, prune, prune_by
 
 __all__ = [
@@ -22,13 +25,18 @@ __all__ = [
     "PruneCall",
     "PruneHandle",
     "PruneReport",
+    "PruningMethod",
     "VideoModel",
     "VideoRecord",
+    "VideoSelection",
     "VideoSpan",
     "apply_method",
     "load_video_model",
     "prune",
     "prune_by",
+    "pruning_method",
+    "subset_layout",
+    "subset_video",
     "unprune",
 ]
 
@@ -36,7 +44,10 @@ _HOMES = {
     ".engine.engine": ("unprune",),
     ".engine.interface": ("PromptVisuals", "VideoSpan"),
     ".engine.report": ("NothingPrunedWarning", "PruneCall", "PruneReport", "VideoRecord"),
+    ".engine.method": ("PruningMethod", "VideoSelection"),
     ".families.video_model": ("ModelError", "VideoModel", "load_video_model"),
+    ".methods.record": ("pruning_method",),
+    ".methods.subset": ("subset_layout", "subset_video"),
     ".pruning": ("PruneHandle", "apply_method", "prune", "prune_by"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -33,12 +33,12 @@ from triton.runtime.jit import JITFunction
 
 from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels.dpc_knn import dpc_knn
-from prunevid_kernels.kernels.frame_mean import frame_mean
 from prunevid_kernels.kernels.group_clusters import group_clusters
 from prunevid_kernels.kernels.group_gram import group_gram
-from prunevid_kernels.kernels.group_mean import group_mean
 from prunevid_kernels.kernels.groups import group_table
-from prunevid_kernels.kernels.layout_mean import layout_mean
+from prunevid_kernels.kernels.means.frame_mean import frame_mean
+from prunevid_kernels.kernels.means.group_mean import group_mean
+from prunevid_kernels.kernels.means.layout_mean import layout_mean
 from prunevid_kernels.kernels.segments import segments
 from prunevid_kernels.kernels.selection.compact import compact
 from prunevid_kernels.kernels.selection.token_score import score_visual_tokens
@@ -154,7 +154,8 @@ def launch_merge(
         channels,
         7,
     )
-    group_mean(x, first_row, num_merged, length, clusters, frames * tokens // 2)
+    total = frames * tokens // 2
+    group_mean(x, first_row, num_merged, length, clusters, total, may_share=budget_mode)
     with torch.device("meta"):
         source, count = torch.empty((frames, tokens), dtype=torch.int64), first_row.long()
     layout_mean(x, source, count)

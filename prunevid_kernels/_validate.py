@@ -9,9 +9,9 @@ would mean waiting. So they cost a few microseconds, and an op that is called by
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,8 +28,10 @@ MAX_INT32 = 2**31 - 1
 def resolve_impl(impl: Impl, tensor: Tensor) -> Literal["triton", "reference"]:
     """``"auto"`` is the Triton kernel on a GPU tensor and the reference on any other; an explicit
     choice is kept."""
-    if impl not in ("auto", "triton", "reference"):
+    if type(impl) is not str or impl not in ("auto", "triton", "reference"):
         raise ValueError(f"impl must be 'auto', 'triton' or 'reference', got {impl!r}")
+    if tensor.is_meta:
+        raise ValueError("tensors on the meta device have no values to decide by")
     if impl == "auto":
         return "triton" if tensor.is_cuda else "reference"
     if impl == "triton" and not tensor.is_cuda:
@@ -49,10 +51,19 @@ def require_float_tensor(name: str, value: object, axes: str) -> None:
     ``"T, N, C"``."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor [{axes}], got {type(value).__name__}")
+    if value.is_nested or value.layout != torch.strided:
+        require_dense(name, value)
     if value.ndim != axes.count(",") + 1:
         raise ValueError(f"{name} must have the dimensions [{axes}], got shape {list(value.shape)}")
     if value.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name} must be float16, bfloat16 or float32, got {value.dtype}")
+
+
+def require_dense(name: str, value: Tensor) -> None:
+    """``value`` has a shape and strides."""
+    if value.is_nested or value.layout != torch.strided:
+        kind = "a nested one" if value.is_nested else str(value.layout)
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
 
 
 def require_no_empty_axis(name: str, value: Tensor, axes: str) -> None:
@@ -74,6 +85,24 @@ def require_like(name: str, value: Tensor, other_name: str, other: Tensor) -> No
         )
 
 
+def as_list(name: str, values: object, kind: str) -> list[Any]:
+    """The entries of a sequence, or of what can be read only once, such as a generator."""
+    is_scalar = isinstance(values, Tensor) and (values.is_nested or values.ndim == 0)
+    if is_scalar or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence of {kind}, got {type(values).__name__}")
+    return list(values)
+
+
+def as_scale(scale: object) -> float:
+    """A factor of scores as a float."""
+    if isinstance(scale, bool) or not isinstance(scale, Real):
+        raise TypeError(f"scale must be a number, got {scale!r}")
+    try:
+        return float(scale)
+    except OverflowError as error:
+        raise ValueError("scale must be finite, got a number beyond float64") from error
+
+
 def require_lengths(
     name: str, lengths: Sequence[int], *, count: int | None = None, minimum: int, maximum: int
 ) -> list[int]:
@@ -84,6 +113,8 @@ def require_lengths(
             f"{name} must be a sequence of Python integers "
             "(reading a tensor would wait for the device)"
         )
+    if not isinstance(lengths, (list, tuple)):
+        lengths = as_list(name, lengths, "integers")
     values = list(lengths)
     if count is not None and len(values) != count:
         raise ValueError(f"{name} must have {count} entries, got {len(values)}")
@@ -115,6 +146,8 @@ def require_out(
     """``out`` is a contiguous tensor that a result of this shape and dtype can be written to."""
     if not isinstance(out, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(out).__name__}")
+    if out.is_nested or out.layout != torch.strided:
+        require_dense(name, out)
     if out.dtype != dtype:
         raise TypeError(f"{name} must be {dtype}, got {out.dtype}")
     if out.shape != torch.Size(shape):
@@ -211,6 +244,7 @@ def check_scores(
         if not isinstance(key_mask, Tensor) or key_mask.dtype != torch.bool:
             came = getattr(key_mask, "dtype", type(key_mask).__name__)
             raise TypeError(f"key_mask must be a bool tensor [B, S], got {came}")
+        require_dense("key_mask", key_mask)
         if key_mask.shape != (batch, num_keys):
             raise ValueError(
                 f"key_mask must have shape {[batch, num_keys]}, got {list(key_mask.shape)}"
@@ -225,13 +259,16 @@ def check_compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Te
     """The arguments of :func:`prunevid_kernels.custom_ops.compact`; returns the tensors."""
     if isinstance(tensors, Tensor):
         raise TypeError("tensors must be a sequence of tensors, got one tensor")
-    tensors = list(tensors)
+    if type(tensors) is not list:  # calls cost more than looking
+        tensors = as_list("tensors", tensors, "tensors")
     if not tensors:
         raise ValueError("tensors must hold at least one tensor, got none")
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         raise TypeError(
             f"index must be an int64 tensor, got {getattr(index, 'dtype', type(index).__name__)}"
         )
+    if index.is_nested or index.layout != torch.strided:
+        require_dense("index", index)
     if index.ndim not in (1, 2):
         raise ValueError(
             f"index must have the dimensions [K] or [B, K], got shape {list(index.shape)}"
@@ -243,6 +280,8 @@ def check_compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Te
     for position, tensor in enumerate(tensors):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"tensors[{position}] must be a tensor, got {type(tensor).__name__}")
+        if tensor.is_nested or tensor.layout != torch.strided:
+            require_dense(f"tensors[{position}]", tensor)
         if tensor.device != device:
             raise ValueError(
                 f"tensors[{position}] must be on the device of index, {device}, got {tensor.device}"
@@ -294,7 +333,7 @@ def check_compact_out(
     programs run in any order, so an entry might be overwritten before it is read."""
     if isinstance(out, Tensor):
         raise TypeError("out must be a sequence of tensors, got one tensor")
-    out = list(out)
+    out = as_list("out", out, "tensors")
     if len(out) != len(tensors):
         raise ValueError(f"out must have a tensor for each of {len(tensors)}, got {len(out)}")
     for position, (target, tensor) in enumerate(zip(out, tensors, strict=True)):

@@ -6,6 +6,9 @@ of one segment or the dynamic tokens of one frame; the merged tokens of a group 
 other. Groups come in this order: the first segment's static group, then the dynamic group of each
 of its frames, then the second segment's, and so on. Groups may be empty; there are always ``S + T``
 of them for S segments.
+
+A budget of fewer tokens than there are groups with any makes neighbouring groups share a merged
+token. It counts as one of the first of them; the others have size 0.
 """
 
 from __future__ import annotations
@@ -28,8 +31,8 @@ class TokenLayout:
         group_sizes: [S + T] merged tokens of each group; sums to L.
         group_is_static: [S + T] bool.
         group_segment: [S + T] segment that each group belongs to.
-        source_to_merged: [T, N] int64, the merged token that each source token is averaged into; -1
-            for tokens that a budget smaller than the number of groups had no room for.
+        source_to_merged: [T, N] int64, the merged token that each source token is averaged into.
+            The merge leaves none out; other methods' layouts have -1 for what they drop.
         merged_anchor: [L] int64, flat index ``t * N + n`` of each merged token's first source.
         merged_count: [L] int64, source tokens of each merged token.
     """
@@ -70,7 +73,7 @@ class TokenLayout:
         return torch.repeat_interleave(self.segment_lengths)
 
     def merged_groups(self) -> Tensor:
-        """[L] int64 in host memory: the group of each merged token."""
+        """[L] int64 in host memory: the group of each merged token, the first of several."""
         return torch.repeat_interleave(self.group_sizes)
 
     def static_sizes(self) -> Tensor:
@@ -84,8 +87,8 @@ class TokenLayout:
         return sizes.index_add_(0, self.group_segment[dynamic], self.group_sizes[dynamic])
 
     def static_mask(self) -> Tensor:
-        """[T, N] bool on the features' device: source tokens that a static merged token stands
-        for."""
+        """[T, N] bool on the features' device: source tokens that a static merged token stands for,
+        or one that groups share of which the first is static."""
         static = self.group_is_static[self.merged_groups()].to(self.source_to_merged.device)
         return static[self.source_to_merged] & (self.source_to_merged >= 0)
 

@@ -20,6 +20,8 @@ from prunevid_kernels import custom_ops, reference
 from prunevid_kernels._validate import (
     MAX_INT32,
     Impl,
+    as_list,
+    as_scale,
     require_float_tensor,
     require_lengths,
     require_no_empty_axis,
@@ -74,7 +76,8 @@ def dpc_knn(
 
     Raises:
         TypeError, ValueError: an argument of a wrong type, shape, dtype or range; points that
-            require a gradient, which the clustering does not have.
+            require a gradient, which the clustering does not have; on a CPU, points that are not
+            finite. (On a GPU, where looking would mean waiting, their clusters mean nothing.)
     """
     require_float_tensor("x", x, "B, N, C")
     require_no_empty_axis("x", x, "B, N, C")
@@ -87,6 +90,7 @@ def dpc_knn(
     (num_neighbors,) = require_lengths(
         "num_neighbors", [num_neighbors], minimum=1, maximum=MAX_INT32
     )
+    _require_finite("x", x, lengths)
     if resolve_impl(impl, x) == "reference":
         return DpcKnn(*reference.dpc_knn(x, num_clusters, num_neighbors, lengths))
     from prunevid_kernels.kernels import dpc_knn as kernel
@@ -112,17 +116,31 @@ def segment_frames(
         [T] int64, the segment of each frame: 0, 0, 0, 1, 1, ...
 
     Raises:
-        TypeError, ValueError: an argument of a wrong type, shape, dtype or range.
+        TypeError, ValueError: an argument of a wrong type, shape, dtype or range; on a CPU,
+            descriptors that are not finite.
     """
     require_float_tensor("frame_features", frame_features, "T, C")
     require_no_empty_axis("frame_features", frame_features, "T, C")
     require_config(config)
+    _require_finite("frame_features", frame_features, None)
     if resolve_impl(impl, frame_features) == "reference":
         return reference.segment_frames(frame_features, config)
     from prunevid_kernels.kernels import segments as kernel
 
     with torch.cuda.device_of(frame_features):
         return kernel.segment_frames(frame_features, config.segment_ratio, config.num_neighbors)
+
+
+def _require_finite(name: str, points: Tensor, lengths: Sequence[int] | None) -> None:
+    """Points [..., N, C] that the host can look at are finite, up to the length of each row."""
+    if points.device.type != "cpu" or is_tracing():
+        return
+    bad = ~points.isfinite().all(dim=-1)
+    if lengths is not None:
+        bad &= torch.arange(points.shape[-2]) < torch.tensor(lengths)[:, None]
+    if bad.any():
+        place = bad.nonzero()[0].tolist()
+        raise ValueError(f"{name} must be finite, got NaN or infinity at {place}")
 
 
 def score_visual_tokens(
@@ -167,7 +185,7 @@ def score_visual_tokens(
     require_no_empty_axis("key", key, "B, Hkv, S, D")
     require_no_gradient("score_visual_tokens", query=query, key=key)
     start, stop = visual_bounds(visual_slice, key.shape[2])
-    scale = query.shape[3] ** -0.5 if scale is None else scale
+    scale = query.shape[3] ** -0.5 if scale is None else as_scale(scale)
     arguments = (query, key, start, stop, scale, causal_offset, key_mask, impl)
     if is_tracing():
         scores: Tensor = torch.ops.prunevid.score_visual_tokens(*arguments)
@@ -326,6 +344,8 @@ def compact(
     """
     if isinstance(tensors, Tensor):  # before it is taken for the sequence of its entries
         raise TypeError("tensors must be a sequence of tensors, got one tensor")
+    if type(tensors) is not list:
+        tensors = as_list("tensors", tensors, "tensors")
     if is_tracing() or (torch.is_grad_enabled() and _any_requires_grad(tensors)):
         compacted: list[Tensor] = torch.ops.prunevid.compact(tensors, index, dim, impl)
         if out is None:

@@ -61,7 +61,7 @@ def _apply_layout(
     _check(features, source_to_merged, merged_count)
     if resolve_impl(impl, features) == "reference":
         return reference.average_sources(features, source_to_merged, merged_count)
-    from prunevid_kernels.kernels.layout_mean import layout_mean
+    from prunevid_kernels.kernels.means.layout_mean import layout_mean
 
     with torch.cuda.device_of(features):
         return layout_mean(features, source_to_merged, merged_count)

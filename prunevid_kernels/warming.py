@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from prunevid_kernels import pipeline
-from prunevid_kernels._validate import FLOAT_DTYPES, require_lengths
+from prunevid_kernels._validate import FLOAT_DTYPES, as_list, require_lengths
 from prunevid_kernels.config import PruneVidConfig
 from prunevid_kernels.ops import compact, require_config, score_visual_tokens
 
@@ -51,6 +51,8 @@ def warm_up(
     device = _require_device(device)
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"dtype must be float16, bfloat16 or float32, got {dtype}")
+    shapes = as_list("shapes", shapes, "triples")
+    attention = as_list("attention", attention, "triples")
     for name, triples in (("shapes", shapes), ("attention", attention)):
         for triple in triples:
             require_lengths(name, triple, count=3, minimum=1, maximum=2**31 - 1)
@@ -68,7 +70,7 @@ def warm_up(
 def _require_device(device: torch.device | str) -> torch.device:
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"device must be a torch device, got {device!r}") from error
     count = torch.cuda.device_count()
     if found.type == "cuda" and (found.index or 0) >= count:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from .files import read_json, require_int
 
@@ -68,8 +68,7 @@ def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if found is None:
         raise ValueError(f"none of {', '.join(_FILES)}")
     name, values = found
-    mean: Any = values.get("image_mean")
-    std: Any = values.get("image_std")
+    mean, std = values.get("image_mean"), values.get("image_std")
     if not _are_channels(mean) or not _are_channels(std) or min(std) <= 0:
         raise ValueError(
             f"{name}: no valid image_mean and image_std: must be three numbers each, the latter"
@@ -91,8 +90,7 @@ def video_pixels(folder: Path) -> tuple[int, int] | None:
     size = read_json(folder / name).get("size")
     if not isinstance(size, dict):
         raise ValueError(f"{name}: no size with shortest_edge and longest_edge, got {size!r:.80}")
-    least: Any = size.get("shortest_edge")
-    most: Any = size.get("longest_edge")
+    least, most = size.get("shortest_edge"), size.get("longest_edge")
     require_int(f"{name}: longest_edge", most, 1, 2**40)
     require_int(f"{name}: shortest_edge", least, 1, most)
     return least, most
@@ -129,7 +127,7 @@ def _preprocessing(folder: Path) -> tuple[str, dict[str, Any]] | None:
     return None
 
 
-def _are_channels(values: Any) -> bool:
+def _are_channels(values: Any) -> TypeGuard[list[float]]:
     return (
         isinstance(values, list)
         and len(values) == 3

@@ -266,6 +266,8 @@ class Engine:
                 f"{method.name} leaves layers with caches of two lengths, which a static cache "
                 "cannot answer for; use a dynamic one"
             )
+        embeds = kwargs["inputs_embeds"]
+        method.read_prompts(call.prompts, embeds[:, : embeds.shape[1] - call.candidates])
         if call.candidates and method.needs_cache:
             return prompt_then_candidates(self._model, call, kwargs)
         call.prefill, inputs = begin(self._model, call.prompts, cache, kwargs)

@@ -103,3 +103,14 @@ class ModelAdapter(ABC):
             f"{type(self).__name__} names no vision side whose attention could rank the tokens of "
             f"{type(model).__name__}"
         )
+
+    def frame_grid(self, model: nn.Module) -> tuple[int, int]:
+        """Rows and columns of a frame's tokens, which stand row by row.
+
+        Raises:
+            ValueError: they are no grid, or not the same one for every video.
+        """
+        raise ValueError(
+            f"{type(self).__name__} names no grid in which the tokens of a frame of "
+            f"{type(model).__name__} lie"
+        )

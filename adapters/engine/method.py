@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, merge_video
 
-from .interface import ModelAdapter
+from .interface import ModelAdapter, PromptVisuals
 from .layer_attention import LayerAttention
 from .prompt import MergedBatch, MergedPrompt, VideoPlace
 
@@ -76,6 +76,15 @@ class PruningMethod:
 
         Raises:
             ValueError: the model does not have it.
+        """
+
+    def read_prompts(self, prompts: Sequence[PromptVisuals], embeds: Tensor) -> None:
+        """See whole prompts, questions included, just before :meth:`merge` gets their videos: those
+        with equally many tokens a frame together, by prompt and place.
+
+        Args:
+            prompts: what is not text in each.
+            embeds: [B, S, C] what the decoder was to take in, visual features in their places.
         """
 
     def merge(self, features: Tensor, frames: Sequence[int]) -> list[MergedVideo]:

@@ -183,10 +183,10 @@ class GridFrameProcessor(FrameProcessor):
         )
         start, end = self.markers
         placeholder = f"{start}{self.video_token}{end}"
-        if prompt.count(placeholder) != 1:
+        count = prompt.count(placeholder)
+        if count != 1:
             raise ValueError(
-                f"the chat template must render one {placeholder!r} for one video,"
-                f" got {prompt.count(placeholder)}"
+                f"the chat template must render one {placeholder!r} for one video, got {count}"
             )
         return prompt, placeholder
 

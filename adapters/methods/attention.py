@@ -11,6 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..engine.layer_attention import LayerAttention
+from ..engine.prompt import VideoPlace
+
 ROWS_PER_BLOCK = 128
 
 
@@ -48,6 +51,31 @@ def attention_received(
             logits.masked_fill_(~key_mask[:, None, None, None], -torch.inf)
         received += logits.softmax(dim=-1).sum(dim=3)
     return received.flatten(1, 2)
+
+
+def paid_by_last_token(attention: LayerAttention, place: VideoPlace, method: str) -> Tensor:
+    """[L] float32: what the prompt's last token pays to each of a video's, the mean over heads.
+
+    Args:
+        attention: of one decoder layer.
+        place: of the video.
+        method: who asks.
+
+    Raises:
+        ValueError: the heads are split over devices.
+    """
+    if attention.group is not None:
+        raise ValueError(f"{method} averages over all heads, which a tensor-parallel model splits")
+    row = slice(place.row, place.row + 1)
+    # Prompts are padded on the left: the last row is the last token.
+    received = attention_received(
+        attention.rotated_queries(row, slice(-1, None)),
+        attention.keys[row],
+        scale=attention.scale,
+        key_mask=None if attention.kv_mask is None else attention.kv_mask[row],
+    )[0].mean(dim=0)  # [past + L]
+    own = received[len(received) - place.prompt.length :]
+    return own[place.prompt.video_rows(place.video)]
 
 
 def best(scores: Tensor, count: int) -> Tensor:

@@ -1,15 +1,26 @@
 """How much each visual token matters to the vision side itself, by its last self-attention.
 
 Where that attention is, and how its patches become visual tokens, each family's adapter says
-(:meth:`~..engine.interface.ModelAdapter.vision_attention`).
+(:meth:`~..engine.interface.ModelAdapter.vision_attention`); a family that says nothing is refused.
+Attention runs in the vision tower, so features that come already encoded, without a run of the
+tower, cannot be ranked by it.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from contextlib import ExitStack
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
 
-from ..engine.interface import VisionAttention
+import torch
+from torch import Tensor, nn
+
+from prunevid_kernels import MergedVideo
+
+from ..engine.interface import ModelAdapter, VisionAttention
+from ..engine.method import PruningMethod
 from .attention import attention_received
 
 
@@ -37,3 +48,99 @@ def importance(vision: VisionAttention, query: Tensor, key: Tensor) -> Tensor:
         ]
     )
     return received.mean(dim=1) / queries.shape[2]
+
+
+@dataclass(eq=False)
+class Seen:
+    """What one run of the vision tower has shown, on its way to the decoder.
+
+    Attributes:
+        owner: the method that watched.
+        rows: [F, P, heads * D] of the query and the key projection.
+        tokens: [T, N, 1 + heads * D]: importance and key of each visual token, once the encoder is
+            done.
+        num_heads: of the attention.
+    """
+
+    owner: object
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    tokens: Tensor | None = None
+    num_heads: int = 1
+
+
+_seen: ContextVar[Seen | None] = ContextVar("vision_seen", default=None)
+
+
+class TowerGuided(PruningMethod):
+    """A method that merges by what the vision tower looked at: :meth:`merge_seen` decides."""
+
+    def merge_seen(self, features: Tensor, weights: Tensor, keys: Tensor) -> MergedVideo:
+        """The tokens of one video that go into the decoder.
+
+        Args:
+            features: [T, N, C].
+            weights: [T, N] float32, see :func:`importance`.
+            keys: [T, N, H, D] float32, of the same layer of the tower.
+        """
+        raise NotImplementedError
+
+    def watch(self, model: nn.Module, adapter: ModelAdapter, hooks: ExitStack) -> None:
+        vision = adapter.vision_attention(model)
+
+        def capture(name: str, projection: nn.Module) -> None:
+            def after(module: nn.Module, args: Any, output: Tensor) -> None:
+                if module is projection:  # and not a copy of the model, which has the hook as well
+                    seen = _seen.get()
+                    if seen is None or seen.owner is not self or name in seen.rows:
+                        seen = Seen(self, num_heads=vision.num_heads)
+                        _seen.set(seen)
+                    seen.rows[name] = output
+
+            hooks.callback(projection.register_forward_hook(after).remove)
+
+        def finish(module: nn.Module, args: Any, output: Any) -> None:
+            seen = _seen.get()
+            if module is vision.encoder and seen is not None and seen.owner is self:
+                seen.tokens = _pooled(vision, seen.rows, len(args[0]))
+                seen.rows.clear()
+
+        capture("query", vision.query)
+        capture("key", vision.key)
+        hooks.callback(vision.encoder.register_forward_hook(finish).remove)
+
+    def merge(self, features: Tensor, frames: Sequence[int]) -> list[MergedVideo]:
+        tokens, num_heads = self._take(list(frames))
+        shown = tokens.to(features.device)
+        return [
+            self.merge_seen(own, video[..., 0], video[..., 1:].unflatten(-1, (num_heads, -1)))
+            for own, video in zip(
+                features.split(list(frames)), shown.split(list(frames)), strict=True
+            )
+        ]
+
+    def _take(self, frames: list[int]) -> tuple[Tensor, int]:
+        """[sum(frames), N, 1 + H * D] of the videos that the decoder is about to get, and H."""
+        seen = _seen.get()
+        _seen.set(None)
+        if seen is None or seen.owner is not self or seen.tokens is None:
+            raise ValueError(
+                f"{self.name} reads the vision tower's attention, but the videos came without a run"
+                " of the tower; give pixels"
+            )
+        # generate repeats encoded videos for its beams and returned sequences.
+        repeats = max(1, sum(frames) // len(seen.tokens))
+        shown = frames[::repeats]
+        if sum(shown) != len(seen.tokens):
+            raise ValueError(
+                f"the vision tower last saw {len(seen.tokens)} frames, but the prompts have videos "
+                f"of {frames} frames; {self.name} cannot tell videos from images in one prompt"
+            )
+        videos = seen.tokens.split(shown)
+        return torch.cat([video for video in videos for _ in range(repeats)]), seen.num_heads
+
+
+def _pooled(vision: VisionAttention, rows: dict[str, Tensor], videos: int) -> Tensor:
+    """[T, N, 1 + H * D] float32."""
+    weights = importance(vision, rows["query"], rows["key"])
+    keys = rows["key"][:, vision.tokens].float()
+    return vision.pool(torch.cat((weights[..., None], keys), dim=-1), videos)

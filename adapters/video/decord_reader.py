@@ -40,9 +40,10 @@ def why_not_decord(path: Path, probe: Probe) -> str | None:
         (probe.video_streams == 1, f"there are {probe.video_streams} video streams"),
         (probe.begins_at_key, "no frame is marked as a keyframe"),
         (not probe.hidden, f"{probe.hidden} frames of the file are not shown"),
-        (probe.times_s is not None, "frames have no times"),
+        (probe.pts is not None, "frames have no times"),
         (probe.keyframes_begin_anew, "frames after a keyframe are shown before it"),
         (_is_text(path), "its file name is not UTF-8"),
+        ("%" not in str(path.absolute()), "its file name may be taken for a pattern of names"),
     )
     return next((reason for is_right, reason in checks if not is_right), None)
 
@@ -80,19 +81,16 @@ def read_decord(path: Path, choose: Choice, probe: Probe) -> Video:
             path, f"truncated or damaged: decoding failed (decord: {one_line(error)})"
         ) from error
     assert probe.times_s is not None  # a reason against decord
-    return Video(
-        frames, indices, probe.times_s[indices], probe.fps, probe.total, path, reader="decord"
-    )
+    times_s = probe.times_s[indices]
+    return Video(frames, indices, times_s, probe.fps, probe.total, path, reader="decord")
 
 
 def _is_consistent(probe: Probe) -> bool:
     """Whether the number of frames, and their duration, is about what the file declares. decord
     makes room for that before it counts, and ends the process where there is too little memory."""
+    frames = probe.total + probe.hidden
     declared = probe.declared_s * (probe.fps or 0)
-    return (
-        probe.index_frames in (0, probe.total + probe.hidden)
-        and declared < 100 * probe.total + 10_000
-    )
+    return probe.index_frames in (0, frames) and declared < 100 * frames + 10_000
 
 
 def _is_whole_chroma(probe: Probe) -> bool:

@@ -61,9 +61,12 @@ def read_image(file: Path) -> np.ndarray:
         VideoError: not an image, a damaged one, or one too large for memory.
     """
     try:
-        # Before it is opened, which a pipe would answer with waiting.
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise video_error(file, "not a file")
+        is_file = stat.S_ISREG(file.stat().st_mode)
+    except OSError as error:
+        raise video_error(file, f"not a readable image: {one_line(error)}") from error
+    if not is_file:  # opening a pipe would wait for whoever writes to it
+        raise video_error(file, "not a file")
+    try:
         with Image.open(file, formats=_FORMATS) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # one channel of 16 bits; convert() would clip it
@@ -73,10 +76,8 @@ def read_image(file: Path) -> np.ndarray:
             return np.asarray(upright.convert("RGB"))
     except UnidentifiedImageError as error:
         raise video_error(file, "not a readable image: no PNG, JPEG or WebP") from error
-    except OSError as error:
-        raise video_error(file, f"not a readable image: {one_line(error)}") from error
-    # On damaged content Pillow raises what its parsers happen to meet (ValueError, SyntaxError,
-    # struct.error, KeyError), and DecompressionBombError for sizes beyond its limit.
+    # On damaged content Pillow raises what its parsers happen to meet (OSError, ValueError,
+    # SyntaxError, struct.error), and DecompressionBombError for sizes beyond its limit.
     except Exception as error:
         raise video_error(file, f"not a readable image: {one_line(error)}") from error
 

@@ -48,9 +48,11 @@ class Probe:
         begins_at_key: False: no packet is marked as a keyframe.
         index_frames: as many the container says there are; 0: it does not.
         declared_s: seconds that it says they take; 0: it does not.
-        has_clock: the container says of every frame when it is shown. AVI says when it is decoded.
-        times_s: [total] float64, when frames are shown, in seconds since the first; None without a
-            clock, and where two frames are shown at once.
+        pts: [total] int64, ascending, when frames are shown, in ticks; None where the container
+            does not say that of each (AVI says when they are decoded).
+        key_pts: [K] int64, ascending, those of packets that are marked as keyframes.
+        time_base: seconds of a tick.
+        begins_with_first: the decoder's first frame is the one that is to be shown first.
         keyframes_begin_anew: nothing after a keyframe is shown before it. Where it is (an open
             group of pictures), a decoder that begins there lacks those frames.
         fps: average frames a second; None where that cannot be known.
@@ -68,10 +70,17 @@ class Probe:
     begins_at_key: bool
     index_frames: int
     declared_s: float
-    has_clock: bool
-    times_s: np.ndarray | None
+    pts: np.ndarray | None
+    key_pts: np.ndarray
+    time_base: float
+    begins_with_first: bool
     keyframes_begin_anew: bool
     fps: float | None
+
+    @property
+    def times_s(self) -> np.ndarray | None:
+        """[total] float64, when frames are shown, in seconds since the first; None as ``pts``."""
+        return None if self.pts is None else (self.pts - self.pts[0]) * self.time_base
 
 
 @contextmanager
@@ -152,7 +161,8 @@ def _probe(path: Path, container: Container, *, begin_at_key: bool) -> Probe | N
     first: VideoFrame | None = None
     shown_pts: list[int | None] = []
     decode_times: list[int] = []
-    decodable, begins_anew, key_pts = 0, True, None
+    key_pts: list[int] = []
+    decodable, begins_anew = 0, True
     file_bytes = path.stat().st_size
     with open_stream(path, container) as (file, stream):
         videos = file.streams.video
@@ -170,10 +180,11 @@ def _probe(path: Path, container: Container, *, begin_at_key: bool) -> Probe | N
                     shown_pts.append(packet.pts)
                 if packet.dts is not None:
                     decode_times.append(packet.dts)
-                if packet.is_keyframe:
-                    key_pts = packet.pts
-                elif key_pts is not None and packet.pts is not None and packet.pts < key_pts:
-                    begins_anew = False
+                if packet.pts is not None:
+                    if packet.is_keyframe:
+                        key_pts.append(packet.pts)
+                    elif key_pts and packet.pts < key_pts[-1]:
+                        begins_anew = False
                 if decodable > file_bytes:
                     raise video_error(path, "damaged: more frames than bytes")
         except av.FFmpegError as error:
@@ -187,8 +198,8 @@ def _probe(path: Path, container: Container, *, begin_at_key: bool) -> Probe | N
         raise video_error(path, f"damaged: its index lists {declared} frames, it has {decodable}")
     if first is None:
         raise video_error(path, "no frame can be decoded (PyAV: the decoder gave none)")
-    has_clock = container != "avi" and None not in shown_pts
     measured = _measured_fps(decode_times, time_base)
+    pts = None if container == "avi" or not time_base else _in_order(shown_pts)
     return Probe(
         container=container,
         codec=codec,
@@ -202,8 +213,10 @@ def _probe(path: Path, container: Container, *, begin_at_key: bool) -> Probe | N
         begins_at_key=begin_at_key,
         index_frames=index_frames,
         declared_s=declared_s,
-        has_clock=has_clock,
-        times_s=_times(shown_pts, time_base) if has_clock else None,
+        pts=pts,
+        key_pts=np.array(sorted(key_pts), dtype=np.int64),
+        time_base=time_base,
+        begins_with_first=pts is not None and first.pts == pts[0],
         keyframes_begin_anew=begins_anew,
         fps=measured if container != "mp4" and _is_nonsense(rate, measured) else rate or None,
     )
@@ -226,15 +239,15 @@ def display_matrix(frame: VideoFrame) -> bytes | None:
 def _is_reference(packet: Packet) -> bool:
     """Whether a packet of VP8 is an alternate reference, which is never shown: the fifth bit of its
     first byte is unset (RFC 6386, 9.1). Of other codecs containers store it with a shown frame."""
-    return packet.stream.codec_context.codec.canonical_name == "vp8" and not bytes(packet)[0] & 0x10
+    codec = packet.stream.codec_context.codec.canonical_name
+    return codec == "vp8" and not memoryview(packet)[0] & 0x10
 
 
-def _times(pts: list[int | None], time_base: float) -> np.ndarray | None:
-    """Seconds since the first frame, in the order in which frames are shown."""
-    known = sorted(value for value in pts if value is not None)
-    if len(set(known)) < len(pts) or not time_base:
-        return None
-    return (np.array(known, dtype=np.float64) - known[0]) * time_base
+def _in_order(pts: list[int | None]) -> np.ndarray | None:
+    """The times in the order in which frames are shown; None where two have the same, or one has
+    none."""
+    known = sorted({value for value in pts if value is not None})
+    return np.array(known, dtype=np.int64) if len(known) == len(pts) else None
 
 
 def _measured_fps(decode_times: list[int], time_base: float) -> float | None:

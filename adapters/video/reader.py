@@ -2,11 +2,11 @@
 
 A video model looks at a few frames spread over the whole video. The contract of :func:`read_video`
 is: the frames that a player shows, upright and in order, at the indices that the rule promised, or
-one clear error. Two libraries read files. PyAV decodes from the start, which is right wherever
-ffmpeg is; decord seeks, which is fast in long videos and wrong in many files. So what a file holds
-is looked at first (:mod:`.probe`), and decord reads only those that it reads rightly
-(:mod:`.decord_reader`). There its frames are PyAV's bit for bit, so which of the two it was makes
-no difference to a result but its time.
+one clear error. Two libraries read files. PyAV gives frames by their times or in order, which is
+right wherever ffmpeg is; decord seeks by the number of packets, which is wrong in many files. So
+what a file holds is looked at first (:mod:`.probe`), and decord reads only those that it reads
+rightly (:mod:`.decord_reader`). There its frames are PyAV's bit for bit, so which of the two it was
+makes no difference to a result but its time.
 
 Frames are given as they are stored: pixels that are not square are not stretched, and interlaced
 fields stay woven.

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import nn
 
 from prunevid_kernels.adapters import ModelError, PruneCall, VideoModel, apply_method
 from prunevid_kernels.adapters.families.shape import ModelShape
-from prunevid_kernels.adapters.methods.registry import METHODS
+from prunevid_kernels.adapters.methods.registry import find_method
 from prunevid_kernels.adapters.video.reader import Reader, VideoError, read_video, video_error
 from prunevid_kernels.adapters.video.sampling import Rule, frame_indices
 
@@ -63,7 +67,7 @@ def answer_questions(
 def question_options(plan: Plan, question: str) -> dict[str, Any]:
     """The method's options for one question, by its id: what draws at random draws anew for each,
     and the same again whenever that is asked."""
-    defaults = METHODS[plan.method].defaults
+    defaults = find_method(plan.method).defaults
     if "seed" not in defaults:
         return plan.options
     seed = plan.options.get("seed", defaults["seed"])
@@ -125,7 +129,11 @@ def _ask(
         seconds=taken.seconds,
     )
     made = time.perf_counter()
-    with apply_method(model.model, plan.method, question_options(plan, sample.id)) as handle:
+    with (
+        apply_method(model.model, plan.method, question_options(plan, sample.id)) as handle,
+        _first_pass(model.model) as passed,
+    ):
+        begun = time.perf_counter()
         response = model.generate(encoded, **settings["generation"])
     done = time.perf_counter()
     call = _one_prompt(handle.report.last)
@@ -142,10 +150,31 @@ def _ask(
         tokens_merged=call.tokens_merged,
         tokens_kept=call.tokens_kept,
         tokens_text=call.other_tokens[0],
+        layers_ratio=fmean(call.retained_ratio_per_layer),
         cached_ratio=call.cached_ratio,
         flops=sample_flops(call, shape).as_dict(),
         seconds={"read": read - start, "encode": made - read, "generate": done - made},
+        first_token_ms=1e3 * (passed[0] - begun) if passed else None,
     )
+
+
+@contextmanager
+def _first_pass(model: nn.Module) -> Iterator[list[float]]:
+    """Holds, at the end of the block, when the first forward call of a model was over; nothing
+    where there was none."""
+    times: list[float] = []
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        if not times:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+
+    hook = model.register_forward_hook(after)
+    try:
+        yield times
+    finally:
+        hook.remove()
 
 
 def _one_prompt(call: PruneCall) -> PruneCall:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,20 +22,21 @@ from prunevid_kernels.adapters import (
     apply_method,
     load_video_model,
 )
-from prunevid_kernels.adapters.methods.registry import METHODS
+from prunevid_kernels.adapters.methods.registry import find_method
 from prunevid_kernels.adapters.video.reader import Reader
 
 from ..datasets.registry import DATASETS
 from ..datasets.sample import LETTERS, Questions, Sample
 from ..embedded import model as embedded_model
 from ..support.environment import describe
-from ..support.options import parse_config, resolve_device
+from ..support.options import PAPER_LAYER, parse_config, resolve_device
 from ..support.terminal import Progress
 from .ask import answer_questions
-from .plan import Plan, plan_runs
+from .plan import ALL, Plan, plan_runs
 from .protocol import protocol
 from .ranks import Ranks
 from .run_log import Run, append_lines, check_settings, open_run, read_run, samples_file
+from .terms import at_shares
 
 
 class EvaluationError(ValueError):
@@ -53,6 +54,7 @@ class EvaluationRequest:
         methods: names of pruning methods.
         config: options of the methods, see :func:`..support.options.parse_config`.
         sweeps: values of options to try, see :func:`.plan.plan_runs`.
+        retain: shares of the visual tokens, see :mod:`.terms`; every method at each of them.
         limit: most questions of each task; None: all.
         frames, max_new_tokens: instead of the protocol's.
         with_hidden: ask questions whose answers are hidden as well.
@@ -72,6 +74,7 @@ class EvaluationRequest:
     methods: tuple[str, ...] = ("prunevid",)
     config: tuple[str, ...] = ()
     sweeps: tuple[str, ...] = ()
+    retain: tuple[float, ...] = ()
     limit: int | None = None
     frames: int | None = None
     max_new_tokens: int | None = None
@@ -114,9 +117,21 @@ def load_questions(
 
 
 def evaluate(
-    request: EvaluationRequest, questions: Questions, ranks: Ranks, progress: Progress
+    request: EvaluationRequest,
+    questions: Questions,
+    ranks: Ranks,
+    progress: Progress,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
     """Ask this process's share of the questions in every run.
+
+    Args:
+        request: what the user asked for.
+        questions: of the benchmark.
+        ranks: which process this is.
+        progress: shows how far a run is.
+        tell: gets a line for each run that is left out: of all methods those that the model cannot
+            be pruned by, and shares that a method cannot keep.
 
     Returns:
         The folders of the runs; other processes may still be writing to them.
@@ -129,10 +144,13 @@ def evaluate(
     plans = plan_runs(request.methods, parse_config(request.config), request.sweeps)
     model = _load_model(request, ranks)
     plans = [_with_defaults(plan, model, request.benchmark) for plan in plans]
-    for plan in plans:
-        _check(plan, model)
-    environment = describe(model.model.device)
     rules = protocol(model.family, request.benchmark)
+    frames = request.frames or rules.frames or model.default_frames
+    if request.retain:
+        layers = model.shape.decoder.num_layers
+        plans = at_shares(plans, request.retain, num_layers=layers, frames=frames, tell=tell)
+    plans = _usable(plans, model, tell if ALL in request.methods else None)
+    environment = describe(model.model.device)
     generation = dict(rules.generation)
     if request.max_new_tokens is not None:
         generation["max_new_tokens"] = request.max_new_tokens
@@ -144,7 +162,7 @@ def evaluate(
         "family": model.family.name,
         "dtype": str(model.model.dtype).removeprefix("torch."),
         "lora_alpha": request.lora_alpha,
-        "frames": request.frames or rules.frames or model.default_frames,
+        "frames": frames,
         "sampling": rules.sampling,
         "reader": request.reader,
         "generation": generation,
@@ -155,6 +173,8 @@ def evaluate(
     for plan in plans:
         folder = request.out / "-".join([request.benchmark, _plain(model.name), plan.name])
         settings = {**shared_settings, "method": plan.method, "options": plan.options}
+        if plan.retain is not None:
+            settings["retain"] = plan.retain
         open_folder = partial(open_run, folder, settings, environment, resume=request.resume)
         ranks.first(folder.name, open_folder)
         check_settings(folder, settings)
@@ -230,9 +250,29 @@ def _with_defaults(plan: Plan, model: VideoModel, benchmark: str) -> Plan:
     defaults = dict(protocol(model.family, benchmark).options)
     if model.name == embedded_model.NAME:
         defaults["layer"] = embedded_model.SELECTION_LAYER
-    known = METHODS[plan.method].defaults
+    known = find_method(plan.method).defaults
+    own_layer = known.get("layer", PAPER_LAYER)
+    if PAPER_LAYER != own_layer < model.shape.decoder.num_layers:
+        defaults.pop("layer", None)  # another paper's layer, and the model has it
     chosen = {key: value for key, value in defaults.items() if key in known}
     return Plan(plan.method, {**chosen, **plan.options})
+
+
+def _usable(
+    plans: Sequence[Plan], model: VideoModel, tell: Callable[[str], None] | None
+) -> list[Plan]:
+    """The runs whose options fit the model; those that do not are an error, or told."""
+    usable = []
+    for plan in plans:
+        try:
+            _check(plan, model)
+        except EvaluationError as error:
+            if tell is None:
+                raise
+            tell(f"left out: {error}")
+        else:
+            usable.append(plan)
+    return usable
 
 
 def _check(plan: Plan, model: VideoModel) -> None:

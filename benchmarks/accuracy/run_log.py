@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_bytes, require_text
+
+from ..support.shapes import require_shape
 
 SETTINGS = "settings.json"
 JUDGEMENTS = "judgements.jsonl"
@@ -43,10 +44,13 @@ class Record:
         correct: extractor -> whether that is right; empty for hidden answers and judged ones.
         tokens_before, tokens_merged, tokens_kept: visual tokens at each step.
         tokens_text: tokens of the prompt that are of no video.
+        layers_ratio: visual tokens that a decoder layer runs on, as a share of all, the mean over
+            layers; None in logs from before it was noted.
         cached_ratio: entries of all layers' caches, as a share of those without pruning.
         flops: form -> ``method`` and ``unpruned`` multiply-accumulates of the prompt.
         seconds: stage -> seconds.
         reader: what read the video: decord, pyav, images, or generated.
+        first_token_ms: milliseconds from the call of ``generate`` to the end of the prompt's pass.
         skipped: why the model was not asked; None where it was.
     """
 
@@ -60,10 +64,12 @@ class Record:
     tokens_merged: int = 0
     tokens_kept: int = 0
     tokens_text: int = 0
+    layers_ratio: float | None = None
     cached_ratio: float = 1.0
     flops: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     reader: str | None = None
+    first_token_ms: float | None = None
     skipped: str | None = None
 
 
@@ -82,6 +88,32 @@ class Judgement:
     dimension: str
     score: float | None
     reply: str
+
+
+_COUNT, _MAYBE = int, (None, str)
+_SHAPES = {
+    Record: {
+        "id": str,
+        "task": str,
+        "response": _MAYBE,
+        "gold": _MAYBE,
+        "predictions": {str: _MAYBE},
+        "correct": {str: bool},
+        "tokens_before": _COUNT,
+        "tokens_merged": _COUNT,
+        "tokens_kept": _COUNT,
+        "tokens_text": _COUNT,
+        "layers_ratio": (None, float),
+        "cached_ratio": float,
+        "flops": {str: {"method": float, "unpruned": float}},
+        "seconds": {str: float},
+        "reader": _MAYBE,
+        "first_token_ms": (None, float),
+        "skipped": _MAYBE,
+    },
+    Judgement: {"id": str, "dimension": str, "score": (None, float), "reply": str},
+}
+_SETTINGS = {"settings": {}, "environment": {}}
 
 
 @dataclass(frozen=True)
@@ -204,11 +236,12 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     try:
         content = parse_json(read_bytes(file))
         require_text(content)
-        return {name: dict(content[name]) for name in ("settings", "environment")}
+        require_shape(content, _SETTINGS, "the file")
+        return {name: content[name] for name in ("settings", "environment")}
     except OSError as error:
         raise RunLogError(f"{file}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise RunLogError(f"{file}: not the settings of a run") from error
+        raise RunLogError(f"{file}: not the settings of a run: {error}") from error
 
 
 def _read_lines(file: Path, kind: type[Any]) -> Iterator[Any]:
@@ -220,54 +253,22 @@ def _read_lines(file: Path, kind: type[Any]) -> Iterator[Any]:
             values = parse_json(line)
             require_text(values)
             record = kind(**values)
-            _require_types(record)
+            _require_meaning(record)
             yield record
         except (ValueError, TypeError) as error:
             raise RunLogError(f"{file}:{number}: not a line of a run: {error}") from error
 
 
-def _require_types(record: Record | Judgement) -> None:
-    """Hold a line's values against what the class declares.
+def _require_meaning(record: Record | Judgement) -> None:
+    """Refuse a line with values that a report would stumble over, or believe.
 
     Raises:
-        ValueError: a value of another type, or a number that is none.
+        ValueError: the first of them.
     """
-    for item in fields(record):
-        value = getattr(record, item.name)
-        if not _CHECKS[item.type](value):
-            raise ValueError(f"{item.name} must be {item.type}, got {value!r:.80}")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: object) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value >= 0
-
-
-def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or check(value)
-
-
-def _dict_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
-
-
-# By the declared type, as it is written above.
-_CHECKS: dict[Any, Callable[[Any], bool]] = {
-    "str": _is_text,
-    "int": _is_count,
-    "float": _is_number,
-    "str | None": _or_none(_is_text),
-    "float | None": _or_none(_is_number),
-    "dict[str, str | None]": _dict_of(_or_none(_is_text)),
-    "dict[str, bool]": _dict_of(lambda value: isinstance(value, bool)),
-    "dict[str, float]": _dict_of(_is_number),
-    "dict[str, dict[str, float]]": _dict_of(_dict_of(_is_number)),
-}
+    kind = type(record)
+    require_shape(vars(record), _SHAPES[kind], kind.__name__.lower())
+    if isinstance(record, Record):
+        if record.flops and "paper" not in record.flops:
+            raise ValueError("record.flops has no 'paper'")
+    elif record.score is not None and record.score > 5:
+        raise ValueError(f"judgement.score must be from 0 to 5, got {record.score}")

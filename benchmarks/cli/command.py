@@ -22,7 +22,7 @@ from .evaluate import eval_app
 from .flops import flops_command
 from .kernels import bench_kernels_command, cpu_command, tune_command
 from .latency import latency_command
-from .models import models_app
+from .models import methods_command, models_app
 from .report import report_command
 from .run import run_command
 from .serve import serve_command
@@ -51,6 +51,7 @@ bench_app.command("latency")(latency_command)
 bench_app.command("serve")(serve_command)
 bench_app.command("tune")(tune_command)
 app.add_typer(models_app, name="models")
+app.command("methods")(methods_command)
 app.command("train-tiny")(train_tiny_command)
 
 

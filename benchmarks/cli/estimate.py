@@ -9,52 +9,66 @@ import typer
 
 from prunevid_kernels.adapters.families import DEFAULT_SIZE
 
-from ..support.terminal import fail
+from ..support.terminal import FrameCounts, Shapes, fail
+
+# As the other benchmarks call them -> as the model of times does.
+STAGES = {
+    "merge": "merge",
+    "merge_budget": "merge, budget",
+    "score": "score",
+    "compact": "compact",
+}
 
 
 def estimate_command(
     gpu: Annotated[
-        str, typer.Option(help="h100, h200, a100, b200 or rtx5090; none has to be here.")
+        str,
+        typer.Option(
+            help="GPU to model: h100, h200, a100, b200 or rtx5090; it need not be present."
+        ),
     ] = "h100",
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Shape of a model; may be repeated.  [default: {DEFAULT_SIZE}]"),
+    model: Shapes = None,
+    frames: FrameCounts = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="bf16, fp16 or fp32; may be repeated.  [default: bf16]")
     ] = None,
-    frames: Annotated[
-        list[int] | None,
-        typer.Option(help="Frame count; may be repeated.  [default: the model's own]"),
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
-    work: Annotated[
+    stage: Annotated[
         list[str] | None,
-        typer.Option(help="merge, 'merge, budget', score or compact; repeat.  [default: all]"),
+        typer.Option(help=f"{', '.join(STAGES)}; may be repeated.  [default: all]"),
     ] = None,
     kernel: Annotated[
         list[str] | None,
-        typer.Option(help="Only kernels with this word in their name; faster.  [default: all]"),
+        typer.Option(
+            help="Only kernels whose name contains this word (faster); may be repeated."
+            "  [default: all]"
+        ),
     ] = None,
     details: Annotated[
-        bool, typer.Option("--details", help="Cycles and counts of a program of each launch.")
+        bool,
+        typer.Option(
+            "--details", help="Also print cycles and counts for one program of each launch."
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Model the time of every kernel launch from its compiled code; needs no GPU."""
     from ..cost.kernels.cases import real_cases
-    from ..cost.kernels.estimate import GPUS, WORKS, estimate, report
+    from ..cost.kernels.estimate import GPUS, estimate, report
 
     if gpu not in GPUS:
         fail(f"--gpu: must be one of {', '.join(GPUS)}, got {gpu!r}")
-    for name in work or ():
-        if name not in WORKS:
-            fail(f"--work: must be one of {', '.join(WORKS)}, got {name!r}")
+    for name in stage or ():
+        if name not in STAGES:
+            fail(f"--stage: must be one of {', '.join(STAGES)}, got {name!r}")
     try:
         names = tuple(model or (DEFAULT_SIZE,))
-        cases = list(real_cases(names, tuple(frames) if frames else None, (dtype,)))
+        cases = list(real_cases(names, tuple(frames) if frames else None, dtype or ("bf16",)))
     except ValueError as error:
         fail(str(error))
+    works = [STAGES[name] for name in stage or STAGES]
     found = []
     for case in cases:
-        found += estimate(case, GPUS[gpu], work or WORKS, kernels=kernel)
+        found += estimate(case, GPUS[gpu], works, kernels=kernel)
     if as_json:
         print(json.dumps(report.as_json(found, GPUS[gpu])))
         return

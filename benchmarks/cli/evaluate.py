@@ -17,6 +17,11 @@ import typer
 
 from ..support.terminal import (
     AsJson,
+    Config,
+    DataRoot,
+    Device,
+    Extractor,
+    LoraAlpha,
     ReaderName,
     fail,
     print_summary,
@@ -29,10 +34,16 @@ if TYPE_CHECKING:
     from ..datasets.sample import Questions, Sample
 
 eval_app = typer.Typer(
-    help="Accuracy on the paper's benchmarks.", no_args_is_help=True, rich_markup_mode=None
+    help="Measure accuracy on the paper's benchmarks.", no_args_is_help=True, rich_markup_mode=None
 )
 DATA_ROOT = Path("DATAS")
-DATASET_NAMES = ("mvbench", "videomme", "egoschema", "vcgbench", "synthetic")
+DATASETS = {
+    "mvbench": "MVBench: 20 tasks of multiple-choice questions about short videos.",
+    "videomme": "Video-MME: multiple-choice questions about short, medium and long videos.",
+    "egoschema": "EgoSchema: multiple-choice questions about three-minute first-person videos.",
+    "vcgbench": "VCG-Bench: open questions, scored from 0 to 5 by a judge model.",
+    "synthetic": "Generated clips: one-word questions that the embedded model can answer; no data.",
+}
 
 
 def evaluate_command(
@@ -42,55 +53,67 @@ def evaluate_command(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="NAME[,NAME...]; may be repeated.  [default: prunevid]"),
+        typer.Option(
+            "--method",
+            "--methods",
+            help="Method to evaluate: NAME[,NAME...], or all; may be repeated."
+            "  [default: prunevid]",
+        ),
     ] = None,
-    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = DATA_ROOT,
-    config: Annotated[
-        list[str] | None,
-        typer.Option(help="FILE.json or key=value, an option of the methods; may be repeated."),
+    retain: Annotated[
+        str | None,
+        typer.Option(
+            help="Shares of the visual tokens to keep, such as 0.1,0.2,0.3: each method runs at"
+            " each, set by its own option (see prunevid methods)."
+        ),
     ] = None,
+    data_root: DataRoot = DATA_ROOT,
+    config: Config = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
-            help="Values of options to try, such as 'alpha=0.2,0.4;tau=0.7,0.8' for four runs:"
+            help="Option values to try, such as 'alpha=0.2,0.4;tau=0.7,0.8' for four runs. Known:"
             " alpha (keep_ratio), tau, layer, segment_ratio, cluster_ratio; may be repeated."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Most questions of each task.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Maximum number of questions per task.  [default: all]")
+    ] = None,
     frames: Annotated[
-        int | None, typer.Option(help="Frames of each video.  [default: the model's]")
+        int | None, typer.Option(help="Number of frames per video.  [default: the model's own]")
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer.  [default: the benchmark's]")
+        int | None,
+        typer.Option(help="Maximum length of an answer, in tokens.  [default: the benchmark's]"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("prunevid-eval"),
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the runs in --out.")] = False,
-    extractor: Annotated[
-        str, typer.Option(help="How answers are read: strict, or released as published.")
-    ] = "strict",
+    out: Annotated[Path, typer.Option(help="Folder to write the runs to.")] = Path("prunevid-eval"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the unfinished runs in --out.")
+    ] = False,
+    extractor: Extractor = "strict",
     judge_url: Annotated[
-        str | None, typer.Option(help="vcgbench: OpenAI-compatible endpoint of the judge.")
+        str | None, typer.Option(help="vcgbench only: OpenAI-compatible endpoint of the judge.")
     ] = None,
     judge_model: Annotated[
-        str | None, typer.Option(help="vcgbench: the judge's name there.")
+        str | None, typer.Option(help="vcgbench only: name of the judge's model there.")
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option(help="egoschema: ask hidden questions too, write a .csv or .json submission."),
+        typer.Option(
+            help="egoschema only: also ask the questions whose answers are hidden, and write all"
+            " answers to this .csv or .json file for submission."
+        ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.")
-    ] = "auto",
-    lora_alpha: Annotated[
-        float | None, typer.Option(help="For a checkpoint whose LoRA is not merged.")
-    ] = None,
+    device: Device = "auto",
+    lora_alpha: LoraAlpha = None,
     reader: ReaderName = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Ask the questions, read the answers, print the score beside the published one."""
     benchmark = str(context.info_name)
     methods = tuple(name.strip() for item in method or ["prunevid"] for name in item.split(","))
-    if export is not None and (benchmark != "egoschema" or len(methods) > 1 or sweep):
+    is_one_run = len(methods) == 1 and methods != ("all",) and not sweep and not retain
+    if export is not None and (benchmark != "egoschema" or not is_one_run):
         fail("--export belongs to egoschema, with one method and no sweep")
     if (judge_url or judge_model) and benchmark != "vcgbench":
         fail("--judge-url and --judge-model belong to vcgbench")
@@ -112,6 +135,7 @@ def evaluate_command(
         )
         from ..accuracy.ranks import Ranks
         from ..accuracy.run_log import read_run
+        from ..accuracy.terms import parse_shares
         from ..support.options import require_reader
 
         silence_transformers()
@@ -122,6 +146,7 @@ def evaluate_command(
             methods=methods,
             config=tuple(config or ()),
             sweeps=tuple(sweep or ()),
+            retain=parse_shares(retain) if retain else (),
             limit=limit,
             frames=frames,
             max_new_tokens=max_new_tokens,
@@ -138,7 +163,12 @@ def evaluate_command(
         )
         if ranks.rank == 0:
             show_problems(benchmark, questions.problems)
-        folders = evaluate(request, questions, ranks, progress_bar)
+
+        def tell(line: str) -> None:
+            if ranks.rank == 0:
+                print(line, file=sys.stderr)
+
+        folders = evaluate(request, questions, ranks, progress_bar, tell)
         if ranks.is_last():
             for folder in folders:
                 require_complete(read_run(folder), questions.samples)
@@ -150,13 +180,13 @@ def evaluate_command(
 
 
 def judge_command(
-    run: Annotated[list[Path], typer.Argument(help="Folders of VCG-Bench runs.")],
+    run: Annotated[list[Path], typer.Argument(help="Run folders of prunevid eval vcgbench.")],
     judge_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint of the judge.")],
-    judge_model: Annotated[str, typer.Option(help="The judge's name there.")],
-    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = DATA_ROOT,
+    judge_model: Annotated[str, typer.Option(help="Name of the judge's model there.")],
+    data_root: DataRoot = DATA_ROOT,
     as_json: AsJson = False,
 ) -> None:
-    """Score the answers of VCG-Bench runs; needs no video model, goes on where it was stopped."""
+    """Have a judge score the answers of VCG-Bench runs; continues where it was stopped."""
     with _user_errors():
         from ..accuracy.evaluation import load_questions
 
@@ -170,14 +200,14 @@ def prepare_command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="videomme: the official parquet file or its folder;"
-            " egoschema: the folder of questions.json and subset_answers.json."
+            help="videomme: the official parquet file, or its folder;"
+            " egoschema: the folder with questions.json and subset_answers.json."
         ),
     ],
-    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = DATA_ROOT,
+    data_root: DataRoot = DATA_ROOT,
     as_json: AsJson = False,
 ) -> None:
-    """Convert official question files; MVBench and VCG-Bench are used as they are published."""
+    """Convert the official question files; MVBench and VCG-Bench are used as published."""
     with _user_errors():
         from ..accuracy.evaluation import load_questions
         from ..datasets.egoschema import prepare_egoschema
@@ -194,8 +224,8 @@ def prepare_command(
     print_summary({"files": [str(file) for file in files], "questions": count}, as_json)
 
 
-for _name in DATASET_NAMES:
-    eval_app.command(_name, help=f"Evaluate on {_name}.")(evaluate_command)
+for _name, _help in DATASETS.items():
+    eval_app.command(_name, help=_help)(evaluate_command)
 eval_app.command("judge")(judge_command)
 eval_app.command("prepare")(prepare_command)
 

@@ -27,37 +27,50 @@ def flops_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(SIZES)}, or a checkpoint folder with a config.json."
+            help=f"Published size ({', '.join(SIZES)}), or a checkpoint folder."
             "  [default: the one of the paper's ablations]"
         ),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="May be repeated.  [default: every method]")
+        list[str] | None, typer.Option(help="Method to count; may be repeated.  [default: all]")
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames.  [default: as published]")] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Number of frames.  [default: as published]")
+    ] = None,
     visual: Annotated[
-        int | None, typer.Option(help="Visual tokens.  [default: frames times a frame's tokens]")
+        int | None,
+        typer.Option(help="Number of visual tokens.  [default: frames times tokens per frame]"),
     ] = None,
     merged: Annotated[
-        int | None, typer.Option(help="Visual tokens before the decoder.  [default: published]")
+        int | None,
+        typer.Option(help="Visual tokens after merging.  [default: the published share]"),
     ] = None,
     kept: Annotated[
-        int | None, typer.Option(help="Visual tokens after the selection.  [default: published]")
+        int | None,
+        typer.Option(help="Visual tokens after selection.  [default: the published share]"),
     ] = None,
     layer: Annotated[
         int | None,
-        typer.Option(help="Last layer before the selection.  [default: as in the paper]"),
+        typer.Option(
+            help="Decoder layer after which tokens are selected.  [default: as in the paper]"
+        ),
     ] = None,
     text: Annotated[
         int | None,
-        typer.Option(help="Other tokens of the prompt.  [default: as the paper's ratios need]"),
+        typer.Option(
+            help="Number of text tokens.  [default: the one that gives the paper's ratios]"
+        ),
     ] = None,
     paper_table: Annotated[
-        bool, typer.Option("--paper-table", help="The model's ratios as the paper prints them.")
+        bool,
+        typer.Option(
+            "--paper-table",
+            help="Only compare the model's ratios with those that the paper prints.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Multiply-accumulates of a prefill: as the paper counts, exactly, and end to end."""
+    """Count a prefill's multiply-accumulates: by the paper's formula, exactly, and end to end."""
     from ..cost.flops.paper import published
 
     model = model or next(iter(published()))

@@ -10,19 +10,12 @@ import typer
 
 from prunevid_kernels.adapters.families import DEFAULT_SIZE
 
-from ..support.terminal import AsJson, fail, print_summary
-
-_Frames = Annotated[
-    list[int] | None,
-    typer.Option(help="Frame count; may be repeated.  [default: each model's own]"),
-]
+from ..support.terminal import AsJson, FrameCounts, Shapes, fail, print_summary
 
 
 def bench_kernels_command(
-    model: Annotated[
-        list[str] | None, typer.Option(help="Shape of a model; may be repeated.  [default: all]")
-    ] = None,
-    frames: _Frames = None,
+    model: Shapes = None,
+    frames: FrameCounts = None,
     dtype: Annotated[
         list[str] | None, typer.Option(help="bf16, fp16 or fp32; may be repeated.  [default: bf16]")
     ] = None,
@@ -31,24 +24,23 @@ def bench_kernels_command(
         typer.Option(help="merge, score or compact; may be repeated.  [default: all]"),
     ] = None,
     with_compile: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Measure under torch.compile as well.")
+        bool, typer.Option("--compile/--no-compile", help="Measure torch.compile as well.")
     ] = True,
-    out: Annotated[Path, typer.Option(help="Folder for tables, JSON and plot.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder to write tables, JSON and plot to.")] = Path(
         "kernel-benchmarks"
     ),
     as_json: AsJson = False,
 ) -> None:
-    """Time merge, scoring and compaction beside what they replace; needs a GPU to mean something.
+    """Time merge, scoring and compaction beside what they replace; meaningful on a GPU only.
 
     Without one the torch variants run on the CPU at reduced shapes, and the floors are modelled.
     """
     from ..cost.kernels.bench import NO_GPU, bench_kernels, has_failures
-    from ..cost.kernels.cases import MODELS
     from ..cost.kernels.stages import STAGES
 
     try:
         results = bench_kernels(
-            models=model or tuple(MODELS),
+            models=model or (DEFAULT_SIZE,),
             frames=frames,
             dtypes=dtype or ("bf16",),
             stages=stage or STAGES,
@@ -71,11 +63,8 @@ def bench_kernels_command(
 
 
 def cpu_command(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(help=f"Shape of a model; may be repeated.  [default: {DEFAULT_SIZE}]"),
-    ] = None,
-    frames: _Frames = None,
+    model: Shapes = None,
+    frames: FrameCounts = None,
     dtype: Annotated[
         list[str] | None,
         typer.Option(help="bf16, fp16 or fp32; may be repeated.  [default: fp32 and bf16]"),
@@ -84,8 +73,10 @@ def cpu_command(
         list[str] | None,
         typer.Option(help="merge, score or compact; may be repeated.  [default: merge]"),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Timed calls of each variant.")] = 15,
-    out: Annotated[Path, typer.Option(help="Folder for table and JSON.")] = Path("cpu-benchmarks"),
+    rounds: Annotated[int, typer.Option(help="Number of timed calls per variant.")] = 15,
+    out: Annotated[Path, typer.Option(help="Folder to write table and JSON to.")] = Path(
+        "cpu-benchmarks"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Time the reference beside eager PyTorch and the engines' pruning, on one thread of a CPU.
@@ -118,14 +109,14 @@ def cpu_command(
 
 def tune_command(
     kernel: Annotated[
-        list[str] | None, typer.Option(help="May be repeated.  [default: every kernel]")
+        list[str] | None, typer.Option(help="Kernel to tune; may be repeated.  [default: all]")
     ] = None,
     by_model: Annotated[
         str | None,
-        typer.Option(help="Do not measure: choose by the modelled times of this GPU (h100 ...)."),
+        typer.Option(help="Choose by modelled times for this GPU (h100 ...) instead of measuring."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --by-model: print the choice, write nothing.")
+        bool, typer.Option("--dry-run", help="With --by-model: print the choice and write nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -10,42 +10,45 @@ import typer
 
 from prunevid_kernels.adapters.families import DEFAULT_SIZE, SIZES
 
-from ..support.terminal import AsJson, fail, print_summary, say
+from ..support.terminal import AsJson, FrameCounts, LoraAlpha, fail, print_summary, say
 
 
 def latency_command(
     model: Annotated[
         str | None,
         typer.Option(
-            help=f"A published size with random weights ({', '.join(SIZES)}), or a checkpoint"
+            help=f"Published size with random weights ({', '.join(SIZES)}), or a checkpoint"
             f" folder.  [default: {DEFAULT_SIZE}; without a GPU the embedded model]"
         ),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="May be repeated; the unpruned model always runs.  [default: all]"),
+        typer.Option(
+            help="Method to time beside the unpruned model; may be repeated.  [default: all]"
+        ),
     ] = None,
-    frames: Annotated[
-        list[int] | None,
-        typer.Option(help="Frame count; may be repeated.  [default: the model's own]"),
-    ] = None,
+    frames: FrameCounts = None,
     batch: Annotated[
         list[int] | None,
         typer.Option(help="Batch size; may be repeated.  [default: 1, 4 and 8; without a GPU 1]"),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="bf16, fp16 or fp32.  [default: bf16; without a GPU fp32]")
+        str | None,
+        typer.Option(help="One of bf16, fp16, fp32.  [default: bf16; without a GPU fp32]"),
     ] = None,
     output_tokens: Annotated[
-        int, typer.Option(help="Tokens of every answer, wherever the model would have ended it.")
+        int, typer.Option(help="Number of tokens to generate, wherever the answer would end.")
     ] = 128,
     with_compile: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Merge under torch.compile as well.")
+        bool,
+        typer.Option(
+            "--compile/--no-compile", help="Measure the merge under torch.compile as well."
+        ),
     ] = True,
-    lora_alpha: Annotated[
-        float | None, typer.Option(help="For a checkpoint whose LoRA is not merged.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for tables and JSON.")] = Path("latency"),
+    lora_alpha: LoraAlpha = None,
+    out: Annotated[Path, typer.Option(help="Folder to write tables and JSON to.")] = Path(
+        "latency"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Time a model end to end, unpruned and pruned, split by stage; each row is checked first."""

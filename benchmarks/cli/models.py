@@ -1,7 +1,8 @@
-"""``prunevid models check``: is a checkpoint folder whole, and which model is it?
+"""What there is: ``prunevid models check`` (is a checkpoint folder whole, and which model is it?)
+and ``prunevid methods``.
 
-Reads configs, indices and headers only, so it takes seconds and little memory for a model of any
-size, and no GPU. What would be wrong on loading is printed in full, but for values that only
+The check reads configs, indices and headers only, so it takes seconds and little memory for a model
+of any size, and no GPU. What would be wrong on loading is printed in full, but for values that only
 reading the weights would show.
 """
 
@@ -12,14 +13,16 @@ from typing import Annotated
 
 import typer
 
-from ..support.terminal import AsJson, print_summary, say
+from ..support.terminal import AsJson, fail, print_summary, say
 
-models_app = typer.Typer(help="Checkpoint folders.", no_args_is_help=True, rich_markup_mode=None)
+models_app = typer.Typer(
+    help="Look into checkpoint folders.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @models_app.callback()
 def _root() -> None:
-    """Checkpoint folders."""
+    """Look into checkpoint folders."""
 
 
 @models_app.command("check")
@@ -70,3 +73,33 @@ def check_command(
     print_summary(summary, as_json)
     if not summary["loadable"]:
         raise typer.Exit(1)
+
+
+def methods_command(as_json: AsJson = False) -> None:
+    """List the pruning methods: what each needs, what it does, how it keeps a share."""
+    from prunevid_kernels.adapters.methods.record import CHANGES, NEEDS
+    from prunevid_kernels.adapters.methods.registry import find_method, method_names
+
+    try:
+        methods = {name: find_method(name) for name in method_names()}
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        fail(f"a method of another package cannot be used: {error}")
+    for name, method in methods.items():
+        print(f"{name}: {method.summary}")
+        print(f"    does: {'; '.join(CHANGES[word] for word in method.changes) or 'nothing'}")
+        if method.needs:
+            print(f"    needs: {'; '.join(NEEDS[word] for word in method.needs)}")
+        print(f"    --retain: {method.knob_text}")
+        options = ", ".join(f"{key}={value}" for key, value in method.defaults.items())
+        print(f"    options: {options or 'none'}")
+    rows = {
+        name: {
+            "summary": method.summary,
+            "changes": list(method.changes),
+            "needs": list(method.needs),
+            "knob": method.knob_text if method.knob is not None else None,
+            "options": dict(method.defaults),
+        }
+        for name, method in methods.items()
+    }
+    print_summary({"methods": rows}, as_json)

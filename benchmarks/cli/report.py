@@ -7,24 +7,24 @@ from typing import Annotated
 
 import typer
 
-from ..support.terminal import AsJson, fail, print_summary, require_out_folder, say
+from ..support.terminal import AsJson, Extractor, fail, print_summary, require_out_folder, say
 
 
 def report_command(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Run folders of prunevid eval, folders that hold some, latency.json files or their"
-            " folders, files of on_gpu."
+            help="Run folders of prunevid eval, or folders that hold some; latency.json files, or"
+            " their folders; results of on_gpu."
         ),
     ],
-    extractor: Annotated[
-        str, typer.Option(help="How answers are read: strict, or released as published.")
-    ] = "strict",
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("prunevid-paper"),
+    extractor: Extractor = "strict",
+    out: Annotated[Path, typer.Option(help="Folder to write the report to.")] = Path(
+        "prunevid-paper"
+    ),
     as_json: AsJson = False,
 ) -> None:
-    """Put runs together: the paper's table beside the published numbers, intervals, plots."""
+    """Combine runs into the paper's table, with published numbers, intervals and plots."""
     from ..accuracy.extract import EXTRACTORS
     from ..accuracy.run_log import RunLogError
     from ..report.page import report_markdown, write_paper_report

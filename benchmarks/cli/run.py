@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..support.terminal import AsJson, ReaderName, fail, print_summary, require_out_folder, say
+from ..support.terminal import (
+    AsJson,
+    Config,
+    Device,
+    LoraAlpha,
+    ReaderName,
+    fail,
+    print_summary,
+    require_out_folder,
+    say,
+)
 
 if TYPE_CHECKING:
     from ..run.run import RunResult
@@ -24,31 +34,27 @@ TOO_SMALL_TO_RACE = (
 def run_command(
     video: Annotated[
         Path | None,
-        typer.Option(help="Video file, or folder of png/jpg frames.  [default: a sample clip]"),
+        typer.Option(help="Video file, or folder of png or jpg frames.  [default: a sample clip]"),
     ] = None,
     question: Annotated[
-        str | None, typer.Option(help="What to ask; needed together with --video.")
+        str | None, typer.Option(help="What to ask about the video; required with --video.")
     ] = None,
     model: Annotated[
         Path | None,
         typer.Option(help="Checkpoint folder of a supported model.  [default: the embedded model]"),
     ] = None,
-    lora_alpha: Annotated[
-        float | None,
-        typer.Option(help="For a checkpoint whose LoRA is not merged; 14 in the paper."),
-    ] = None,
+    lora_alpha: LoraAlpha = None,
     frames: Annotated[
-        int | None, typer.Option(help="Frames to sample.  [default: the model's own]")
+        int | None, typer.Option(help="Number of frames to sample.  [default: the model's own]")
     ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option(help="FILE.json or key=value, such as keep_ratio=0.3; may be repeated."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("prunevid-report"),
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 16,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one.")
-    ] = "auto",
+    config: Config = None,
+    out: Annotated[Path, typer.Option(help="Folder to write the report to.")] = Path(
+        "prunevid-report"
+    ),
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Maximum length of an answer, in tokens.")
+    ] = 16,
+    device: Device = "auto",
     reader: ReaderName = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -97,11 +103,11 @@ def _print_result(result: RunResult, report: Path) -> None:
     say(f"model          {model.name}")
     if model.limits:
         say(f"               {model.limits}")
-    source = " ".join(str(result.inputs.video.source).split())
+    summary = result.summary()
+    source = " ".join(str(summary["video"]).split())
     say(f"video          {source} ({which}, {counts.segments} segments)")
-    reason = result.summary()["reader_reason"]
-    if reason:
-        say(f"               read by PyAV, not decord: {reason}")
+    if summary["reader_reason"]:
+        say(f"               read by PyAV, not decord: {summary['reader_reason']}")
     say(f"question       {_hanging(result.inputs.question)}")
     guess = "" if result.knows_the_video else "   (a guess: the model does not know such videos)"
     say(f"answer         {_hanging(result.answer)}{guess}")

@@ -16,44 +16,49 @@ from ..support.terminal import AsJson, fail, print_summary, say
 def serve_command(
     model: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint folder to serve; not needed with both URLs."),
+        typer.Option(help="Checkpoint folder to serve; not needed if both URLs are given."),
     ] = None,
     video: Annotated[
-        Path | None, typer.Option(help="mp4 file.  [default: the sample clip]")
+        Path | None, typer.Option(help="mp4 file to ask about.  [default: the sample clip]")
     ] = None,
     retain: Annotated[float, typer.Option(help="Share of the visual tokens to keep.")] = 0.2,
     concurrency: Annotated[
         list[int] | None,
-        typer.Option(help="Requests under way; may be repeated.  [default: 1 2 4 8 16 32]"),
+        typer.Option(
+            help="Number of concurrent requests; may be repeated.  [default: 1 2 4 8 16 32]"
+        ),
     ] = None,
-    waves: Annotated[int, typer.Option(help="Requests of a level for each one under way.")] = 4,
-    max_tokens: Annotated[int, typer.Option(help="Tokens of every answer.")] = 16,
+    waves: Annotated[
+        int, typer.Option(help="Requests sent at each --concurrency, as a multiple of it.")
+    ] = 4,
+    max_tokens: Annotated[int, typer.Option(help="Number of tokens to generate.")] = 16,
     unpruned_url: Annotated[
-        str | None, typer.Option(help="Running server to measure, up to /v1; with --pruned-url.")
+        str | None,
+        typer.Option(help="URL of a running server without pruning, up to /v1; with --pruned-url."),
     ] = None,
     pruned_url: Annotated[
         str | None,
-        typer.Option(help="The same model pruned, started with --trust-request-mm-kwargs."),
+        typer.Option(help="URL of the same model pruned, started with --trust-request-mm-kwargs."),
     ] = None,
     server_options: Annotated[
-        str, typer.Option(help="Further options of the servers, as on a command line.")
+        str, typer.Option(help="Further options for the servers, written as on a command line.")
     ] = "",
     start_limit_s: Annotated[
-        float, typer.Option(help="Seconds that a server may take to come up.")
+        float, typer.Option(help="Seconds to wait for a server to start.")
     ] = 600.0,
-    out: Annotated[Path, typer.Option(help="Folder for table, JSON and server logs.")] = Path(
-        "serve-benchmark"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder to write table, JSON and server logs to.")
+    ] = Path("serve-benchmark"),
     as_json: AsJson = False,
 ) -> None:
-    """Requests/s and time to the first token of a vLLM server, with and without pruning.
+    """Measure a vLLM server's throughput and time to the first token, unpruned and pruned.
 
     Needs vLLM where it starts the servers itself. Without a GPU it shows that everything works.
     """
     if unpruned_url is None and model is None:
         fail("say what to measure: --model FOLDER, or --unpruned-url and --pruned-url")
     if unpruned_url is None and find_spec("vllm") is None:
-        fail("vllm is not installed: pip install 'prunevid-kernels[vllm]', or give both URLs")
+        fail("vllm is not installed: pip install '.[vllm]' in a checkout, or give both URLs")
     from ..cost.serve.bench import CPU_FIGURES, ServeCheckError, ServeRequest, bench_serve
     from ..cost.serve.client import RequestError
     from ..cost.serve.server import ServerError

@@ -20,17 +20,17 @@ HELD_OUT_QUESTIONS = 2000
 
 
 def train_tiny_command(
-    out: Annotated[Path, typer.Option(help="Folder for the checkpoint.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the data and the weights.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed for data and weights.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")] = "cpu",
     steps: Annotated[
         int | None,
-        typer.Option(help="Steps in all, fewer for a trial run.  [default: the whole curriculum]"),
+        typer.Option(help="Number of steps, for a shorter trial.  [default: the whole curriculum]"),
     ] = None,
     questions: Annotated[
-        int, typer.Option(min=10, help="Held-out questions to measure each method on.")
+        int, typer.Option(min=10, help="Number of held-out questions to measure each method on.")
     ] = HELD_OUT_QUESTIONS,
-    resume: Annotated[bool, typer.Option(help="Resume the run in --out.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue the unfinished run in --out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train the embedded model from a seed, measure it, and write a checkpoint with a model card.

@@ -36,7 +36,7 @@ from ..cost.kernels.cases import (
     video_features,
 )
 from ..cost.kernels.eager_variants import attention_scores
-from ..cost.kernels.near_ties import Verdict, examine
+from ..cost.kernels.near_ties import Verdict, examine, examine_tokens
 from ..cost.launches import LaunchCounts, count_launches
 
 
@@ -162,7 +162,8 @@ def _merge(case: Case, device: torch.device) -> Outcome:
 
 
 def _budget(case: Case, device: torch.device) -> Outcome:
-    """Exactly so many tokens, the same decisions; the threshold's count gives its result."""
+    """Exactly so many tokens, the same decisions; the threshold's count gives its result, and no
+    token is left out at less than a token a group."""
     x, verdict = _features(case, case.frames, device, 105), Verdict()
     threshold = merge_video(x, PruneVidConfig(), impl="triton")
     for retain in (0.3, threshold.layout.num_merged):
@@ -171,6 +172,14 @@ def _budget(case: Case, device: torch.device) -> Outcome:
         verdict += examine(x, config, merged)
     if not _is_same(merged, threshold):
         verdict.errors.append("the threshold's count as a budget gives another result")
+    # Less than a token a group: neighbours share them, by the threshold's groups.
+    group = threshold.layout.merged_groups().to(device)[threshold.layout.source_to_merged]
+    held, place = group.unique(return_inverse=True)
+    for count in (1, max(1, len(held) // 2)):
+        merged = merge_video(x, PruneVidConfig(budget=count), impl="triton")
+        verdict += examine_tokens(x, merged)
+        if not torch.equal(merged.layout.source_to_merged, place * count // len(held)):
+            verdict.errors.append(f"a budget of {count} is not shared by neighbouring groups")
     return Outcome.of_verdict(verdict)
 
 

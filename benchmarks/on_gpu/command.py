@@ -234,7 +234,7 @@ def kernel_rows(
 
 
 def end_to_end_rows(device: torch.device, is_tiny: bool, clock: Clock) -> Iterator[dict[str, Any]]:
-    """Latency of a model of real size, dense and pruned, batch after batch."""
+    """Latency of a model of real size, unpruned and pruned, batch after batch."""
     from ..cost.kernels.cases import REDUCED
     from ..cost.latency.rows import LatencySettings, latency_rows
     from ..cost.latency.subjects import load_subject

@@ -33,6 +33,7 @@ from .checks import Check, Outcome
 
 # Frames, tokens a frame, channels: up to 16 of something, where a tile is smaller than its threads.
 FEW = ((8, 24, 64), (16, 24, 64), (16, 144, 4096), (16, 32, 4096), (5, 16, 256), (2, 9, 48))
+TINY = ((4, 9, 48),)  # for the interpreter
 
 MASSIVE_CHANNELS = 4
 MASSIVE_SIZE = 60.0  # of a massive channel beside the others' 1, as in vision towers' outputs
@@ -40,7 +41,7 @@ MASSIVE_SIZE = 60.0  # of a massive channel beside the others' 1, as in vision t
 
 def stress_checks(device: torch.device, *, is_tiny: bool) -> Iterator[Check]:
     """Most valuable first."""
-    shapes = FEW[:1] if is_tiny else FEW
+    shapes = TINY if is_tiny else FEW
     runs = 3 if is_tiny else 300
     for shape in shapes:
         name = "x".join(map(str, shape))
@@ -48,9 +49,11 @@ def stress_checks(device: torch.device, *, is_tiny: bool) -> Iterator[Check]:
         yield Check("repeat", f"{name}, {runs} runs", "bf16", repeat)
         occupied = partial(_repeat, shape, device, runs // 3, is_occupied=True)
         yield Check("order", f"{name}, {runs // 3} runs beside others' work", "bf16", occupied)
-    yield Check("wait", "none in budget mode, new shapes", "bf16", partial(_no_wait, device, runs))
+    yield Check(
+        "wait", "none in budget mode, new shapes", "bf16", partial(_no_wait, device, is_tiny)
+    )
     others = 1 if is_tiny else 100
-    graph = partial(_graph, device, others)
+    graph = partial(_graph, device, others, is_tiny)
     yield Check("graph", f"replayed after {others} other shapes", "bf16", graph)
     for dtype in ("bf16",) if is_tiny else tuple(DTYPES):
         for shape in shapes[:3]:
@@ -127,12 +130,16 @@ def _repeat(
     return Outcome(decisions=runs)
 
 
-def _no_wait(device: torch.device, runs: int) -> Outcome:
+def _no_wait(device: torch.device, is_tiny: bool) -> Outcome:
     """Budget mode on ragged batches of shapes that were never seen: torch itself refuses waits."""
     choice = random.Random(7)
+    max_frames, max_tokens, count = (4, 8, 1) if is_tiny else (24, 40, 40)
     shapes = [
-        ([choice.randint(1, 24) for _ in range(choice.randint(1, 4))], choice.randint(3, 40))
-        for _ in range(1 if runs < 10 else 40)
+        (
+            [choice.randint(1, max_frames) for _ in range(choice.randint(1, 4))],
+            choice.randint(3, max_tokens),
+        )
+        for _ in range(count)
     ]
     videos = [
         video_features(sum(frames), n, 64, seed=152, device=device, dtype=torch.bfloat16)
@@ -168,11 +175,13 @@ def _waits_refused(device: torch.device) -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def _graph(device: torch.device, others: int) -> Outcome:
+def _graph(device: torch.device, others: int, is_tiny: bool) -> Outcome:
     """A captured budget merge, scoring and compaction, replayed on new values after other shapes
     came and went."""
-    x = video_features(16, 36, 128, seed=154, device=device, dtype=torch.bfloat16)
-    again = video_features(16, 36, 128, seed=155, device=device, dtype=torch.bfloat16)
+    shape = (3, 9, 64) if is_tiny else (16, 36, 128)
+    max_frames, max_tokens = (4, 8) if is_tiny else (20, 40)
+    x = video_features(*shape, seed=154, device=device, dtype=torch.bfloat16)
+    again = video_features(*shape, seed=155, device=device, dtype=torch.bfloat16)
     config = PruneVidConfig(budget=0.4)
     key = torch.randn(1, 2, 260, 64, device=device, dtype=torch.bfloat16)
     query = torch.randn(1, 4, 9, 64, device=device, dtype=torch.bfloat16)
@@ -187,7 +196,7 @@ def _graph(device: torch.device, others: int) -> Outcome:
     outputs, replay = _captured(work, device)
     choice = random.Random(8)
     for _ in range(others):
-        frames, n = choice.randint(1, 20), choice.randint(2, 40)
+        frames, n = choice.randint(1, max_frames), choice.randint(2, max_tokens)
         other = torch.randn(frames, n, 64, device=device, dtype=torch.bfloat16)
         merge_video(other, PruneVidConfig(budget=0.5), impl="triton")
         compact([key[:, :, : 100 + frames]], index[:frames], dim=2, impl="triton")

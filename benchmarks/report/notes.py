@@ -44,7 +44,7 @@ def _differing_questions(runs: Sequence[Run]) -> list[str]:
     notes = []
     for benchmark in dict.fromkeys(run.settings["benchmark"] for run in runs):
         group = [run for run in runs if run.settings["benchmark"] == benchmark]
-        asked = Counter(run.settings.get("questions_sha256") for run in group)
+        asked = Counter(str(run.settings.get("questions_sha256")) for run in group)
         if len(asked) > 1:
             counts = ", ".join(f"{r.folder.name}: {r.settings['questions']}" for r in group)
             notes.append(

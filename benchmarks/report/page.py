@@ -23,6 +23,9 @@ from ..datasets.registry import DATASETS
 from .notes import device_name
 from .plots import accuracy_plot, time_plot
 from .published import FULL_SET
+from .share_plots import share_plot
+from .shares import TITLES as SHARE_TITLES
+from .shares import share_cells
 from .summary import SCALE
 from .table import Column, Line, Table
 
@@ -32,6 +35,12 @@ JSON_NAME = "report.json"
 FULL_SET_LEGEND = (
     "EgoSchema's organisers keep most answers, and score the full set from a submission"
     " (prunevid eval egoschema --export)."
+)
+
+SHARES_LEGEND = (
+    "The share is of the visual tokens that the decoder's layers run on, the mean over layers;"
+    " prunevid methods says how each method is set to it. Times are medians over the questions, of"
+    " single passes during the evaluation, vision tower included."
 )
 
 
@@ -68,12 +77,13 @@ def write_paper_report(table: Table, folder: Path) -> list[Path]:
         OSError: the folder cannot be written.
     """
     accuracy, time = accuracy_plot(table), time_plot(table.latency)
+    shares = share_plot(table.shares)
     files = {
-        HTML_NAME: _html(table, accuracy, time).encode(),
+        HTML_NAME: _html(table, accuracy, time, shares).encode(),
         MARKDOWN_NAME: report_markdown(table).encode(),
         JSON_NAME: (json.dumps(asdict(table), indent=1) + "\n").encode(),
     }
-    pictures = {"accuracy.png": accuracy, "time.png": time}
+    pictures = {"accuracy.png": accuracy, "time.png": time, "shares.png": shares}
     files |= {name: content for name, content in pictures.items() if content is not None}
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -152,6 +162,9 @@ def report_markdown(table: Table) -> str:
         parts.append("## Scores\n\n" + _scores(table))
     if paired := paired_lines(table):
         parts.append("## Against the unpruned model\n\n" + _paired(paired))
+    if table.shares:
+        cells = _table(SHARE_TITLES, share_cells(table.shares))
+        parts.append(f"## At equal shares\n\n{cells}\n{SHARES_LEGEND}\n")
     if table.latency:
         parts.append("## Where the time goes\n\n" + latency_markdown(table.latency))
     stamps = [f"{environment_line(item)}\n" for item in table.environments]
@@ -221,7 +234,7 @@ def _beside(measured: str, published: str | None) -> str:
 # ------------------------------------------------------------------------------------------------
 
 
-def _html(table: Table, accuracy: bytes | None, time: bytes | None) -> str:
+def _html(table: Table, accuracy: bytes | None, time: bytes | None, shares: bytes | None) -> str:
     # Everything that came from the user (names of models and folders, errors) is escaped.
     environment = Environment(
         loader=PackageLoader("prunevid_kernels.benchmarks.support"),
@@ -250,6 +263,10 @@ def _html(table: Table, accuracy: bytes | None, time: bytes | None) -> str:
         shapes=shapes,
         accuracy_uri=_data_uri(accuracy),
         time_uri=_data_uri(time),
+        shares_uri=_data_uri(shares),
+        share_titles=SHARE_TITLES,
+        share_cells=share_cells(table.shares),
+        shares_legend=SHARES_LEGEND,
         version=__version__,
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from prunevid_kernels.adapters.families import FAMILIES
 
-from ..accuracy.run_log import Run
+from ..accuracy.run_log import Run, RunLogError
 from ..datasets.registry import DATASETS
 from ..datasets.vcgbench import DIMENSIONS
 from .published import published_row
@@ -99,7 +99,7 @@ def summarise(run: Run, extractor: str) -> RunScore:
     kept = sum(record.tokens_kept for record in answered)
     unanswered = 0
     if benchmark.scoring == "choice":
-        unanswered = sum(r.predictions[extractor] is None for r in answered if r.correct)
+        unanswered = sum(r.predictions.get(extractor) is None for r in answered if r.correct)
     return RunScore(
         benchmark=settings["benchmark"],
         model=settings["model"],
@@ -184,6 +184,10 @@ def paired_values(run: Run, extractor: str) -> dict[str, dict[str, float]]:
     for record in sorted(run.answered, key=lambda record: record.id):
         if record.correct:
             key = extractor if extractor in record.correct else "word"
+            if key not in record.correct:
+                raise RunLogError(
+                    f"{run.folder}: {record.id} was not read by the {extractor} extractor"
+                )
             values.setdefault(record.task, {})[record.id] = float(record.correct[key])
     return values
 

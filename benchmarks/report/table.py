@@ -20,17 +20,73 @@ from typing import Any
 from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_bytes, require_text
 
 from ..accuracy.run_log import SETTINGS, Run, RunLogError, read_run
+from ..cost.latency.stages import STAGES
 from ..datasets.registry import DATASETS
 from ..datasets.vcgbench import DIMENSIONS
+from ..support.shapes import require_shape
 from .notes import distinct, latency_notes, run_notes
 from .published import FULL_SET, PublishedRow, published_row, published_rows
+from .shares import ShareRow, share_rows
 from .summary import Comparison, RunScore, compare, method_label, paired_values, summarise
 
 UNPRUNED = "full"
 LATENCY_FILE = "latency.json"
 CELL_KEYS = ("benchmark", "model", "method", "options")
-SETTING_KEYS = (*CELL_KEYS, "family", "questions")
-LATENCY_KEYS = {"model", "method", "frames", "batch", "status", "stages", "first_token_ms"}
+
+# What a report reads of a file; files have more.
+_QUANTILES = {"median": float, "p10": float, "p90": float}
+_SETTINGS = {
+    "benchmark": str,
+    "model": str,
+    "method": str,
+    "family": str,
+    "options": {str: object},
+    "questions": int,
+}
+_LATENCY_ROW = {
+    "model": str,
+    "method": str,
+    "options": {str: object},
+    "features": str,
+    "device": str,
+    "dtype": str,
+    "attention": str,
+    "frames": int,
+    "batch": int,
+    "output_tokens": int,
+    "status": str,
+    "reason": (None, str),
+    "text_tokens": int,
+    "visual_tokens": int,
+    "merged_tokens": [int],
+    "kept_tokens": [int],
+    "runs": int,
+    "cold_ms": (None, float),
+    "read_ms": (None, _QUANTILES),
+    "stages": {str: _QUANTILES},
+    "first_token_ms": (None, _QUANTILES),
+    "ms_per_token": (None, _QUANTILES),
+    "tokens_per_s": (None, float),
+    "peak_memory_bytes": (None, float),
+    "kv_bytes": float,
+    "flops": {str: float},
+    "speedup": (None, float),
+}
+# Of a row whose status is "ok".
+_TIMED_ROW = {
+    "stages": dict.fromkeys(STAGES, _QUANTILES),
+    "first_token_ms": _QUANTILES,
+    "ms_per_token": _QUANTILES,
+    "tokens_per_s": float,
+}
+# Of an environment, where it has these.
+_ENVIRONMENT = {
+    "packages": {str: (None, str)},
+    "gpu": (None, {"name": str}),
+    "commit": (None, str),
+    "date": str,
+    "device": str,
+}
 
 
 class ReportError(ValueError):
@@ -111,6 +167,7 @@ class Table:
 
     Attributes:
         latency: rows of latency files, in the order given.
+        shares: runs at equal terms; empty without any.
         notes: what a reader has to know before believing a number, a sentence each.
         environments: what the numbers were made with, each once.
     """
@@ -121,6 +178,7 @@ class Table:
     notes: list[str]
     environments: list[dict[str, Any]]
     extractor: str
+    shares: list[ShareRow] = field(default_factory=list)
 
 
 def build_table(paths: Sequence[Path], extractor: str) -> Table:
@@ -154,6 +212,7 @@ def build_table(paths: Sequence[Path], extractor: str) -> Table:
         notes=[*run_notes(runs), *_unpaired(lines), *latency_notes(rows)],
         environments=distinct([run.environment for run in runs] + environments),
         extractor=extractor,
+        shares=share_rows(runs, extractor),
     )
 
 
@@ -192,24 +251,42 @@ def read_latency(path: Path) -> dict[str, Any]:
             content = {**content, **content["sections"]["end_to_end"], "kind": "latency"}
         if content["kind"] != "latency":
             raise ReportError(f"{path}: holds {content['kind']!r}, not latency")
-        rows = [dict(row) for row in content["rows"]]
+        rows, environment = content["rows"], content["environment"]
         for row in rows:
-            if missing := LATENCY_KEYS - row.keys():
-                raise ReportError(f"{path}: a row without {', '.join(sorted(missing))}")
-        return {"environment": dict(content["environment"]), "rows": rows}
+            _require_row(row)
+        _require_environment(environment)
+        return {"environment": environment, "rows": rows}
     except ReportError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise ReportError(f"{path}: not a file of prunevid bench latency") from error
+        raise ReportError(f"{path}: not a file of prunevid bench latency: {error}") from error
+
+
+def _require_row(row: Any) -> None:
+    require_shape(row, _LATENCY_ROW, "row")
+    if row["status"] == "ok":
+        require_shape(row, _TIMED_ROW, "row")
+        if not row["merged_tokens"] or not row["kept_tokens"] or not row["visual_tokens"]:
+            raise ValueError("a timed row has no visual tokens")
+    elif row["stages"]:
+        require_shape(row["stages"], _TIMED_ROW["stages"], "row.stages")
+
+
+def _require_environment(environment: Any) -> None:
+    require_shape(environment, {}, "environment")
+    known = {name: shape for name, shape in _ENVIRONMENT.items() if name in environment}
+    require_shape(environment, known, "environment")
 
 
 def _require_distinct(runs: Sequence[Run]) -> None:
     seen: dict[str, Path] = {}
     for run in runs:
         settings = run.settings
-        for key in SETTING_KEYS:
-            if key not in settings:
-                raise RunLogError(f"{run.folder}: the settings have no {key!r}")
+        try:
+            require_shape(settings, _SETTINGS, "settings")
+            _require_environment(run.environment)
+        except ValueError as error:
+            raise RunLogError(f"{run.folder / SETTINGS}: {error}") from error
         cell = json.dumps([settings[key] for key in CELL_KEYS], sort_keys=True)
         if settings["benchmark"] not in DATASETS:
             raise RunLogError(f"{run.folder}: unknown benchmark {settings['benchmark']!r}")

@@ -210,7 +210,9 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     """
     model = inputs.model
     start = time.perf_counter()
-    encoded = model.encode(inputs.video.frames, inputs.question, seconds=inputs.video.timestamps_s)
+    times = inputs.video.timestamps_s
+    seconds = None if times is None else times.tolist()
+    encoded = model.encode(inputs.video.frames, inputs.question, seconds=seconds)
     encode_seconds = time.perf_counter() - start
     with progress("Warming up"), prune(model.model, inputs.config):
         model.generate(encoded, max_new_tokens=1)

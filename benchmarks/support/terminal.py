@@ -16,10 +16,47 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-# Every command that prints a result has this option.
+from prunevid_kernels.adapters.families import DEFAULT_SIZE
+
+# Options that several commands have, the same in all of them.
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="End with a line of JSON, as when the output is not a terminal."),
+    typer.Option(
+        "--json", help="End with the result as a line of JSON, as when stdout is not a terminal."
+    ),
+]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1 ...; auto uses a GPU if there is one.")
+]
+LoraAlpha = Annotated[
+    float | None,
+    typer.Option(
+        help="Strength of LoRA weights that the checkpoint holds unmerged; 14 in the paper."
+    ),
+]
+Config = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Option of a method as key=value, such as keep_ratio=0.3, or a FILE.json of them; may"
+        " be repeated."
+    ),
+]
+DataRoot = Annotated[Path, typer.Option(help="Folder that holds the data sets.")]
+Extractor = Annotated[
+    str, typer.Option(help="How to read answers: strict, or released (as published).")
+]
+# Of the benchmarks of kernels: shapes are those of published models.
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", help=f"Model whose shapes to use; may be repeated.  [default: {DEFAULT_SIZE}]"
+    ),
+]
+FrameCounts = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--frames", help="Number of frames; may be repeated.  [default: each model's own]"
+    ),
 ]
 
 # Every command that reads videos has this one.

@@ -23,6 +23,9 @@ questions about generated clips with one word. It exists so that token pruning c
 model whose answers mean something, without downloading one. It knows nothing else: it has a
 vocabulary of {words} words and was never shown a real picture.
 
+The folder is complete for transformers: `AutoProcessor` and its chat template make this model's
+inputs, for which transformers wants torchvision; `load_video_model` of prunevid-kernels does not.
+
 ## How it was trained
 
 `prunevid train-tiny --seed {seed}` trains it from random weights, in {steps} steps. What comes out

@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from prunevid_kernels.kernels._launch import launch
+
 
 def is_interpreted() -> bool:
     """Whether the kernels were defined under Triton's interpreter, which runs them on a CPU."""
@@ -205,5 +207,11 @@ def device_integers(
         kernel = _narrow_kernel if is_narrow else _wide_kernel
         padding = (0,) * ((NARROW if is_narrow else WIDE) - len(some))
         target = out[first:] if first else out
-        kernel[(1,)](target, len(some), *some, *padding, num_warps=1)
+        launch(
+            kernel,
+            (device, dtype),
+            (1, 1, 1),
+            (target, len(some), *some, *padding),
+            {"num_warps": 1},
+        )
     return out

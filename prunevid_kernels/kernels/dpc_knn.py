@@ -32,6 +32,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for, device_integers
+from prunevid_kernels.kernels._launch import launch
 from prunevid_kernels.kernels.gram import gram, padded_pitch
 from prunevid_kernels.kernels.group_gram import channels_per_part
 
@@ -175,12 +176,13 @@ def _densities_kernel(
         total = tl.zeros([BLOCK_M], dtype=tl.float32)
         for _ in range(counted):
             nearest = tl.min(remaining, axis=1)  # [BLOCK_M]
-            is_nearest = remaining == nearest[:, None]
-            taken = tl.minimum(tl.sum(is_nearest.to(tl.int32), axis=1), missing)  # [BLOCK_M]
+            # Counted without a comparison's bit for each element, which registers hold badly.
+            is_farther = tl.minimum(remaining - nearest[:, None], 1)  # [BLOCK_M, BLOCK_N]
+            taken = tl.minimum(BLOCK_N - tl.sum(is_farther, axis=1), missing)  # [BLOCK_M]
             distance = _root(nearest, sqrt_channels)
             total += tl.where(taken > 0, taken.to(tl.float32) * (distance * distance), 0.0)
             missing -= taken
-            remaining = tl.where(is_nearest, _INFINITY, remaining)
+            remaining = tl.where(remaining == nearest[:, None], _INFINITY, remaining)
         tl.store(density_ptr + first + i, tl.exp(-total / counted), mask=i < n)
 
 
@@ -264,6 +266,7 @@ def _dpc_knn_kernel(
     tl.store(center_ptr + points * num_clusters + rank, j.to(tl.int64), mask=is_center)
 
 
+MAX_INT32 = 2**31 - 1
 MAX_POINTS = 4096
 """The most points of a set: a row of its distance matrix has to fit a program's registers."""
 
@@ -326,7 +329,7 @@ def score_points(points: Points, num_neighbors: int, density: Tensor, score: Ten
     Returns:
         squared distances [R, pitch] float32.
     """
-    rows, pitch = len(density), points.gram.shape[-1]
+    rows, pitch = density.shape[0], points.gram.shape[-1]
     device = density.device
     square = torch.empty((rows, pitch), dtype=torch.float32, device=device)
     farthest = torch.empty(rows, dtype=torch.int32, device=device)
@@ -334,37 +337,41 @@ def score_points(points: Points, num_neighbors: int, density: Tensor, score: Ten
     sqrt_channels = math.sqrt(points.channels)
     segment_length = points.segment_length
     blocks = blocks_for("cluster_rows", device, points.max_points)
-    grid = (len(points.first_row) * -(-points.max_points // blocks["BLOCK_M"]),)
-    _densities_kernel[grid](
-        points.gram,
-        points.norm,
-        *sets,
-        points.first_row if segment_length is None else segment_length,
-        square,
-        density,
-        farthest,
-        points.max_points,
-        pitch,
-        points.num_splits,
-        points.gram_stride,
-        points.norm_stride,
-        sqrt_channels,
-        num_neighbors,
-        0 if segment_length is None else len(segment_length),
-        points.channels,
-        SPLIT_C=0 if segment_length is None else config_for("group_gram", device)["SPLIT_C"],
-        **blocks,
+    grid = (points.first_row.shape[0] * -(-points.max_points // blocks["BLOCK_M"]), 1, 1)
+    needs_64_bits = points.gram_stride > MAX_INT32, points.norm_stride > MAX_INT32
+    launch(
+        _densities_kernel,
+        (device, pitch, *needs_64_bits),
+        grid,
+        (
+            points.gram,
+            points.norm,
+            *sets,
+            points.first_row if segment_length is None else segment_length,
+            square,
+            density,
+            farthest,
+            points.max_points,
+            pitch,
+            points.num_splits,
+            points.gram_stride,
+            points.norm_stride,
+            sqrt_channels,
+            num_neighbors,
+            0 if segment_length is None else segment_length.shape[0],
+            points.channels,
+        ),
+        {
+            "SPLIT_C": 0 if segment_length is None else config_for("group_gram", device)["SPLIT_C"],
+            **blocks,
+        },
     )
-    _scores_kernel[grid](
-        square,
-        density,
-        farthest,
-        *sets,
-        score,
-        points.max_points,
-        pitch,
-        sqrt_channels,
-        **blocks,
+    launch(
+        _scores_kernel,
+        (device, pitch),
+        grid,
+        (square, density, farthest, *sets, score, points.max_points, pitch, sqrt_channels),
+        blocks,
     )
     return square
 
@@ -383,16 +390,11 @@ def dpc_knn(
     square = score_points(points, num_neighbors, density.flatten(), score.flatten())
     label = torch.empty((batch, n), dtype=torch.int64, device=device)
     center = torch.empty((batch, num_clusters), dtype=torch.int64, device=device)
-    _dpc_knn_kernel[(batch,)](
-        square,
-        score,
-        first_row,
-        end_row,
-        label,
-        center,
-        square.shape[1],
-        n,
-        num_clusters,
-        **blocks,
+    launch(
+        _dpc_knn_kernel,
+        (device, square.shape[1]),
+        (batch, 1, 1),
+        (square, score, first_row, end_row, label, center, square.shape[1], n, num_clusters),
+        blocks,
     )
     return label, center, density, score

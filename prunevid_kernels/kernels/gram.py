@@ -8,9 +8,9 @@ then get a distance of exactly 0, and points equal to them get equal distances, 
 Where points lie far from 0 and close to each other, the difference of such sums holds nothing but
 rounding errors. Distances do not change with the place of 0, so points are first taken relative to
 a point in their midst, in float32, where it pays: tokens of a frame in the blocks of channels that
-:mod:`~prunevid_kernels.kernels.frame_mean` found offset, other points in the channels in which a
-few of them are close together. Elsewhere they stay as they are: the products of 16-bit features are
-exact then, and a sixth of the work.
+:mod:`~prunevid_kernels.kernels.means.frame_mean` found offset, other points in the channels in
+which a few of them are close together. Elsewhere they stay as they are: the products of 16-bit
+features are exact then, and a sixth of the work.
 
 Matrices are symmetric: the tiles above the diagonal are computed, and stored twice. A tile on the
 diagonal loads its points once.
@@ -24,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import _bfloat16_parts, config_for, dot, is_interpreted
+from prunevid_kernels.kernels._launch import alike, launch
 
 
 @triton.jit
@@ -311,17 +312,11 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
     matrices = torch.empty((splits, rows, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)
     tiles = -(-pitch // config["BLOCK"])
-    _gram_kernel[(len(first_row), tiles * tiles, splits)](
-        x,
-        first_row,
-        end_row,
-        matrices,
-        norms,
-        rows,
-        channels,
-        pitch,
-        INTERPRETED=is_interpreted(),
-        CENTERS=4,
-        **config,
+    launch(
+        _gram_kernel,
+        (*alike(x), channels, pitch),
+        (len(first_row), tiles * tiles, splits),
+        (x, first_row, end_row, matrices, norms, rows, channels, pitch),
+        {"INTERPRETED": is_interpreted(), "CENTERS": 4, **config},
     )
     return matrices, norms

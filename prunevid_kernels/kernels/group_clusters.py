@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from prunevid_kernels.kernels._launch import launch
 from prunevid_kernels.kernels.dpc_knn import Points, blocks_for, labels, ranks, score_points
-from prunevid_kernels.kernels.groups import GroupTable, video_of
+from prunevid_kernels.kernels.groups import GroupTable, sharers, video_of
 
 
 class GroupClusters(NamedTuple):
@@ -29,9 +30,10 @@ class GroupClusters(NamedTuple):
             number.
         row_group: [R] int32 the group of each merged token: the frame of a dynamic one, F plus
             the first frame of the segment of a static one, 2 F plus the first frame of a run of
-            frames of one position.
+            frames of one position, 3 F plus the first frame of one that groups share.
         row_begin, row_size: [R] int32 its members' place in their frame's row of ``member``, and
-            their number; of a run of frames its position and length.
+            their number; of a run of frames its position and length; of one that groups share 0 and
+            the frames among which its sources are, by ``source_to_merged``.
         member: [F, N] int32 positions of the tokens of each group, sorted by cluster: of the static
             group of the segment that starts at the frame, then of the frame's dynamic
             group.
@@ -207,8 +209,8 @@ def _group_clusters_kernel(
         length = tl.where(is_static, tl.load(segment_length_ptr + start), 1)
         row = frame.to(tl.int64) * N + before
         j = tl.arange(0, BLOCK_N)
-        # Without room for any token, source_to_merged becomes -1.
-        label = tl.where(num_clusters > 0, j, -1 - offset)
+        # One cluster holds all; none is the last one of the groups before.
+        label = tl.where(num_clusters > 1, j, num_clusters - 1)
         if tl.load(end_point_ptr + group) > tl.load(first_point_ptr + group):
             rank = ranks(score_ptr + row, n, BLOCK_M, BLOCK_N)
             label = labels(square_ptr + row * pitch, rank, n, pitch, num_clusters, BLOCK_M, BLOCK_N)
@@ -218,6 +220,22 @@ def _group_clusters_kernel(
         video = video_of(frame, first_frame_ptr, num_videos)
         first_frame = tl.load(first_frame_ptr + video)
         merged_row = tl.load(first_row_ptr + video).to(tl.int64) + offset
+        shared, shared_end = n * 0, n * 0
+        if num_clusters == 1:
+            shared, shared_end = sharers(
+                segment_start_ptr,
+                segment_length_ptr,
+                static_count_ptr,
+                static_offset_ptr,
+                static_size_ptr,
+                frame_offset_ptr,
+                frame_size_ptr,
+                offset,
+                frame,
+                tl.load(first_frame_ptr + video + 1),
+                N,
+                BLOCK_N,
+            )
         if num_clusters > n:
             _store_frame_runs(
                 position,
@@ -238,6 +256,17 @@ def _group_clusters_kernel(
                 BLOCK_N,
             )
         else:
+            if shared > 0:
+                tl.store(row_group_ptr + merged_row, 3 * num_frames + frame)
+                tl.store(row_begin_ptr + merged_row, 0)
+                shared_end = tl.maximum(shared_end, frame + length)
+                tl.store(row_size_ptr + merged_row, shared_end - frame)
+                # The group after a static one is of the same frame, unless the frame has none.
+                anchor = tl.min(tl.where(j < n, position, N), axis=0)
+                anchor = tl.where(is_static & (n < N), 0, anchor)
+                first_token = (frame - first_frame).to(tl.int64) * N
+                tl.store(anchor_ptr + merged_row, first_token + anchor)
+                tl.store(count_ptr + merged_row, (n * length + shared).to(tl.int64))
             _store_clusters(
                 label,
                 position,
@@ -252,7 +281,7 @@ def _group_clusters_kernel(
                 (frame - first_frame).to(tl.int64) * N,
                 length,
                 n,
-                num_clusters,
+                tl.where(shared > 0, 0, num_clusters),
                 BLOCK_M,
                 BLOCK_N,
             )
@@ -285,7 +314,8 @@ def group_clusters(
     """
     frames, n = norms.shape
     device = norms.device
-    density, score = torch.empty((2, frames * n), dtype=torch.float32, device=device)
+    density = torch.empty(frames * n, dtype=torch.float32, device=device)
+    score = torch.empty(frames * n, dtype=torch.float32, device=device)
     # A part of a static group's matrix in the rows of each frame of its segment.
     strides = matrices.stride(0), norms.stride(0)
     points = Points(
@@ -302,35 +332,41 @@ def group_clusters(
     square = score_points(points, num_neighbors, density, score)
     member = torch.empty((frames, n), dtype=torch.int32, device=device)
     rows = torch.empty((3, num_rows), dtype=torch.int32, device=device)
+    row_group, row_begin, row_size = rows.unbind()
     source_to_merged = torch.empty((frames, n), dtype=torch.int64, device=device)
     anchor = torch.empty(num_rows, dtype=torch.int64, device=device)
     count = torch.empty(num_rows, dtype=torch.int64, device=device)
-    _group_clusters_kernel[(2 * frames,)](
-        square,
-        score,
-        table.first_point,
-        table.end_point,
-        first_frame,
-        first_row,
-        segment_start,
-        segment_length,
-        static_count,
-        table.position,
-        table.static_offset,
-        table.static_size,
-        table.frame_offset,
-        table.frame_size,
-        source_to_merged,
-        anchor,
-        count,
-        rows[0],
-        rows[1],
-        rows[2],
-        member,
-        frames,
-        len(first_frame) - 1,
-        n,
-        square.shape[1],
-        **blocks_for("group_clusters", device, n),
+    launch(
+        _group_clusters_kernel,
+        (device, square.shape[1]),
+        (2 * frames, 1, 1),
+        (
+            square,
+            score,
+            table.first_point,
+            table.end_point,
+            first_frame,
+            first_row,
+            segment_start,
+            segment_length,
+            static_count,
+            table.position,
+            table.static_offset,
+            table.static_size,
+            table.frame_offset,
+            table.frame_size,
+            source_to_merged,
+            anchor,
+            count,
+            row_group,
+            row_begin,
+            row_size,
+            member,
+            frames,
+            first_frame.shape[0] - 1,
+            n,
+            square.shape[1],
+        ),
+        blocks_for("group_clusters", device, n),
     )
-    return GroupClusters(source_to_merged, anchor, count, rows[0], rows[1], rows[2], member)
+    return GroupClusters(source_to_merged, anchor, count, row_group, row_begin, row_size, member)

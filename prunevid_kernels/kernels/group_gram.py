@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for, is_interpreted
-from prunevid_kernels.kernels.frame_mean import MAX_OFFSET_BLOCKS, channels_per_offset_block
+from prunevid_kernels.kernels._launch import alike, launch
 from prunevid_kernels.kernels.gram import (
     add_float32_products,
     add_products,
@@ -22,6 +22,7 @@ from prunevid_kernels.kernels.gram import (
     store_tile,
 )
 from prunevid_kernels.kernels.groups import GroupTable
+from prunevid_kernels.kernels.means.frame_mean import MAX_OFFSET_BLOCKS, channels_per_offset_block
 
 
 @triton.jit
@@ -257,7 +258,8 @@ def _group_gram_kernel(
         largest_passed = min_cluster_tokens
         if HAS_BUDGET:
             size_ptr = tl.where(is_static, static_size_ptr + start, frame_size_ptr + frame)
-            largest_passed = tl.load(size_ptr)
+            size = tl.load(size_ptr)
+            largest_passed = tl.where(size > 1, size, N)  # one cluster holds all
         part_channels = channels_per_part(C, length, SPLIT_C)
         first_c = tl.where(is_static, (frame - start) * part_channels, 0)
         last_c = tl.minimum(first_c + part_channels, C)
@@ -320,7 +322,7 @@ def group_gram(
 
     Args:
         x: [F, N, C] features.
-        frame_mean, is_offset: as :func:`~prunevid_kernels.kernels.frame_mean.frame_mean` gave them.
+        frame_mean, is_offset: as :mod:`~prunevid_kernels.kernels.means.frame_mean` gave them.
         static_mean: as :func:`~prunevid_kernels.kernels.static_split.static_split` gave it.
         segment_start, segment_length, static_count: [F] int32.
         min_cluster_tokens: groups of at most so many tokens are passed through; None (budget mode):
@@ -338,28 +340,35 @@ def group_gram(
     matrices = torch.empty((frames, n, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((frames, n), dtype=torch.float32, device=x.device)
     tiles = -(-n // config["BLOCK"])
-    _group_gram_kernel[(2 * frames, tiles, tiles)](
-        x,
-        frame_mean,
-        is_offset,
-        static_mean,
-        segment_start,
-        segment_length,
-        static_count,
-        table.static_size,
-        table.frame_size,
-        table.position,
-        matrices,
-        norms,
-        frames,
-        n,
-        channels,
-        pitch,
-        min_cluster_tokens or 0,
-        HAS_BUDGET=min_cluster_tokens is None,
-        INTERPRETED=is_interpreted(),
-        OFFSET_C=offset_c,
-        OFFSET_BLOCKS=MAX_OFFSET_BLOCKS,
-        **config,
+    launch(
+        _group_gram_kernel,
+        (*alike(x), channels, pitch),
+        (2 * frames, tiles, tiles),
+        (
+            x,
+            frame_mean,
+            is_offset,
+            static_mean,
+            segment_start,
+            segment_length,
+            static_count,
+            table.static_size,
+            table.frame_size,
+            table.position,
+            matrices,
+            norms,
+            frames,
+            n,
+            channels,
+            pitch,
+            min_cluster_tokens or 0,
+        ),
+        {
+            "HAS_BUDGET": min_cluster_tokens is None,
+            "INTERPRETED": is_interpreted(),
+            "OFFSET_C": offset_c,
+            "OFFSET_BLOCKS": MAX_OFFSET_BLOCKS,
+            **config,
+        },
     )
     return matrices, norms

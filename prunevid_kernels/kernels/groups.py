@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import double_bits, merged_size
+from prunevid_kernels.kernels._launch import launch
 
 
 class GroupTable(NamedTuple):
@@ -24,12 +25,13 @@ class GroupTable(NamedTuple):
         position: [F, N], in the row of a segment's first frame: its static positions, ascending,
             then its dynamic ones, ascending.
         static_offset, static_size: [F], at the segments' first frames: where a static group's
-            merged tokens start in its video's output, and how many there are; size 0 elsewhere.
+            merged tokens start in its video's output, and how many there are; size 0 elsewhere. A
+            group of tokens with size 0 shares the merged token before its offset.
         frame_offset, frame_size: [F] the same for the frames' dynamic groups.
         first_point, end_point: [2 F] the rows of F N, one for each token of each frame, that hold
             the points of the groups that are clustered: the frames' dynamic ones, in their last
             rows; then the segments' static ones, in the first rows of their first frames. Nothing
-            where a group is passed through.
+            where a group is passed through, or becomes one token.
         host: [F + F + F + B + B] what the host has to know: segment starts, static sizes, frame
             sizes, each video's number of merged tokens, and its first bad frame (its frame count if
             there is none).
@@ -58,23 +60,72 @@ def video_of(frame, first_frame_ptr, num_videos):
 
 
 @triton.jit
+def sharers(
+    # Read: segments and groups.
+    segment_start_ptr,
+    segment_length_ptr,
+    static_count_ptr,
+    static_offset_ptr,
+    static_size_ptr,
+    frame_offset_ptr,
+    frame_size_ptr,
+    # A merged token, and frames of its video.
+    token,
+    frame,
+    last_frame,
+    N,
+    BLOCK_N: tl.constexpr,
+):
+    """Source tokens of the groups that share a merged token with the one, in front of them, that
+    has it as its own; and the frame after the last of theirs, 0 where there is none."""
+    sources = tl.zeros([BLOCK_N], dtype=tl.int32)
+    end = tl.zeros([BLOCK_N], dtype=tl.int32)
+    for first in range(frame, last_frame, BLOCK_N):
+        f = first + tl.arange(0, BLOCK_N)
+        inside = f < last_frame
+        # [BLOCK_N] each
+        start = tl.load(segment_start_ptr + f, mask=inside, other=0)
+        num_static = tl.load(static_count_ptr + start, mask=inside, other=0)
+        length = tl.load(segment_length_ptr + start, mask=inside, other=0)
+        offset = tl.load(frame_offset_ptr + f, mask=inside, other=0)
+        size = tl.load(frame_size_ptr + f, mask=inside, other=1)
+        shares = (size == 0) & (offset == token + 1) & (num_static < N)
+        sources += tl.where(shares, N - num_static, 0)
+        end = tl.maximum(end, tl.where(shares, f + 1, 0))
+        offset = tl.load(static_offset_ptr + f, mask=inside, other=0)
+        size = tl.load(static_size_ptr + f, mask=inside, other=1)
+        shares = (size == 0) & (offset == token + 1) & (start == f) & (num_static > 0)
+        sources += tl.where(shares, num_static * length, 0)
+        end = tl.maximum(end, tl.where(shares, f + length, 0))
+    return tl.sum(sources, axis=0), tl.max(end, axis=0)
+
+
+@triton.jit
 def _spend_budget(budget, static_count, static_size, static_capacity, frame_count, frame_size):
     """Merged tokens of each group, ``budget`` in all: of static and of dynamic groups, [BLOCK_T]
     each.
 
     A group gives ``count`` tokens in threshold mode, holds ``size``, and ``capacity`` before the
-    averaging over time. The budget lies between two of the sums of 0, 1, count, size, capacity;
+    averaging over time. The budget lies between two of the sums of 1, count, size, capacity;
     every group goes the same part of its way between the two, in integers. What is left goes to the
     largest remainders, the earlier group first; the smallest that gets one is found by bisection.
+
+    Of G groups that hold tokens, and a smaller budget, the g-th has to share token ``g * budget //
+    G``: the first of those that do is given it.
     """
-    static_low, frame_low = static_count * 0, frame_count * 0
-    static_high, frame_high = tl.minimum(static_count, 1), tl.minimum(frame_count, 1)
-    for step in tl.static_range(3):
+    static_low, frame_low = tl.minimum(static_count, 1), tl.minimum(frame_count, 1)
+    num_held = tl.sum(static_low, axis=0) + tl.sum(frame_low, axis=0)
+    # A static group stands in front of the dynamic group of its first frame.
+    place = tl.cumsum(static_low + frame_low, axis=0) - static_low - frame_low  # [BLOCK_T]
+    static_begins = (static_low > 0) & (place * budget % num_held < budget)
+    place += static_low
+    frame_begins = (frame_low > 0) & (place * budget % num_held < budget)
+
+    static_high, frame_high = static_count, frame_count
+    for step in tl.static_range(2):
         is_above = budget > tl.sum(static_high, axis=0) + tl.sum(frame_high, axis=0)
-        static_next, frame_next = static_count, frame_count
+        static_next, frame_next = static_size, frame_size
         if step == 1:
-            static_next, frame_next = static_size, frame_size
-        elif step == 2:
             static_next, frame_next = static_capacity, frame_size
         static_low = tl.where(is_above, static_high, static_low)
         frame_low = tl.where(is_above, frame_high, frame_low)
@@ -104,11 +155,16 @@ def _spend_budget(budget, static_count, static_size, static_capacity, frame_coun
     left -= tl.sum(static_above, axis=0) + tl.sum(frame_above, axis=0)
     static_equal = (static_rest == smallest).to(tl.int32)
     frame_equal = (frame_rest == smallest).to(tl.int32)
-    # A static group stands in front of the dynamic group of its first frame.
     before = tl.cumsum(static_equal + frame_equal, axis=0) - static_equal - frame_equal  # [BLOCK_T]
     static_equal = tl.where(before < left, static_equal, 0)
     frame_equal = tl.where(before + static_equal < left, frame_equal, 0)
-    return static_given + static_above + static_equal, frame_given + frame_above + frame_equal
+    static_given += static_above + static_equal
+    frame_given += frame_above + frame_equal
+    is_scarce = budget < num_held
+    return (
+        tl.where(is_scarce, static_begins.to(tl.int32), static_given),
+        tl.where(is_scarce, frame_begins.to(tl.int32), frame_given),
+    )
 
 
 @triton.jit(
@@ -196,8 +252,9 @@ def _group_table_kernel(
         static_passed, frame_passed = min_cluster_tokens, min_cluster_tokens
         if HAS_BUDGET:
             static_passed, frame_passed = static_size, frame_size
-        static_clustered = starts & (static_size > 0) & (num_static > static_passed)
-        frame_clustered = (frame_size > 0) & (N - num_static > frame_passed)
+        # One cluster holds all.
+        static_clustered = starts & (static_size > 1) & (num_static > static_passed)
+        frame_clustered = (frame_size > 1) & (N - num_static > frame_passed)
         point = (frame + t) * N
         static_end_point = point + tl.where(static_clustered, num_static, 0)
         tl.store(first_point_ptr + num_frames + frame + t, point, mask=inside)
@@ -244,43 +301,52 @@ def group_table(
         budget: [B] int32, on the device: merged tokens of each video; None: what the ratio gives.
     """
     frames, n = is_static.shape
-    videos = len(first_frame) - 1
+    videos = first_frame.shape[0] - 1
     position = torch.empty((frames, n), dtype=torch.int32, device=is_static.device)
     offsets = torch.empty((2, frames), dtype=torch.int32, device=is_static.device)
+    static_offset, frame_offset = offsets.unbind()
     points = torch.empty((2, 2 * frames), dtype=torch.int32, device=is_static.device)
+    first_point, end_point = points.unbind()
     host = torch.empty(3 * frames + 2 * videos, dtype=torch.int32, device=is_static.device)
-    _group_table_kernel[(frames,)](
-        first_frame,
-        segment_start,
-        segment_length,
-        static_count,
-        is_static,
-        is_bad,
-        first_frame if budget is None else budget,
-        position,
-        offsets[0],
-        offsets[1],
-        points[0],
-        points[1],
-        host,
-        frames,
-        videos,
-        n,
-        is_bad.shape[1],
-        double_bits(cluster_ratio),
-        min_cluster_tokens,
-        HAS_BUDGET=budget is not None,
-        BLOCK_N=_block(n),
-        BLOCK_T=_block(max_frames),
-        num_warps=4,
+    launch(
+        _group_table_kernel,
+        (is_static.device, cluster_ratio),
+        (frames, 1, 1),
+        (
+            first_frame,
+            segment_start,
+            segment_length,
+            static_count,
+            is_static,
+            is_bad,
+            first_frame if budget is None else budget,
+            position,
+            static_offset,
+            frame_offset,
+            first_point,
+            end_point,
+            host,
+            frames,
+            videos,
+            n,
+            is_bad.shape[1],
+            double_bits(cluster_ratio),
+            min_cluster_tokens,
+        ),
+        {
+            "HAS_BUDGET": budget is not None,
+            "BLOCK_N": _block(n),
+            "BLOCK_T": _block(max_frames),
+            "num_warps": 4,
+        },
     )
     return GroupTable(
         position,
-        static_offset=offsets[0],
+        static_offset=static_offset,
         static_size=host[frames : 2 * frames],
-        frame_offset=offsets[1],
+        frame_offset=frame_offset,
         frame_size=host[2 * frames : 3 * frames],
-        first_point=points[0],
-        end_point=points[1],
+        first_point=first_point,
+        end_point=end_point,
         host=host,
     )

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import device_integers
 from prunevid_kernels.kernels.dpc_knn import MAX_POINTS
-from prunevid_kernels.kernels.frame_mean import frame_mean
 from prunevid_kernels.kernels.group_clusters import GroupClusters, group_clusters
 from prunevid_kernels.kernels.group_gram import group_gram
-from prunevid_kernels.kernels.group_mean import group_mean
 from prunevid_kernels.kernels.groups import GroupTable, group_table
+from prunevid_kernels.kernels.means.frame_mean import frame_mean
+from prunevid_kernels.kernels.means.group_mean import group_mean
 from prunevid_kernels.kernels.segments import segments
 from prunevid_kernels.kernels.static_split import static_split
 
@@ -157,13 +157,27 @@ def _decide(
 
 
 def _average(
-    decisions: _Decisions, num_videos: int, total_merged: int, out: Tensor | None = None
+    decisions: _Decisions,
+    num_videos: int,
+    total_merged: int,
+    out: Tensor | None = None,
+    *,
+    may_share: bool = False,
 ) -> Tensor:
-    """The last launch: merged tokens [total_merged, C]."""
+    """The last launch, or the last two: merged tokens [total_merged, C]."""
     x, segment_length, first_row, table, _, clusters = decisions
     first = 3 * x.shape[0]
     num_merged = table.host[first : first + num_videos]
-    return group_mean(x, first_row, num_merged, segment_length, clusters, total_merged, out)
+    return group_mean(
+        x,
+        first_row,
+        num_merged,
+        segment_length,
+        clusters,
+        total_merged,
+        out,
+        may_share=may_share,
+    )
 
 
 def merge_videos(features: Tensor, frames: Sequence[int], p: MergeParameters) -> BatchMerge:
@@ -223,7 +237,11 @@ def merge_videos_to_budget(
         ValueError: as :func:`merge_videos`.
     """
     decisions = _decide(features, frames, budgets, p)
-    tokens = _average(decisions, len(frames), sum(budgets), out)
+    # Every frame has a group, and every segment of two frames or more.
+    may_share = any(
+        budget < count + count // 2 for budget, count in zip(budgets, frames, strict=True)
+    )
+    tokens = _average(decisions, len(frames), sum(budgets), out, may_share=may_share)
     clusters = decisions.clusters
     return (
         tokens,

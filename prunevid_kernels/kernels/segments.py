@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import device_integers, double_bits, scaled_count
+from prunevid_kernels.kernels._launch import launch
 from prunevid_kernels.kernels.dpc_knn import blocks_for, labels, points_of, ranks, score_points
 
 
@@ -163,22 +164,28 @@ def segments(
         [F] int32 each: the first frame (counted over all videos) and the length of each frame's
         segment, and zeros, for the static split to count in.
     """
-    frames = len(frame_mean)
+    frames = frame_mean.shape[0]
     device = frame_mean.device
-    density, score = torch.empty((2, frames), dtype=torch.float32, device=device)
+    density, score = torch.empty((2, frames), dtype=torch.float32, device=device).unbind()
     points = points_of(frame_mean, first_frame[:-1], first_frame[1:], max_frames)
     square = score_points(points, num_neighbors, density, score)
-    start, length, static_count = torch.empty((3, frames), dtype=torch.int32, device=device)
-    _segments_kernel[(len(first_frame) - 1,)](
-        square,
-        score,
-        first_frame,
-        start,
-        length,
-        static_count,
-        square.shape[1],
-        double_bits(segment_ratio),
-        **blocks_for("segments", device, max_frames),
+    of_frames = torch.empty((3, frames), dtype=torch.int32, device=device)
+    start, length, static_count = of_frames.unbind()
+    launch(
+        _segments_kernel,
+        (device, square.shape[1], segment_ratio),
+        (first_frame.shape[0] - 1, 1, 1),
+        (
+            square,
+            score,
+            first_frame,
+            start,
+            length,
+            static_count,
+            square.shape[1],
+            double_bits(segment_ratio),
+        ),
+        blocks_for("segments", device, max_frames),
     )
     return start, length, static_count
 

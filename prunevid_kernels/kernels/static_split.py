@@ -8,7 +8,7 @@ so one running sum a position replaces W x W products. A program owns a position
 with all its channels, and walks over the segment's frames a few at a time: their norms and what is
 added up come from one read. The sum of the frames is at hand then, so the mean of a static position
 is stored for the Gram matrices, which need the differences of the means: where the segment's first
-frame is offset, less its frame mean (see :mod:`~prunevid_kernels.kernels.frame_mean`).
+frame is offset, less its frame mean (see :mod:`~prunevid_kernels.kernels.means.frame_mean`).
 
 The means are float32 and take as much memory as features of that dtype: a segment that has any has
 two frames or more, so there is one for two frames at most. Averaging in the Gram matrices instead
@@ -23,7 +23,8 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for
-from prunevid_kernels.kernels.frame_mean import channels_per_offset_block
+from prunevid_kernels.kernels._launch import alike, launch
+from prunevid_kernels.kernels.means.frame_mean import channels_per_offset_block
 
 
 @triton.jit(
@@ -105,7 +106,7 @@ def static_split(
     """Split the positions of every segment of x [F, N, C].
 
     Args:
-        frame_mean, is_offset: as :func:`~prunevid_kernels.kernels.frame_mean.frame_mean` gave them.
+        frame_mean, is_offset: as :mod:`~prunevid_kernels.kernels.means.frame_mean` gave them.
         segment_start, segment_length: [F] int32.
         static_count: [F] int32 zeros; holds each segment's static positions, at its first frame,
             afterwards.
@@ -124,20 +125,23 @@ def static_split(
     # channels they do not hold one; no model has as many.)
     block_c = 1 << (channels - 1).bit_length()
     config["BLOCK_F"] = max(1, min(config["BLOCK_F"], config.pop("TILE") // block_c))
-    _static_split_kernel[(-(-n // config["BLOCK_N"]) * frames,)](
-        x,
-        frame_mean,
-        is_offset,
-        segment_start,
-        segment_length,
-        static_count,
-        is_static,
-        static_mean,
-        n,
-        channels,
-        tau,
-        OFFSET_C=channels_per_offset_block(channels),
-        BLOCK_C=block_c,
-        **config,
+    launch(
+        _static_split_kernel,
+        (*alike(x), channels),
+        (-(-n // config["BLOCK_N"]) * frames, 1, 1),
+        (
+            x,
+            frame_mean,
+            is_offset,
+            segment_start,
+            segment_length,
+            static_count,
+            is_static,
+            static_mean,
+            n,
+            channels,
+            tau,
+        ),
+        {"OFFSET_C": channels_per_offset_block(channels), "BLOCK_C": block_c, **config},
     )
     return is_static, static_mean

@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunevid_kernels import MergedVideo, PruneVidConfig, budget_tokens, merge_video, merge_videos
+from prunevid_kernels import (
+    MergedVideo,
+    PruneVidConfig,
+    TokenLayout,
+    budget_tokens,
+    merge_video,
+    merge_videos,
+)
 from prunevid_kernels.reference import spend_budget
 
 HOST_FIELDS = ("segment_lengths", "group_sizes", "group_is_static", "group_segment")
@@ -60,13 +67,12 @@ def test_budget_tokens_refuses(retain: float, error: type[Exception]) -> None:
 
 def test_spending_passes_through_the_threshold_counts_and_never_leaves_the_bounds() -> None:
     counts, sizes, capacities = [5, 0, 14, 8, 1], [10, 0, 14, 17, 1], [40, 0, 14, 17, 3]
-    previous = [0] * 5
-    for budget in range(1, sum(capacities) + 1):
+    previous = [1, 0, 1, 1, 1]
+    for budget in range(4, sum(capacities) + 1):
         spent = spend_budget(budget, counts, sizes, capacities)
         assert sum(spent) == budget
         assert all(0 <= s <= capacity for s, capacity in zip(spent, capacities, strict=True))
-        if budget >= 4:
-            assert all(s >= 1 for s, size in zip(spent, sizes, strict=True) if size)
+        assert all(s >= 1 for s, size in zip(spent, sizes, strict=True) if size)
         # Largest remainders are not monotone; no group may fall back by more than its rounding.
         assert all(s >= p - 1 for s, p in zip(spent, previous, strict=True))
         previous = spent
@@ -85,18 +91,16 @@ def test_gives_exactly_the_budget_and_averages_by_the_map(budget: float, impl: s
     assert video.tokens.shape == (expected, 16)
     assert layout.num_merged == int(layout.group_sizes.sum()) == expected
     targets = layout.source_to_merged.flatten()
-    kept = targets >= 0
+    assert int(targets.min()) == 0  # no token is left out
     assert int(targets.max()) == expected - 1
-    assert torch.equal(torch.bincount(targets[kept], minlength=expected), layout.merged_count)
-    means = torch.zeros(expected, 16).index_add_(0, targets[kept], x.view(-1, 16)[kept])
+    assert torch.equal(torch.bincount(targets, minlength=expected), layout.merged_count)
+    means = torch.zeros(expected, 16).index_add_(0, targets, x.view(-1, 16))
     means /= layout.merged_count[:, None]
     torch.testing.assert_close(video.tokens, means, rtol=1e-4, atol=1e-5)
     first = torch.full((expected,), len(targets)).scatter_reduce(
-        0, targets[kept], torch.arange(len(targets))[kept], "amin"
+        0, targets, torch.arange(len(targets)), "amin"
     )
     assert torch.equal(layout.merged_anchor, first)
-    if expected >= int((layout.group_sizes > 0).sum()) and expected >= 16:
-        assert bool(kept.all())  # no token is dropped once every group has one
 
 
 @pytest.mark.parametrize("budget", [3, 40, 90, 0.6], ids=str)
@@ -106,8 +110,57 @@ def test_structure_is_that_of_threshold_mode(budget: float) -> None:
     layout = merge_video(x, PruneVidConfig(budget=budget), impl="triton").layout
     for name in ("segment_lengths", "group_is_static", "group_segment"):
         assert torch.equal(getattr(layout, name), getattr(threshold, name))
-    kept = layout.source_to_merged >= 0
-    assert torch.equal(layout.static_mask()[kept], threshold.static_mask()[kept])
+    alone = torch.ones((11, 24), dtype=torch.bool)
+    if budget == 3:  # less than one token a group: those whose token no other group shares
+        alone = shares_of(threshold, 3)[1]
+    assert torch.equal(layout.static_mask()[alone], threshold.static_mask()[alone])
+
+
+def shares_of(threshold: TokenLayout, budget: int) -> tuple[Tensor, Tensor]:
+    """By the definition, for a budget below the G groups that hold tokens: the token
+    ``g * budget // G`` [T, N] of each source token's group g, and [T, N] whether no other group
+    has it."""
+    group = threshold.merged_groups()[threshold.source_to_merged]
+    held = group.unique()
+    token_of_group = torch.arange(len(held)) * budget // len(held)
+    is_alone = torch.bincount(token_of_group) == 1
+    tokens = token_of_group[torch.searchsorted(held, group)]
+    return tokens, is_alone[tokens]
+
+
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+@pytest.mark.parametrize(
+    ("moving", "budgets"),
+    [
+        pytest.param(0.4, [1, 7], id="groups-of-both-kinds"),
+        pytest.param(0.0, [1], id="nothing-moves"),
+        pytest.param(1.0, [5], id="everything-moves"),
+    ],
+)
+def test_a_budget_below_one_token_a_group_leaves_no_token_out(
+    moving: float, budgets: list[int], impl: str
+) -> None:
+    x = scenes(8, 12, 8, seed=6, moving=moving)
+    threshold = merge_video(x, PruneVidConfig(tau=0.6)).layout
+    held = int((threshold.group_sizes > 0).sum())
+    for budget in budgets:
+        assert budget < held
+        layout = merge_video(x, PruneVidConfig(tau=0.6, budget=budget), impl=impl).layout
+        assert torch.equal(layout.source_to_merged, shares_of(threshold, budget)[0])
+        assert layout.group_sizes.tolist().count(1) == budget
+        assert int(layout.group_sizes.sum()) == budget
+        assert bool((layout.group_sizes[threshold.group_sizes == 0] == 0).all())
+
+
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+def test_groups_share_over_more_frames_than_a_block_of_tokens(impl: str) -> None:
+    x = scenes(20, 2, 4, seed=7)
+    threshold = merge_video(x, PruneVidConfig()).layout
+    for budget in (1, 15):
+        video = merge_video(x, PruneVidConfig(budget=budget), impl=impl)
+        assert torch.equal(video.layout.source_to_merged, shares_of(threshold, budget)[0])
+        if budget == 1:
+            torch.testing.assert_close(video.tokens[0], x.mean(dim=(0, 1)))
 
 
 def test_the_threshold_count_as_budget_gives_the_threshold_result() -> None:

@@ -84,7 +84,7 @@ def test_density_and_score_are_within_the_error_budget(dtype: torch.dtype) -> No
 
 @IMPLS
 def test_rows_of_different_length(impl: str) -> None:
-    """A row's result is that of its first points alone, bit for bit; -1 and 0 stand behind them."""
+    """A row's result is that of its first points alone, bit for bit; -1 and 0 stand after them."""
     x = noise(3, 30, 11)
     lengths = [5, 30, 4]
     clusters = dpc_knn(x, 4, lengths=lengths, impl=impl)
@@ -107,7 +107,7 @@ def test_lengths_shorter_than_all(impl: str) -> None:
 
 
 @IMPLS
-def test_points_behind_the_length_do_not_count(impl: str) -> None:
+def test_points_after_the_length_do_not_count(impl: str) -> None:
     x = noise(2, 12, 6)
     filled = x.clone()
     filled[0, 8:] = float("nan")

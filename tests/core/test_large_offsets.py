@@ -15,7 +15,7 @@ from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels._device import config_table
 from prunevid_kernels.kernels.dpc_knn import Points, dpc_knn, score_points
 from prunevid_kernels.kernels.group_clusters import GroupClusters
-from prunevid_kernels.kernels.group_mean import group_mean
+from prunevid_kernels.kernels.means.group_mean import group_mean
 
 LIMIT = 2**31
 

@@ -53,10 +53,18 @@ def test_merge_to_a_budget_never_waits(frames):
 
 
 def test_many_videos_take_more_launches_for_their_table():
-    frames = [1, 2] * 20
+    frames = [1] * 21
     features = video_features(sum(frames), 4, 8, seed=0)
     counts = count(lambda: merge_videos(features, frames, PruneVidConfig(budget=3), impl="triton"))
-    assert counts == LaunchCounts(triton=MERGE + 1)  # 64 of 41 + 41 + 40 numbers a launch
+    assert counts == LaunchCounts(triton=MERGE + 1)  # 64 of 22 + 22 + 21 numbers a launch
+
+
+def test_a_budget_below_one_token_a_group_takes_a_launch_more():
+    features = video_features(8, 5, 8, seed=0)
+    for budget, launches in ((12, MERGE), (11, MERGE + 1)):
+        config = PruneVidConfig(budget=budget)
+        counts = count(lambda c=config: merge_videos(features, [8], c, impl="triton"), features)
+        assert counts == LaunchCounts(triton=launches)
 
 
 def test_strided_features_cost_one_copy_on_the_device():
@@ -191,7 +199,7 @@ X = torch.ones(3, 4)
         pytest.param(
             lambda: torch.empty_like(X, device="cpu").copy_(X).add_(1).sum(),
             LaunchCounts(host_copies=1),
-            id="work-on-the-host-behind-it",
+            id="work-on-the-host-after-it",
         ),
         pytest.param(lambda: torch.arange(9).cumsum(0), LaunchCounts(), id="work-on-the-host"),
         pytest.param(

@@ -1,4 +1,4 @@
-"""The cases that the authors' code leaves undefined, each as ``reference.py`` defines it, in both
+"""The cases that the authors' code leaves undefined, each as ``reference`` defines it, in both
 implementations."""
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def test_half_precision_decides_as_float32(case: str, dtype: torch.dtype) -> Non
     assert torch.equal(half.tokens, full.tokens.to(dtype))
 
 
-# 60 points, 19 of them distinct, in 30 clusters. The 11 centres behind the first 19 are duplicates
+# 60 points, 19 of them distinct, in 30 clusters. The 11 centres after the first 19 are duplicates
 # of others: their scores are 0, and the lowest index wins. The stored distances between duplicates
 # are the rounding error of an expanded square instead, and order them at random.
 DISTINCT_POINTS = {"u48": 19}

@@ -1,4 +1,4 @@
-"""The three video models behind one face, for tests that hold for each of them.
+"""The three video models through one interface, for tests that hold for each of them.
 
 A family builds its tiny model, makes prompts for it, and says what the slow code needs to know: the
 pieces of which the decoder's input is made, and what the vision side looked at.
@@ -53,7 +53,7 @@ class Family(ABC):
         """What an eager model's vision side makes of each video, frame by frame."""
 
     def newline(self, model: Any) -> Tensor | None:
-        """The embedding [1, C] behind a video."""
+        """The embedding [1, C] after a video."""
         return None
 
     def prompts(self, model: Any, inputs: dict[str, Tensor]) -> list[list[Any]]:

@@ -1,6 +1,6 @@
 """The reference implementation's results in ``tests/data/golden`` (described in its README.md).
 
-Where a run's result hangs on how ties are broken, the data hold it a second time under
+Where a run's result depends on how ties are broken, the data hold it a second time under
 ``<run>_indextie_*`` with ties going to the lower index. That is this library's rule, so those keys
 are taken where they exist.
 """

@@ -1,32 +1,63 @@
 """Triton's interpreter without work that it does again and again.
 
-Half of the interpreter's time goes into two searches whose result never changes. Before every
-launch, and before every call of a ``@triton.jit`` function from a kernel, it goes through all names
-of ``triton.language`` for the builtins to replace; and for every value it builds the table of
-NumPy's types anew. Here each is done once and remembered. What runs in a kernel, and in which
-order, stays Triton's own: tests/core/test_quick_interpreter.py compares both.
+Most of the interpreter's time goes into what never changes: before every launch, and before every
+call of a ``@triton.jit`` function from a kernel, it goes through all of ``triton.language`` for
+the builtins to replace; for every value it builds the table of NumPy's types, the type of the block
+and the shape anew; and with seven more operations on blocks it finds out whether integers overflow,
+which it then tells nobody. Here each is done once and remembered, or done by NumPy. What runs in a
+kernel, and in which order, stays Triton's own: tests/core/test_quick_interpreter.py compares both.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+import math
 from typing import Any
 
 import numpy as np
 import triton.language as tl
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
-
-
-def install() -> None:
-    """Replace the two searches; once a process, before the first launch."""
-    for package in (tl, tl.core, tl.tensor, tl.math):
-        builtins_of(package)
-    interpreter._patch_builtin = patch_builtin
-    interpreter._get_np_dtype = numpy_dtype
-
 
 search_builtins = interpreter._patch_builtin
 search_dtype = interpreter._get_np_dtype
+patch_attribute = interpreter._patch_attr
+patch_all = interpreter._patch_lang
+new_block_type = tl.block_type.__init__
+new_tensor = tl.tensor.__init__
+check_overflow = TritonSemantic.binary_op_sanitize_overflow_impl
+
+
+def install() -> None:
+    """Put the quick forms in place; once a process, before the first launch."""
+    for package in (tl, tl.core, tl.tensor, tl.math):
+        builtins_of(package)
+    for owner, name, quick, _ in forms():
+        setattr(owner, name, quick)
+
+
+def forms() -> list[tuple[Any, str, Any, Any]]:
+    """Where each stands: owner, name, the quick form, Triton's own."""
+    return [
+        (interpreter, "_patch_builtin", patch_builtin, search_builtins),
+        (interpreter, "_patch_attr", patch_attr, patch_attribute),
+        (interpreter, "_patch_lang", patch_lang, patch_all),
+        (interpreter, "_get_np_dtype", numpy_dtype, search_dtype),
+        (tl.block_type, "__init__", block_type_init, new_block_type),
+        (tl.tensor, "__init__", tensor_init, new_tensor),
+        (
+            TritonSemantic,
+            "binary_op_sanitize_overflow_impl",
+            sanitize_overflow,
+            check_overflow,
+        ),
+    ]
+
+
+# ------------------------------------------------------------------------------------------------
+# What a launch replaces in triton.language
+# ------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -46,6 +77,56 @@ def patch_builtin(package: Any, *arguments: Any) -> None:
                 interpreter._patch_attr(package, name, member, *arguments)
 
 
+def patch_attr(package: Any, name: str, member: Any, builder: Any, scope: Any) -> None:
+    """``interpreter._patch_attr``: the builtin with the interpreter's semantic, handed over without
+    a copy of the other keywords."""
+    semantic = interpreter.interpreter_semantic
+
+    def new_member(*args: Any, member: Any = member, **kwargs: Any) -> Any:
+        kwargs["_semantic"] = semantic
+        return member(*args, **kwargs)
+
+    scope.set_attr(package, name, new_member)
+
+
+class _Scope(interpreter._LangPatchScope):  # type: ignore[misc]
+    """What a launch has replaced, until it ends."""
+
+    def __init__(self, scope: Any) -> None:
+        self._changes = scope._changes
+
+    def restore(self) -> None:
+        super().restore()
+        _replaced.clear()
+
+
+_replaced: set[str] = set()  # modules of the language, while a launch runs
+
+
+@functools.cache
+def _modules_of(function: Any) -> frozenset[str]:
+    """The modules of the language that a kernel's file names."""
+    values = function.__globals__.values()
+    return frozenset(v.__name__ for v in values if inspect.ismodule(v) and v in (tl, tl.core))
+
+
+def patch_lang(function: Any) -> Any:
+    """``interpreter._patch_lang``: a function that a kernel calls finds its language replaced
+    already. Triton restores what a launch has replaced, and nothing that such a function has."""
+    modules = _modules_of(function)
+    if modules and modules <= _replaced:
+        return interpreter._LangPatchScope()
+    is_launch = not _replaced
+    _replaced.update(modules)
+    scope = patch_all(function)
+    return _Scope(scope) if is_launch else scope
+
+
+# ------------------------------------------------------------------------------------------------
+# Types and shapes of values
+# ------------------------------------------------------------------------------------------------
+
+
 @functools.cache
 def _of_a_number(dtype: tl.dtype) -> np.dtype:
     return search_dtype(dtype)
@@ -55,3 +136,66 @@ def numpy_dtype(dtype: tl.dtype) -> np.dtype:
     """``interpreter._get_np_dtype``: the type of the array that holds values of ``dtype``."""
     scalar = dtype.scalar
     return search_dtype(scalar) if isinstance(scalar, tl.pointer_type) else _of_a_number(scalar)
+
+
+_block_types: dict[Any, dict[str, Any]] = {}
+_shapes: dict[tuple[int, ...], tuple[Any, Any]] = {}
+
+
+def block_type_init(self: Any, element_ty: tl.dtype, shape: Any) -> None:
+    """``tl.block_type``: its fields are made once for each type of number and shape."""
+    sizes = shape.values if type(shape) is tl.tuple else shape
+    # Not of pointers, whose types are made anew; nor of shapes that still hold constants.
+    if type(element_ty) is not tl.dtype or not all(type(size) is int for size in sizes):
+        new_block_type(self, element_ty, shape)
+        return
+    key = (element_ty.name, *sizes)
+    fields = _block_types.get(key)
+    if fields is None:
+        new_block_type(self, element_ty, shape)
+        _block_types[key] = self.__dict__ | {"_tensor_shape": _tensor_shape(tuple(sizes))}
+    else:
+        self.__dict__.update(fields)
+
+
+def _tensor_shape(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+    """A tensor's shape and its number of elements, as its fields hold them."""
+    known = _shapes.get(sizes)
+    if known is None:
+        shape = tl.tuple([tl.constexpr(size) for size in sizes])
+        known = _shapes[sizes] = (shape, tl.constexpr(math.prod(sizes)))
+    return known
+
+
+def tensor_init(self: Any, handle: Any, type: tl.dtype) -> None:
+    """``tl.tensor``: its shape and its number of elements are made once for each shape."""
+    self.handle = handle
+    self.type = type
+    self.dtype = type.scalar
+    known = type.__dict__.get("_tensor_shape")
+    if known is None:
+        known = _tensor_shape(tuple(type.shape) if type.is_block() else ())
+    self.shape, self.numel = known
+
+
+# ------------------------------------------------------------------------------------------------
+# Overflow
+# ------------------------------------------------------------------------------------------------
+
+_EXACT = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
+
+
+def sanitize_overflow(self: Any, lhs: Any, rhs: Any, binary_op: Any) -> None:
+    """Integers of up to 32 bits must not overflow. Triton computes this and, but for TRITON_DEBUG,
+    does not look at it; here it is one step of NumPy, and an error.
+
+    Raises:
+        OverflowError: one has.
+    """
+    dtype = lhs.type.scalar
+    if dtype.int_bitwidth >= 64:
+        return
+    sides = [side.handle.data.astype(np.int64) for side in (lhs, rhs)]
+    exact = _EXACT[binary_op.__name__](*sides)
+    if exact.max() > dtype.get_int_max_value() or exact.min() < dtype.get_int_min_value():
+        raise OverflowError(f"int{dtype.int_bitwidth} overflow in {binary_op.__name__}")

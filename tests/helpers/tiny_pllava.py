@@ -90,9 +90,9 @@ def random_model(attention: str = "sdpa", image_id: int = IMAGE_ID, **text: Any)
     return model
 
 
-def prompt(before: int = 3, behind: int = 7, seed: int = 0) -> list[int]:
+def prompt(before: int = 3, after: int = 7, seed: int = 0) -> list[int]:
     """Ids with the placeholder repeated."""
-    return text_tokens(before, seed) + [IMAGE_ID] * TOKENS + text_tokens(behind, seed + 50)
+    return text_tokens(before, seed) + [IMAGE_ID] * TOKENS + text_tokens(after, seed + 50)
 
 
 def question(seed: int = 0, **lengths: int) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_answers_are_those_of_the_model_pruned_by_hand(build, evaluate, workplac
 
 
 def test_likelihood_of_an_answer(build, ask, workplace, case):
-    """One forward over prompt and answer gives what running the answer behind the prompt gives."""
+    """One forward over prompt and answer gives what running the answer after the prompt gives."""
     row = load_from_disk(workplace / "clips")["test"][1]
     whole, prompt = inputs_of(case, row, answer_prefix="red"), inputs_of(case, row)
     ids, shorter = whole["input_ids"][0], prompt["input_ids"][0]

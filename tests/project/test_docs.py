@@ -30,7 +30,7 @@ def examples() -> list[Any]:
 
 def run(example: str) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(example, "example", "exec"), names)
+    exec(compile(example, "example", "exec", dont_inherit=True), names)
     return names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -27,8 +28,14 @@ CHECKOUT_ONLY = "benchmarks/train_tiny"
 # One process builds and installs; the others do not do it again.
 
 
+def in_process(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    # What is installed is what is looked at, whatever the caller's path holds.
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=cwd, env=clean, text=True, capture_output=True, timeout=600)
+
+
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run(command, cwd=cwd, text=True, capture_output=True)
+    done = in_process(*command, cwd=cwd)
     assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -88,7 +95,7 @@ def test_the_installed_wheel_imports_from_another_folder(installed, tmp_path):
 
 def test_what_trains_the_embedded_model_needs_a_checkout_and_says_so(installed, tmp_path):
     command = [installed, "-m", "prunevid_kernels.benchmarks.cli", "train-tiny", "--out", "out"]
-    done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    done = in_process(*command, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("prunevid: error: train-tiny needs a checkout")
     assert done.stderr.count("\n") == 1

@@ -57,6 +57,10 @@ class LlavaOnevisionAdapter(ModelAdapter):
             for row_videos, row_images in zip(videos, images, strict=True)
         ]
 
+    def frame_grid(self, model: nn.Module) -> tuple[int, int]:
+        side = math.isqrt(_tokens_per_frame(_config(model)))
+        return side, side
+
     def vision_attention(self, model: nn.Module) -> VisionAttention:
         """What a patch of SigLIP, which has no class token, receives from all of its frame in the
         layer whose output is projected: 27 x 27 patches, pooled to 14 x 14 as the features are."""

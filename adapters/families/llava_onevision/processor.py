@@ -101,9 +101,8 @@ class LlavaOnevisionFrameProcessor(FrameProcessor):
     def _prompt_ids(
         self, clip: Clip, question: str, system: str | None, answer_prefix: str
     ) -> Tensor:
-        visual_tokens = (
-            len(clip.frames) * math.prod(self.grid_of(clip.frames)) + 1
-        )  # the newline after them counts
+        # One placeholder for each pooled token of each frame, and one for the newline after them.
+        visual_tokens = len(clip.frames) * math.prod(self.grid_of(clip.frames)) + 1
         texts = [question, answer_prefix, *([] if system is None else [system])]
 
         def render(texts: Sequence[str]) -> str:

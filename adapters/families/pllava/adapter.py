@@ -32,6 +32,10 @@ class PllavaAdapter(VideoLlmAdapter):
             for row in starts
         ]
 
+    def frame_grid(self, model: nn.Module) -> tuple[int, int]:
+        rows, columns = _pllava(model).config.pooling_shape[1:]
+        return rows, columns
+
     def vision_attention(self, model: nn.Module) -> VisionAttention:
         """What CLIP's class token attends to in the layer whose output is projected: 24 x 24
         patches, pooled as the features are, over time as well."""

@@ -18,6 +18,7 @@ from typing import Literal
 
 from prunevid_kernels.adapters import PruneCall
 from prunevid_kernels.adapters.families.shape import ModelShape
+from prunevid_kernels.adapters.methods.registry import METHODS
 
 from .decoder import prefill_macs
 
@@ -139,6 +140,9 @@ def prompt_flops(counts: PromptCounts, shape: ModelShape) -> SampleFlops:
     )
 
 
+_BY_TOWER = {name for name, method in METHODS.items() if "tower" in method.needs}
+
+
 def method_macs(counts: PromptCounts, shape: ModelShape) -> float:
     """What a method computes besides the model."""
     if not counts.frames:
@@ -157,6 +161,10 @@ def method_macs(counts: PromptCounts, shape: ModelShape) -> float:
         return counts.frames * (shape.importance_macs + similarity)
     is_merged = counts.per_layer[0] < counts.before
     merging = (counts.before * per_frame + counts.frames**2) * width if is_merged else 0.0
+    if counts.method in _BY_TOWER:
+        merging += counts.frames * shape.importance_macs
+    if counts.method == "flashvid" and counts.layer is not None:
+        merging += length * width  # one row of one layer, as for fastv
     is_scored = counts.layer is not None and counts.method in ("prunevid", "select_only")
     return merging + (counts.other * length * width if is_scored else 0.0)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from prunevid_kernels.adapters.families import FAMILIES
+from prunevid_kernels.adapters.families import FAMILIES, Family
 from prunevid_kernels.adapters.families.shape import ModelShape
 from prunevid_kernels.adapters.methods.registry import METHODS
 
@@ -64,24 +64,25 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
     family = FAMILIES[shape.family]
     text = family.flops_text_tokens if given.text is None else given.text
 
-    is_merging = name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge")
-    is_selecting = name in ("prunevid", "select_only", "random_drop", "drop_all", "fastv")
-    if not family.selects and (is_selecting or name == "look_m"):
+    changes = METHODS[name].changes
+    is_merging = not {"merges", "drops"}.isdisjoint(changes)
+    is_selecting = "selects" in changes
+    if not family.selects and not {"selects", "compresses"}.isdisjoint(changes):
         raise NotCounted(f"{name}: {family.title} cannot run it, it drops nothing in its decoder")
     merged: float = before
     if is_merging and given.merged is not None:
         merged = given.merged
     elif is_merging:
-        share = family.prumerge_share if name == "prumerge" else family.prunevid_share
+        share = _share(name, family)
         if share is None:
             raise NotCounted(
                 f"{name}: no number of tokens is published for {family.title}; give --merged"
             )
-        # PruneVid's is of the kept tokens, 0.4 of the merged ones.
-        merged = before * (share if name == "prumerge" else share / 0.4)
+        merged = before * share
     kept = merged
     if is_selecting and name != "drop_all":
-        kept = merged * (0.3 if name == "fastv" else 0.4) if given.kept is None else given.kept
+        kept_ratio = 0.3 if name in ("fastv", "flashvid") else 0.4
+        kept = merged * kept_ratio if given.kept is None else given.kept
     elif is_selecting:
         kept = 0
     if not before >= merged >= kept:
@@ -91,14 +92,39 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
     layer = None
     if is_selecting:
         layer = 1 if name == "fastv" else default_layer(num_layers)
+        if name == "flashvid":  # as far into the decoder as published
+            layer = round(num_layers * 20 / 28) - 1
         layer = layer if given.layer is None else given.layer
         if layer >= num_layers:
             raise ValueError(f"--layer must be less than the {num_layers} layers, got {layer}")
     full = num_layers if layer is None else layer + 1
     per_layer = [merged] * full + [kept] * (num_layers - full)
     cached = kept + text
-    if name == "fastv":
+    if name in ("fastv", "flashvid"):
         cached = sum(per_layer) / num_layers + text
     elif name == "look_m":
         cached = 0.2 * (before + text)
     return PromptCounts(name, frames, before, per_layer, layer, text, cached)
+
+
+_LIKE_PRUNEVID = ("prunevid", "merge_only", "random_drop", "drop_all")
+# Of DyCoke: a frame in four whole, 0.3 of the others. Of FlashVID: 0.1, expanded by 1.25.
+_SHARES = {"dycoke": (1 + 3 * 0.3) / 4, "flashvid": 0.125}
+_RATIOS = ("ratio", "retention_ratio", "retain_ratio")
+
+
+def _share(name: str, family: Family) -> float | None:
+    """The share of the tokens that a method keeps before the decoder: its default, or what is
+    published for it or for PruneVid; None where nothing is."""
+    # PruneVid's is of the kept tokens, 0.4 of the merged ones.
+    of_prunevid = None if family.prunevid_share is None else family.prunevid_share / 0.4
+    if name in _LIKE_PRUNEVID:
+        return of_prunevid
+    if name in _SHARES:
+        return _SHARES[name]
+    defaults = METHODS[name].defaults
+    found = [defaults[option] for option in _RATIOS if option in defaults]
+    if found:
+        # Where a ratio or its complement can be given, neither stands for a quarter.
+        return 0.25 if found[0] is None else float(found[0])
+    return family.prumerge_share if name == "prumerge" else of_prunevid

@@ -27,12 +27,12 @@ from triton.runtime.errors import OutOfResources
 from prunevid_kernels import compact, score_visual_tokens
 from prunevid_kernels.adapters.families import DEFAULT_SIZE
 from prunevid_kernels.kernels import _device
-from prunevid_kernels.kernels.frame_mean import frame_mean
 from prunevid_kernels.kernels.gram import gram, padded_pitch
 from prunevid_kernels.kernels.group_clusters import group_clusters
 from prunevid_kernels.kernels.group_gram import group_gram
-from prunevid_kernels.kernels.group_mean import group_mean
 from prunevid_kernels.kernels.groups import group_table
+from prunevid_kernels.kernels.means.frame_mean import frame_mean
+from prunevid_kernels.kernels.means.group_mean import group_mean
 from prunevid_kernels.kernels.segments import segments
 from prunevid_kernels.kernels.static_split import static_split
 

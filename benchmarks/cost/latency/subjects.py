@@ -29,12 +29,12 @@ from prunevid_kernels.adapters import (
     load_video_model,
 )
 from prunevid_kernels.adapters.families import SIZES
-from prunevid_kernels.adapters.methods.registry import METHODS
+from prunevid_kernels.adapters.methods.registry import find_method
 from prunevid_kernels.adapters.video.reader import read_video
 
 from ...embedded import model as embedded_model
 from ...embedded.sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
-from ...support.options import default_layer
+from ...support.options import PAPER_LAYER, default_layer
 from ..kernels.cases import video_features
 from .random_models import random_model
 
@@ -58,9 +58,11 @@ class Subject:
         return self.video_model.model.get_decoder()
 
     def options(self, method: str) -> dict[str, Any]:
-        """A method's options for this model: its defaults, but for the layer of a small one."""
-        default = METHODS[method].defaults.get("layer", self.layer)
-        return {} if default == self.layer else {"layer": self.layer}
+        """A method's options for this model: its defaults, but for PruneVid's layer in a small one,
+        and for a layer that is not there."""
+        default = find_method(method).defaults.get("layer", self.layer)
+        is_kept = default == self.layer or PAPER_LAYER < default < len(self.decoder.layers)
+        return {} if is_kept else {"layer": self.layer}
 
 
 def load_subject(

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import ceil_div, config_for, device_integers
+from prunevid_kernels.kernels._launch import alike, launch
 
 WORDS = {8: tl.int64, 4: tl.int32, 2: tl.int16, 1: tl.int8}
 
@@ -165,19 +166,22 @@ def _launch(kinds: Sequence[_Alike], index: Tensor) -> None:
                 f"tensors of one kind must take at most {MAX_PROGRAMS} blocks of "
                 f"{config['BLOCK_K']} entries, got {programs}"
             )
-        _compact_kernel[(programs,)](
-            table[begin:] if begin else table,
-            index,
-            blocks_k,
-            outer,
-            kind.sizes[1],
-            length,
-            kind.sizes[2],
-            stride_index_b,
-            *(step // word for step in steps),
-            WORD=WORDS[word],
-            ALIGNMENT=granule // word,
-            **config,
+        launch(
+            _compact_kernel,
+            alike(index),
+            (programs, 1, 1),
+            (
+                table[begin:] if begin else table,
+                index,
+                blocks_k,
+                outer,
+                kind.sizes[1],
+                length,
+                kind.sizes[2],
+                stride_index_b,
+                *(step // word for step in steps),
+            ),
+            {"WORD": WORDS[word], "ALIGNMENT": granule // word, **config},
         )
         begin += len(of_kind)
 

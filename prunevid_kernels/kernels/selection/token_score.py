@@ -27,6 +27,7 @@ from prunevid_kernels.kernels._device import (
     is_interpreted,
     power_of_2_from,
 )
+from prunevid_kernels.kernels._launch import alike, launch
 
 NAN_BITS = tl.constexpr(0x7FC00000)
 
@@ -318,28 +319,20 @@ def score_visual_tokens(
     tensors = (query, key, mask, log_sums, out.view(torch.int32))
     sizes = (kv_heads, group, q_rows, num_keys, head_dim)
     strides = (*query.stride()[:3], *key.stride()[:3])
+    variant = (*alike(*tensors), head_dim, *strides)
     row_blocks = ceil_div(rows, config["BLOCK_M"])
-    _log_sum_kernel[(splits, row_blocks, batch * kv_heads)](
-        *tensors,
-        *sizes,
-        num_visual,
-        *strides,
-        scale,
-        causal_offset or 0,
-        keys_per_split,
-        **flags,
-        **config,
+    launch(
+        _log_sum_kernel,
+        variant,
+        (splits, row_blocks, batch * kv_heads),
+        (*tensors, *sizes, num_visual, *strides, scale, causal_offset or 0, keys_per_split),
+        {**flags, **config},
     )
-    _max_probability_kernel[(ceil_div(num_visual, config["BLOCK_S"]), batch * kv_heads)](
-        *tensors,
-        *sizes,
-        first_visual,
-        num_visual,
-        *strides,
-        scale,
-        causal_offset or 0,
-        splits,
-        **flags,
-        **config,
+    launch(
+        _max_probability_kernel,
+        variant,
+        (ceil_div(num_visual, config["BLOCK_S"]), batch * kv_heads, 1),
+        (*tensors, *sizes, first_visual, num_visual, *strides, scale, causal_offset or 0, splits),
+        {**flags, **config},
     )
     return out

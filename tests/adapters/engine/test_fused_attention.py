@@ -56,6 +56,8 @@ def test_attention_is_never_a_matrix(family):
     unpruned, length = watch(family.build("sdpa"), inputs, "full")
     assert ROWS_PER_BLOCK < length and unpruned.largest < length
     for name in METHODS:
+        if (family.name, name) == ("st_llm", "downsample"):
+            continue  # its tokens are no grid
         pruned, length = watch(family.build("sdpa"), inputs, name)
         assert pruned.fused == unpruned.fused > 0, name
         assert pruned.largest < length, name

@@ -161,7 +161,7 @@ class KeepingAdapter(ModelAdapter):
 
 
 def test_kept_positions_are_the_callers(build_lm):
-    """A merged token sits where its first source token sat, the answer behind the full prompt."""
+    """A merged token sits where its first source token sat, the answer after the full prompt."""
     from prunevid_kernels.adapters.engine.engine import Engine
     from prunevid_kernels.adapters.methods.prunevid import PruneVid
 

@@ -136,7 +136,7 @@ def test_beams_have_the_scores_of_the_slow_decoder(family):
 
 
 @BOTH
-def test_text_goes_on_behind_a_pruned_prompt(family):
+def test_text_goes_on_after_a_pruned_prompt(family):
     model, inputs, more = family.build(), family.question(), text_tokens(5, 9)
     with prune(model, CONFIG):
         first = generate(model, inputs)

@@ -11,7 +11,7 @@ from tiny_models import CONFIG, generate, question
 
 from prunevid_kernels import PruneVidConfig, merge_video
 from prunevid_kernels.adapters import apply_method, prune
-from prunevid_kernels.adapters.methods.prumerge import kept_tokens
+from prunevid_kernels.adapters.methods.by_tower.prumerge import kept_tokens
 
 NOTHING = PruneVidConfig(merge=False, select=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -145,8 +146,6 @@ def test_a_bomb_is_an_error(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "frames", ["1.png"])
     content = bytearray((folder / "1.png").read_bytes())
     content[16:24] = (40_000).to_bytes(4, "big") * 2
-    import zlib
-
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     (folder / "1.png").write_bytes(content)
     assert "1.png: not a readable image: Image size (1600000000 pixels)" in error_of(folder)
@@ -164,10 +163,10 @@ def test_text_that_unpacks_to_gigabytes_is_an_error(tmp_path: Path) -> None:
 def test_pipes_and_folders_are_no_images_and_nobody_waits_for_them(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "frames", ["1.png"])
     os.mkfifo(folder / "2.png")
-    assert error_of(folder).endswith("2.png: not a file")
+    assert error_of(folder) == f"{folder}/2.png: not a file"
     os.unlink(folder / "2.png")
     (folder / "2.png").mkdir()
-    assert error_of(folder).endswith("2.png: not a file")
+    assert error_of(folder) == f"{folder}/2.png: not a file"
 
 
 def test_a_link_to_itself(tmp_path: Path) -> None:

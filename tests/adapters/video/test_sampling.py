@@ -121,7 +121,7 @@ def test_a_bound_in_a_folder_without_a_clock(folder: Path):
 @pytest.mark.parametrize(
     ("count", "chosen"),
     [
-        pytest.param(None, [3, 40], id="behind-the-end"),
+        pytest.param(None, [3, 40], id="after-the-end"),
         pytest.param(None, [-1, 3], id="negative"),
         pytest.param(None, [5, 3], id="descending"),
         pytest.param(None, [], id="none"),

@@ -138,7 +138,7 @@ def test_frames_of_a_generated_clip() -> None:
     assert frame_numbers(take_frames(tree.clip_frames(), 3, "linspace")[0]) == [0, 5, 11]
 
 
-def test_a_bound_behind_the_end_is_an_unusable_video(tmp_path: Path) -> None:
+def test_a_bound_after_the_end_is_an_unusable_video(tmp_path: Path) -> None:
     clip = tree.write_clip(tmp_path / "clip.mp4")
     with pytest.raises(VideoError, match=r"clip\.mp4: the bound must be"):
         take_frames(VideoSource(clip, bound_s=(5.0, 6.0)), 4, "half_segments")

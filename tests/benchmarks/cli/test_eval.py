@@ -236,7 +236,7 @@ def test_missing_and_unreadable_videos_are_reported_skipped_and_counted(
     assert (row["questions"], row["skipped"]) == (6, 0), "found again on resuming"
 
 
-def test_a_question_behind_the_end_of_its_video_is_skipped(
+def test_a_question_after_the_end_of_its_video_is_skipped(
     evaluate, tmp_path: Path, datas: Path
 ) -> None:
     root = tree.mvbench_tree(tmp_path / "DATAS", datas / "clip.mp4")

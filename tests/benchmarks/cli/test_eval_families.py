@@ -67,10 +67,11 @@ def settings_of(record: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("family", ["pllava", "st_llm"])
 def test_every_method_has_its_row(evaluate, family) -> None:
-    arguments = ("--method", ",".join(METHODS), "--limit", "1", "--config", "layer=1")
+    names = [name for name in METHODS if (family, name) != ("st_llm", "downsample")]  # has no grid
+    arguments = ("--method", ",".join(names), "--limit", "1", "--config", "layer=1")
     record = record_of(evaluate("egoschema", family, *arguments))
     rows = {row["method"]: row for row in record["rows"]}
-    assert list(rows) == list(METHODS)
+    assert list(rows) == names
     for name, row in rows.items():
         published = published_rows().get((family, name))
         assert row["published"] == (published and published.egoschema_subset)

@@ -10,6 +10,7 @@ not guessed.
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -106,6 +107,9 @@ def source_locations(ptx: str) -> dict[int, Location]:
     return locations
 
 
+@functools.lru_cache(
+    maxsize=64
+)  # several works launch the same kernels, and it takes half a second
 def disassemble(cubin: bytes, ptx: str) -> Code:
     """Take a compiled kernel apart.
 

@@ -31,7 +31,7 @@ TOKENS = 54
 
 def published_tokenizer() -> Tokenizer:
     """Llama's published pipeline over a small vocabulary: a blank goes in front of every stretch of
-    text, also of one behind a special token. ``<image>`` has the tiny model's id, 150."""
+    text, also of one after a special token. ``<image>`` has the tiny model's id, 150."""
     letters = [chr(code) for code in range(32, 127)] + ["\n"]
     words = ["<unk>", "<s>", "</s>", "▁", *letters]
     words += [f"<fill{i}>" for i in range(150 - len(words))]

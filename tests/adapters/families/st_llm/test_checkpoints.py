@@ -131,7 +131,7 @@ def test_padded_batch_answers_as_its_rows_do():
         assert together[row, -6:].equal(alone[0, -6:])
 
 
-def test_placeholders_are_put_behind_the_padding():
+def test_placeholders_are_put_after_the_padding():
     model = random_model()
     ids = torch.tensor([[2, 2, 2, 9], [2, 8, 7, 6]])
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])

@@ -58,7 +58,7 @@ def test_vision_tower(tmp_path):
     assert relative_error(states, reference["out.ln_vision"]) <= TOLERANCE
 
 
-def test_norm_behind_the_last_block_has_another_eps(tmp_path):
+def test_norm_after_the_last_block_has_another_eps(tmp_path):
     """On activations so small that eps counts."""
     reference = Reference("stllm_eva_eps_probe")
     tower = tower_of(Reference("stllm_eva"))  # of the same sizes

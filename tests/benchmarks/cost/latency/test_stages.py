@@ -75,7 +75,7 @@ def test_a_prompt_is_split_at_the_decoder_and_the_head(waits) -> None:
         }
     )
     assert times.first_token_ms == 3.0 and times.decode_ms == 0.0
-    assert waits == [0, 4]  # before the first event and behind the last, never between
+    assert waits == [0, 4]  # before the first event and after the last, never between
 
 
 def test_later_tokens_begin_with_the_second_call_of_the_decoder(waits) -> None:

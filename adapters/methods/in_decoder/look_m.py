@@ -26,13 +26,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..engine.layer_attention import LayerAttention
-from ..engine.method import PruningMethod
-from ..engine.prompt import MergedPrompt
-from .attention import ROWS_PER_BLOCK, attention_received, best
-from .options import require_ratio
+from ...engine.layer_attention import LayerAttention
+from ...engine.method import PruningMethod
+from ...engine.prompt import MergedPrompt
+from ..attention import ROWS_PER_BLOCK, attention_received, best
+from ..options import require_ratio
+from ..record import pruning_method
 
 
+@pruning_method("Look-M", changes=("compresses",))
 @dataclass(eq=False)
 class LookM(PruningMethod):
     """Look-M.

@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for
+from prunevid_kernels.kernels._launch import alike, launch
 
 MAX_OFFSET_BLOCKS = 64
 """Blocks of channels that a frame is divided into at most: the bits of an integer."""
@@ -99,7 +100,11 @@ def frame_mean(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = torch.empty((frames, channels), dtype=torch.float32, device=x.device)
     is_offset = torch.empty((frames, offset_blocks), dtype=torch.int32, device=x.device)
     is_bad = torch.empty((frames, blocks), dtype=torch.int32, device=x.device)
-    _frame_mean_kernel[(frames, blocks)](
-        x, mean, is_offset, is_bad, n, channels, OFFSET_C=offset_c, BLOCK_C=block_c, **config
+    launch(
+        _frame_mean_kernel,
+        (*alike(x), channels),
+        (frames, blocks, 1),
+        (x, mean, is_offset, is_bad, n, channels),
+        {"OFFSET_C": offset_c, "BLOCK_C": block_c, **config},
     )
     return mean, is_offset, is_bad

@@ -1,138 +1,26 @@
-"""The whole method in eager PyTorch, in the order in which the data flows: the specification that
-runs.
+"""Segments, static positions, groups, and the means of what is merged: features in, merged tokens
+out.
 
-Read from top to bottom this is PruneVid (Huang et al., ACL Findings 2025). It is written to be read
-and to be compared against, on any device: it loops over segments, frames and groups. It is also
-what runs where there is no GPU, so it goes through a video frame by frame and holds the features in
-the computing dtype one frame at a time: that is quicker than a pass over all of them, because a
-frame stays in the cache, and needs little memory.
-
-Two things differ from the authors' released code, both on purpose:
-
-* That code adds random noise to densities to break ties. Here the lower index wins, so equal input
-  gives equal output: point ``j`` counts as denser than ``i`` when ``rho[j] > rho[i]``, or when they
-  are equal and ``j < i``.
-* All decisions are made in float32 (float64 for float64 input), whatever the dtype of the features;
-  only the merged tokens are rounded to it. The released code rounds every intermediate to the
-  features' dtype.
-
-Where the released code fails or is undefined, this is the definition:
-
-==================================================  ============================================
-input                                               result
-==================================================  ============================================
-fewer points than neighbours (T < 7, say)           ``k = min(num_neighbors, n)``
-``int(T * segment_ratio) == 0``                     one cluster, hence one segment
-``int(n * cluster_ratio) == 0``, n large            one cluster
-T = 1                                               one segment, every token dynamic
-a segment of one frame                              every token dynamic
-a group of no token                                 no merged token
-budget mode: a group's share of the budget is 0     its tokens are dropped: source_to_merged -1
-features that are not finite                        ValueError naming video and first bad frame
-==================================================  ============================================
-
-The same input gives the same output, bit for bit, on a GPU too. Matrix products stay out of the
-merge: where a user allows TF32 or bfloat16 for them, decisions would change.
+Eager PyTorch that loops over segments, frames and groups, and goes through a video frame by frame.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import NamedTuple
+from itertools import accumulate, groupby
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from prunevid_kernels.config import PruneVidConfig, budget_tokens, scaled_count
 from prunevid_kernels.layout import MergedVideo, TokenLayout
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which decisions are made for features of ``dtype``."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-# ------------------------------------------------------------------------------------------------
-# Density-peak clustering, used on frames and on tokens
-# ------------------------------------------------------------------------------------------------
-
-
-class PointClusters(NamedTuple):
-    """Clusters of n points: labels [n] int64, centers [K] int64 by rank, density [n], score [n]."""
-
-    labels: Tensor
-    centers: Tensor
-    density: Tensor
-    score: Tensor
-
-
-def cluster_points(points: Tensor, num_clusters: int, num_neighbors: int) -> PointClusters:
-    """DPC-KNN (Du et al., 2016) of points [n, C] into ``num_clusters`` clusters, n >= num_clusters
-    >= 1.
-
-    The centres are the points of highest ``density * distance to the nearest denser point``, in
-    descending order; a centre's rank is its cluster's label. Every other point joins the nearest
-    centre.
-    """
-    distance = point_distances(points)  # [n, n]
-    index = torch.arange(len(points), device=points.device)
-
-    num_neighbors = min(num_neighbors, len(points))  # a point is its own neighbour
-    nearest = distance.topk(num_neighbors, dim=1, largest=False).values
-    density = (-nearest.square().mean(dim=1)).exp()  # [n]
-
-    densest_first = torch.sort(density, descending=True, stable=True).indices
-    place = torch.empty_like(index).index_copy_(0, densest_first, index)
-    is_denser = place[None, :] < place[:, None]  # [i, j]: j is denser than i
-    parent_distance = torch.where(is_denser, distance, math.inf).amin(dim=1)
-    parent_distance = torch.where(place == 0, distance.max(), parent_distance)
-    score = density * parent_distance
-
-    centers = torch.sort(score, descending=True, stable=True).indices[:num_clusters]
-    labels = distance[centers].argmin(dim=0)  # the lowest rank among equals
-    labels[centers] = index[:num_clusters]
-    return PointClusters(labels, centers, density, score)
-
-
-def point_distances(points: Tensor) -> Tensor:
-    """Euclidean distances [n, n] of points [n, C], divided by ``sqrt(C)``.
-
-    They are lengths of differences and not expanded squares: equal points get exactly 0, and a few
-    channels of large values do not drown the others.
-    """
-    n, channels = points.shape
-    distance = F.pdist(points.to(compute_dtype(points.dtype))) / math.sqrt(channels)
-    first, second = torch.triu_indices(n, n, offset=1, device=points.device)
-    square = distance.new_zeros((n, n)).index_put_((first, second), distance)
-    return square + square.T
-
-
-def dpc_knn(
-    x: Tensor, num_clusters: int, num_neighbors: int, lengths: Sequence[int] | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """:func:`cluster_points` of each row of x [B, N, C], of its first ``lengths[b]`` points.
-
-    Returns labels [B, N] int64 (-1 beyond a row's length), centers [B, K] int64, density and score
-    [B, N] (0 beyond).
-    """
-    batch, n, _ = x.shape
-    floats = compute_dtype(x.dtype)
-    labels = torch.full((batch, n), -1, device=x.device)
-    centers = torch.empty((batch, num_clusters), dtype=torch.int64, device=x.device)
-    density = torch.zeros((batch, n), dtype=floats, device=x.device)
-    score = torch.zeros((batch, n), dtype=floats, device=x.device)
-    for row, length in enumerate(lengths if lengths is not None else [n] * batch):
-        clusters = cluster_points(x[row, :length], num_clusters, num_neighbors)
-        labels[row, :length] = clusters.labels
-        centers[row] = clusters.centers
-        density[row, :length] = clusters.density
-        score[row, :length] = clusters.score
-    return labels, centers, density, score
-
+from prunevid_kernels.reference.clustering import cluster_points
+from prunevid_kernels.reference.floats import (
+    compute_dtype,
+    first_nonfinite_frame,
+    nonfinite_error,
+)
 
 # ------------------------------------------------------------------------------------------------
 # Temporal segments
@@ -239,12 +127,23 @@ def spend_budget(
     """Merged tokens of each group, ``budget`` in all.
 
     A group gives ``counts`` tokens in threshold mode, holds ``sizes`` tokens after averaging over
-    time, and ``capacities`` before. The budget lies between two of the sums of 0, 1, counts, sizes,
+    time, and ``capacities`` before. The budget lies between two of the sums of 1, counts, sizes,
     capacities; every group goes the same part of its way between the two. What is left after
     cutting to whole tokens goes to the largest remainders, the lower index first.
+
+    A budget below one token for each group that holds any makes neighbours share: of G such groups
+    in their order, the g-th goes to token ``g * budget // G``. The first of those that share a
+    token is given 1, the others 0.
     """
     one_each = [min(1, count) for count in counts]
-    steps = [[0] * len(counts), one_each, list(counts), list(sizes), list(capacities)]
+    num_held = sum(one_each)
+    if budget < num_held:
+        places = accumulate(one_each, initial=0)
+        return [
+            int(one > 0 and place * budget % num_held < budget)
+            for one, place in zip(one_each, places, strict=False)
+        ]
+    steps = [one_each, list(counts), list(sizes), list(capacities)]
     low, high = next(
         (low, high)
         for low, high in zip(steps, steps[1:], strict=False)
@@ -266,10 +165,11 @@ def group_labels(
     each.
 
     A group that is small in threshold mode, or has room for all its tokens in budget mode, is
-    passed through. With more room still, each position's frames are split evenly into runs.
+    passed through. With more room still, each position's frames are split evenly into runs. A group
+    without a token of its own goes to the last one of the groups before it.
 
     Returns:
-        labels [num_frames, n] int64 in [-1, num_clusters), -1 only where ``num_clusters`` is 0;
+        labels [num_frames, n] int64 in [0, num_clusters), -1 where ``num_clusters`` is 0;
         centers [num_clusters] int64, the token that each cluster is built around.
     """
     size = tokens.shape[0]
@@ -342,7 +242,7 @@ def plan_merge(features: Tensor, config: PruneVidConfig) -> MergePlan:
         labels, group_centers = group_labels(
             tokens, merged_size, frames.stop - frames.start, config
         )
-        source_to_merged[frames, positions] = torch.where(labels < 0, -1, num_merged + labels)
+        source_to_merged[frames, positions] = num_merged + labels
         centers.append(positions[group_centers])
         num_merged += merged_size
 
@@ -391,10 +291,9 @@ def merge_video(features: Tensor, config: PruneVidConfig) -> MergedVideo:
     plan = plan_merge(features, config)
     num_merged = len(plan.center_position)
     targets = plan.source_to_merged.flatten()
-    sources = (targets >= 0).nonzero()[:, 0]  # those that a budget does not drop
-    targets = targets[sources]
+    sources = torch.arange(len(targets), device=targets.device)
     counts = torch.bincount(targets, minlength=num_merged)
-    anchors = torch.full_like(counts, plan.source_to_merged.numel())
+    anchors = torch.full_like(counts, len(targets))
     layout = TokenLayout.from_sizes(
         plan.segment_lengths,
         plan.static_sizes,
@@ -413,7 +312,7 @@ def average_sources(features: Tensor, source_to_merged: Tensor, merged_count: Te
     Every sum runs in the order of its sources, so the result is the same each time.
     """
     num_merged = len(merged_count)
-    # One row more than there are merged tokens: it takes what a budget drops.
+    # One row more than there are merged tokens: it takes what a layout leaves out.
     targets = torch.where(source_to_merged < 0, num_merged, source_to_merged)
     total = torch.zeros(
         (num_merged + 1, features.shape[2]),
@@ -427,101 +326,3 @@ def average_sources(features: Tensor, source_to_merged: Tensor, merged_count: Te
         else:  # index_add_ adds atomically there, in any order; index_put_ sorts first
             total.index_put_((target,), values, accumulate=True)
     return total[:num_merged].div_(merged_count[:, None]).to(features.dtype)
-
-
-def first_nonfinite_frame(features: Tensor) -> int | None:
-    """The first frame of features [T, N, C] that holds a NaN or an infinity."""
-    if all_finite(features):
-        return None
-    bad_frames = (~features.isfinite().flatten(1).all(dim=1)).nonzero()
-    return int(bad_frames[0])
-
-
-def all_finite(values: Tensor) -> bool:
-    """Whether no value is a NaN or an infinity, from one pass and without a mask."""
-    return bool(torch.stack(values.detach().aminmax()).isfinite().all())
-
-
-def nonfinite_error(video: int, frame: int) -> ValueError:
-    return ValueError(
-        f"features must be finite: video {video}, frame {frame} holds a NaN or an infinity"
-    )
-
-
-# ------------------------------------------------------------------------------------------------
-# Question-guided selection inside the LLM
-# ------------------------------------------------------------------------------------------------
-
-
-def score_visual_tokens(
-    query: Tensor,
-    key: Tensor,
-    visual_slice: slice,
-    scale: float,
-    causal_offset: int | None,
-    key_mask: Tensor | None,
-) -> Tensor:
-    """The most attention [B, V] float32 that any head of any question row pays to each visual
-    token.
-
-    query [B, H, Q, D] holds the question rows only, key [B, Hkv, S, D] all tokens; key head h
-    serves the ``H / Hkv`` query heads from ``h * H / Hkv`` on. With ``causal_offset`` row i attends
-    to the keys up to ``causal_offset + i``; ``key_mask`` [B, S] bool marks the keys that exist. A
-    row that sees no key pays no attention; one that sees a product that is not finite makes its
-    sample's scores NaN.
-    """
-    floats = compute_dtype(query.dtype)
-    batch, heads, num_rows, head_dim = query.shape
-    key_heads, num_keys = key.shape[1:3]
-    # The query heads that share a key head become further rows of it.
-    query = query.to(floats).reshape(batch, key_heads, -1, head_dim)
-    logits = (query @ key.to(floats).mT).mul_(scale)  # [B, Hkv, H / Hkv * Q, S]
-    if not all_finite(logits):
-        logits += logits - logits  # NaN for an overflow, to -inf included
-    logits = logits.view(batch, heads, num_rows, num_keys)
-
-    masks: list[Tensor] = []  # of the keys that a row does not see
-    if causal_offset is not None:
-        rows = torch.arange(num_rows, device=key.device)
-        columns = torch.arange(num_keys, device=key.device)
-        masks.append(columns > causal_offset + rows[:, None])
-    if key_mask is not None:
-        masks.append(~key_mask[:, None, None, :])
-    for is_hidden in masks:
-        logits.masked_fill_(is_hidden, -math.inf)
-    attention = logits.softmax(dim=-1)
-    if masks:  # NaN for rows that see no key
-        sees_none = logits.amax(dim=-1, keepdim=True) == -math.inf
-        attention = attention.masked_fill_(sees_none, 0.0)
-    return attention[..., visual_slice].amax(dim=(1, 2)).float()
-
-
-def select_tokens(scores: Tensor, layout: TokenLayout, config: PruneVidConfig) -> Tensor:
-    """The kept merged tokens, ascending int64, by scores [V]; the lower position wins among
-    equals."""
-    if config.selection == "global":
-        sizes = [layout.num_merged]
-    else:
-        sizes = layout.group_sizes.tolist()
-    kept: list[Tensor] = []
-    start = 0
-    for size in sizes:
-        best_first = torch.sort(scores[start : start + size], descending=True, stable=True).indices
-        kept.append(start + best_first[: scaled_count(size, config.keep_ratio)])
-        start += size
-    return torch.sort(torch.cat(kept)).values
-
-
-def compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Tensor]:
-    """Each tensor's entries ``index`` [K] (or [B, K]: one row for each entry of dimension 0) along
-    ``dim``."""
-    if index.ndim == 1:
-        return [tensor.index_select(dim, index) for tensor in tensors]
-    compacted = []
-    for tensor in tensors:
-        shape = list(tensor.shape)
-        shape[dim % tensor.ndim] = index.shape[1]
-        by_dim = [1] * tensor.ndim
-        by_dim[0], by_dim[dim % tensor.ndim] = index.shape
-        compacted.append(tensor.gather(dim, index.view(by_dim).expand(shape)))
-    return compacted

@@ -18,13 +18,27 @@ from dataclasses import dataclass
 
 from prunevid_kernels import MergedVideo
 
-from ..engine.layer_attention import LayerAttention
-from ..engine.method import PruningMethod, VideoSelection
-from ..engine.prompt import VideoPlace
-from .attention import attention_received, best
-from .options import require_count, require_ratio
+from ...engine.layer_attention import LayerAttention
+from ...engine.method import PruningMethod, VideoSelection
+from ...engine.prompt import VideoPlace
+from ..attention import best, paid_by_last_token
+from ..options import require_count, require_ratio
+from ..record import Terms, pruning_method
+from ..shares import selected_share
 
 
+def _at_share(terms: Terms) -> dict[str, float | int]:
+    """The published first layer, or the nearest that a short decoder has room for."""
+    k = 2 if terms.share * terms.num_layers > 2 else 1
+    return {"k": k, "keep_ratio": selected_share(terms, k, "fastv")}
+
+
+@pruning_method(
+    "FastV",
+    changes=("selects",),
+    knob=_at_share,
+    knob_text="keep_ratio, so that the mean over layers is the share",
+)
 @dataclass(eq=False)
 class FastV(PruningMethod):
     """FastV.
@@ -49,16 +63,5 @@ class FastV(PruningMethod):
     def select_video(
         self, attention: LayerAttention, place: VideoPlace, video: MergedVideo
     ) -> VideoSelection:
-        if attention.group is not None:
-            raise ValueError("fastv averages over all heads, which a tensor-parallel model splits")
-        row = slice(place.row, place.row + 1)
-        # Prompts are padded on the left: the last row is the last token.
-        received = attention_received(
-            attention.rotated_queries(row, slice(-1, None)),
-            attention.keys[row],
-            scale=attention.scale,
-            key_mask=None if attention.kv_mask is None else attention.kv_mask[row],
-        )[0].mean(dim=0)  # [past + L]
-        own = received[len(received) - place.prompt.length :]
-        scores = own[place.prompt.video_rows(place.video)]
+        scores = paid_by_last_token(attention, place, self.name)
         return VideoSelection(scores, best(scores, round(self.keep_ratio * len(scores))))

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos, select_tokens
 
-from ..engine.layer_attention import LayerAttention
-from ..engine.method import PruningMethod, VideoSelection
-from ..engine.prompt import VideoPlace
-from .options import require_count
-from .subset import subset_layout
+from ...engine.layer_attention import LayerAttention
+from ...engine.method import PruningMethod, VideoSelection
+from ...engine.prompt import VideoPlace
+from ..options import require_count
+from ..subset import subset_layout
 
 _SEEDS_PER_VIDEO = 1 << 20  # videos in a batch before two calls' draws could meet
 

@@ -1,0 +1,53 @@
+"""The host's way to a launch: variants found past Triton's binder are those that it would find."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+EXAMINED = """
+import json
+from prunevid_kernels.benchmarks.cost import host_time
+from prunevid_kernels.kernels.means import frame_mean
+
+def counts(requests):
+    report = host_time.examined(requests)
+    return {"examined": report.examined, "wrong": report.wrong[:3]}
+
+found = {"shipped": counts(25)}
+frame_mean.alike = lambda x: (x.device, x.dtype)  # forgets the alignment
+found["planted"] = counts(25)
+found["times"] = host_time.timed(repeats=1)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """In a process without the interpreter, whose launches take another way."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", EXAMINED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def test_every_launch_takes_the_variant_that_triton_would(found: dict[str, Any]) -> None:
+    assert found["shipped"]["examined"] > 200
+    assert found["shipped"]["wrong"] == []
+
+
+def test_a_launcher_that_forgets_an_alignment_is_found(found: dict[str, Any]) -> None:
+    wrong = found["planted"]["wrong"]
+    assert wrong and all(line.startswith("_frame_mean_kernel: ") for line in wrong)
+
+
+def test_every_call_is_timed(found: dict[str, Any]) -> None:
+    assert set(found["times"]) == {"merge", "merge, budget", "score", "compact"}
+    assert all(time_us > 0 for time_us in found["times"].values())
