@@ -139,11 +139,12 @@ class GridFrameProcessor(FrameProcessor):
 
     def token_seconds(self, clip: Clip) -> list[float]:
         """When each frame of tokens is shown: the middle between its first and last frame."""
-        times = clip.seconds
-        if times is None:
+        if clip.seconds is None:
             times = [index / FRAMES_A_SECOND for index in range(len(clip.frames))]
+        else:
+            times = [float(second) for second in clip.seconds]
         groups = [times[first : first + self.group] for first in range(0, len(times), self.group)]
-        return [float(group[0] + group[-1]) / 2 for group in groups]
+        return [(group[0] + group[-1]) / 2 for group in groups]
 
     def seconds_a_frame(self, clip: Clip) -> float:
         """Seconds from one frame of tokens to the next, on average."""

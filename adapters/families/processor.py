@@ -28,7 +28,7 @@ class Clip(NamedTuple):
     """
 
     frames: np.ndarray
-    seconds: Sequence[float] | None
+    seconds: Sequence[float] | np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class FrameProcessor(ABC):
         *,
         system: str | None = None,
         answer_prefix: str = "",
-        seconds: Sequence[float] | None = None,
+        seconds: Sequence[float] | np.ndarray | None = None,
     ) -> dict[str, Tensor]:
         """Inputs for ``generate``, a batch of one.
 
@@ -133,7 +133,7 @@ def central_squares(frames: np.ndarray) -> np.ndarray:
     return frames[:, top : top + side, left : left + side]
 
 
-def _require_seconds(seconds: Sequence[float] | None, frames: int) -> None:
+def _require_seconds(seconds: Sequence[float] | np.ndarray | None, frames: int) -> None:
     if seconds is None:
         return
     times = np.asarray(seconds, dtype=np.float64)

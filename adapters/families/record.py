@@ -108,6 +108,8 @@ class Family:
         needed_options: (keys of the tensors) -> those of ``load_options`` that these need.
         generation: (prompt length, options given) -> options of ``generate`` to add or replace.
         answer_end: text at which an answer is cut.
+        selects: whether tokens can be dropped inside its decoder; if not, the merge is all there
+            is.
     """
 
     name: str
@@ -135,6 +137,7 @@ class Family:
     needed_options: Later | None = None
     generation: Later | None = None
     answer_end: str | None = None
+    selects: bool = True
 
     def evaluation(self, task: str) -> Evaluation:
         """How the benchmark that ``task`` belongs to is evaluated.

@@ -110,7 +110,7 @@ class VideoModel:
         *,
         system: str | None = None,
         answer_prefix: str = "",
-        seconds: Sequence[float] | None = None,
+        seconds: Sequence[float] | np.ndarray | None = None,
     ) -> dict[str, Tensor]:
         """Inputs for ``model.generate``, on its device, pixels in its dtype.
 

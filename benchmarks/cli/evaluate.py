@@ -56,7 +56,8 @@ def evaluate_command(
         typer.Option(
             "--method",
             "--methods",
-            help="Methods to evaluate: NAME[,NAME...] or all; repeatable.  [default: prunevid]",
+            help="Method to evaluate: NAME[,NAME...], or all; may be repeated."
+            "  [default: prunevid]",
         ),
     ] = None,
     retain: Annotated[

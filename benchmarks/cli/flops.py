@@ -79,7 +79,7 @@ def flops_command(
         return
     from prunevid_kernels.adapters.methods.registry import METHODS
 
-    from ..cost.flops.planned import TokenCounts, Unpublished, method_flops
+    from ..cost.flops.planned import NotCounted, TokenCounts, method_flops
 
     shape = _shape(model)
     given = TokenCounts(frames, visual, merged, kept, layer, text)
@@ -87,7 +87,7 @@ def flops_command(
     for name in method or METHODS:
         try:
             results[name] = method_flops(name, shape, given)
-        except Unpublished as error:
+        except NotCounted as error:
             if method:
                 fail(str(error))
             print(error, file=sys.stderr)

@@ -4,8 +4,8 @@
 
 The newest measured run of each GPU under ``benchmarks/results/`` becomes a table between two
 markers in README.md, and the report of ``prunevid report`` in ``synthetic/`` below it, on what the
-methods make of the embedded model, becomes one between two others. A test holds that the README is
-what this command would write.
+methods make of the embedded model, becomes one between two others; so does the table of families. A
+test holds that the README is what this command would write.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.methods.registry import METHODS
 
 from ..support.environment import ROOT
@@ -120,6 +121,15 @@ def accuracy_table(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def family_table() -> str:
+    """Markdown: every family, and what of the method runs in it, from the table of families."""
+    lines = ["| model | sizes known by name | merge | select |", "|---|---|---|---|"]
+    for family in FAMILIES.values():
+        sizes = ", ".join(f"`{size.name}`" for size in family.sizes)
+        lines.append(f"| {family.title} | {sizes} | yes | {'yes' if family.selects else 'no'} |")
+    return "\n".join(lines) + "\n"
+
+
 def _difference(compared: dict[str, Any]) -> str:
     low, high = compared["interval"]
     return f"{compared['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
@@ -150,6 +160,7 @@ def replaced(readme: str, name: str, block: str) -> str:
 def updated(readme: str, results: Path) -> str:
     """``readme`` with the tables of the results folder."""
     readme = replaced(readme, "measurements", tables(measured_results(results)))
+    readme = replaced(readme, "families", family_table())
     return replaced(readme, "accuracy", accuracy_table(results))
 
 

@@ -94,4 +94,5 @@ FAMILY = Family(
     choice_prompt=_choice_prompt,
     prunevid_share=None,
     prumerge_share=None,
+    selects=False,
 )

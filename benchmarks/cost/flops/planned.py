@@ -16,8 +16,9 @@ from ...support.options import default_layer
 from .methods import PromptCounts, SampleFlops, prompt_flops
 
 
-class Unpublished(ValueError):
-    """A count that was not given, and that nobody has published for the model and the method."""
+class NotCounted(ValueError):
+    """A method of a model without counts: nobody has published any and none are given, or the model
+    cannot run it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def method_flops(
     """What a method costs with these counts.
 
     Raises:
-        Unpublished: a count is missing that only the user can give.
+        NotCounted: a count is missing that only the user can give, or the model has none.
         ValueError: an unknown method; counts that are negative, or grow on the way.
     """
     counts = prompt_counts(name, shape, given)
@@ -66,13 +67,15 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
     changes = METHODS[name].changes
     is_merging = not {"merges", "drops"}.isdisjoint(changes)
     is_selecting = "selects" in changes
+    if not family.selects and not {"selects", "compresses"}.isdisjoint(changes):
+        raise NotCounted(f"{name}: {family.title} cannot run it, it drops nothing in its decoder")
     merged: float = before
     if is_merging and given.merged is not None:
         merged = given.merged
     elif is_merging:
         share = _share(name, family)
         if share is None:
-            raise Unpublished(
+            raise NotCounted(
                 f"{name}: no number of tokens is published for {family.title}; give --merged"
             )
         merged = before * share

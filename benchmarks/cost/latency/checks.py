@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, LinearAttentionLayer
 
-from prunevid_kernels import PruneVidConfig, merge_video
+from prunevid_kernels import PruneVidConfig, TokenLayout, apply_layout, merge_video
 from prunevid_kernels.adapters import PruneCall, apply_method
 
 from ..harness import IncorrectResultError
@@ -38,14 +38,18 @@ class _Trace:
         merged: [L, C] those that its first layer got.
         logits: [TOKENS, V].
         first_token: [1, 1] what the second step was fed.
+        given: the other arguments of that call.
+        rows: of the merged prompt.
         cache_lengths: entries of each layer in the end.
     """
 
     fed: Tensor
+    given: dict[str, Any]
+    rows: _Rows
     merged: Tensor
     logits: Tensor
     first_token: Tensor
-    cache_lengths: list[int]
+    cache_lengths: list[int | None]
     call: PruneCall
 
 
@@ -64,23 +68,22 @@ def check_method(
     if not bool(trace.logits.isfinite().all()):
         raise IncorrectResultError("logits of the pruned model are not finite")
     _require_lengths(trace)
-    start, stop = video.span
-    after = len(trace.fed) - stop  # tokens after the video
-    merged = trace.merged[start : len(trace.merged) - after]
-    if len(merged) != video.tokens_merged:
+    rows = trace.rows
+    found = len(trace.merged) - len(rows.text)
+    if found != video.tokens_merged:
         raise IncorrectResultError(
-            f"{len(merged)} merged tokens reached the decoder's layers, not {video.tokens_merged}"
+            f"{found} merged tokens reached the decoder's layers, not {video.tokens_merged}"
         )
     expected = None
+    own = trace.fed[prompts.places]
     if video.tokens_merged == video.tokens_before:
-        expected = trace.fed[start:stop]
+        expected = own
     elif method in MERGED_BY_PRUNEVID:
-        features = trace.fed[start:stop].unflatten(0, (-1, video.layout.tokens_per_frame))
+        features = own.unflatten(0, (-1, video.layout.tokens_per_frame))
         expected = merge_video(features, PruneVidConfig.from_mapping(dict(options))).tokens
     if expected is not None:
-        _require_close("merged tokens", merged, expected, limit)
-    _require_close("text before the video", trace.merged[:start], trace.fed[:start], 0.0)
-    _require_close("text after it", trace.merged[-after:], trace.fed[-after:], 0.0)
+        _require_close("merged tokens", trace.merged[rows.merged], expected, limit)
+    _require_close("text", trace.merged[rows.text], trace.fed[rows.source[rows.text]], 0.0)
     by_hand = _logits_by_hand(subject, trace)
     for token, logits in enumerate(by_hand):
         _require_close(f"logits of token {token + 1}", trace.logits[token], logits, limit)
@@ -91,16 +94,19 @@ def _trace(subject: Subject, prompts: Prompts, method: str, options: Mapping[str
     with ExitStack() as stack:
         stack.enter_context(features_in_place(subject, prompts))
         fed = stack.enter_context(_first_input(decoder))
+        given = stack.enter_context(_first_kwargs(decoder))
         merged = stack.enter_context(_first_input(decoder.layers[0]))
         handle = stack.enter_context(apply_method(model, method, options))
         output = generate(model, prompts, TOKENS, with_logits=True)
         call = handle.report.last
     return _Trace(
         fed=fed[0][0],
+        given=given[0],
+        rows=_rows(len(fed[0][0]), prompts.places, call.videos[0].layout),
         merged=merged[0][0],
         logits=torch.cat(output.logits),
         first_token=output.sequences[:, -TOKENS : -TOKENS + 1],
-        cache_lengths=[layer.keys.shape[2] for layer in output.past_key_values.layers],
+        cache_lengths=_lengths(output.past_key_values),
         call=call,
     )
 
@@ -141,9 +147,34 @@ def _first_input(module: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
+@contextmanager
+def _first_kwargs(module: nn.Module) -> Iterator[list[dict[str, Any]]]:
+    """The other arguments of the module's first call."""
+    seen: list[dict[str, Any]] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not seen:
+            seen.append(dict(kwargs))
+
+    hook = module.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _lengths(cache: Any) -> list[int | None]:
+    """Entries of each layer; None where a layer has a state in place of them."""
+    return [
+        None if isinstance(layer, LinearAttentionLayer) else layer.keys.shape[2]
+        for layer in cache.layers
+    ]
+
+
 def _require_lengths(trace: _Trace) -> None:
     expected = [length + TOKENS - 1 for length in trace.call.cached_tokens[0]]
-    if trace.cache_lengths != expected:
+    told = zip(trace.cache_lengths, expected, strict=True)
+    if any(found is not None and found != length for found, length in told):
         raise IncorrectResultError(
             f"the caches hold {trace.cache_lengths} entries, the report says {expected}"
         )
@@ -168,47 +199,91 @@ def _require_close(what: str, found: Tensor, expected: Tensor, limit: float) -> 
 # ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """A merged prompt's rows: text stays in its place, a merged token stands in the frame of its
+    first source.
+
+    Attributes:
+        source: [L] place in the whole prompt of each row, of a merged one that of its first source.
+        text: [L - K] the rows of text.
+        merged: [K] the rows of the merged tokens, in their order.
+    """
+
+    source: Tensor
+    text: Tensor
+    merged: Tensor
+
+
+def _rows(length: int, places: Tensor, layout: TokenLayout) -> _Rows:
+    """The rows of a prompt of ``length`` tokens with a video's at ``places`` [T * N]."""
+    is_text = torch.ones(length, dtype=torch.bool, device=places.device)
+    is_text[places] = False
+    text = is_text.nonzero()[:, 0]
+    anchor, width = layout.merged_anchor, layout.tokens_per_frame
+    frame = places[anchor - anchor % width]
+    order = torch.cat((text, frame)).sort(stable=True).indices
+    rows = order.argsort()
+    source = torch.cat((text, places[anchor]))[order]
+    return _Rows(source, rows[: len(text)], rows[len(text) :])
+
+
+def _inputs_by_hand(subject: Subject, trace: _Trace) -> tuple[dict[str, Any], Tensor]:
+    """Positions, and planes where there are any, of the merged prompt; and the position of the
+    token after it."""
+    model, source = subject.video_model.model, trace.rows.source
+    adapter = subject.video_model.family.adapter()
+    if adapter.positions == "renumber":
+        # Positions go on after the merged prompt, not after what is left of it.
+        return {}, torch.tensor([[len(source)]], device=source.device)
+    positions = trace.given["position_ids"][-adapter.position_axes :, :1, source]
+    inputs: dict[str, Any] = {"position_ids": positions}
+    planes = adapter.planes(model)
+    if planes is not None and trace.given.get(planes.features) is not None:
+        layout = trace.call.videos[0].layout
+        size = layout.source_to_merged.shape
+        is_merged = torch.zeros(len(source), dtype=torch.bool, device=source.device)
+        is_merged[trace.rows.merged] = True
+        in_order = trace.rows.merged.argsort()
+        inputs[planes.mask] = is_merged[None]
+        inputs[planes.features] = [
+            apply_layout(plane.unflatten(0, size), layout)[in_order]
+            for plane in trace.given[planes.features]
+        ]
+    return inputs, positions[..., -1:] + 1
+
+
 def _logits_by_hand(subject: Subject, trace: _Trace) -> list[Tensor]:
     """[V] logits of each token that can be followed, from the plain decoder."""
     model, decoder = subject.video_model.model, subject.decoder
-    head, cache = model.get_output_embeddings(), DynamicCache()
+    head, cache = model.get_output_embeddings(), DynamicCache(config=decoder.config)
     rows = _kept_rows(trace)
     with ExitStack() as hooks:
         if trace.call.layer is not None:
             _drop_rows(decoder.layers[trace.call.layer + 1 :], rows, hooks)
-        hidden = _run(decoder, trace.merged[None], cache)
+        inputs, place = _inputs_by_hand(subject, trace)
+        hidden = _run(decoder, trace.merged[None], cache, **inputs)
     logits = [head(hidden[:, -1])[0]]
     for layer, wanted in zip(cache.layers, trace.call.cached_tokens[0], strict=True):
+        if isinstance(layer, LinearAttentionLayer):
+            continue
         if wanted not in (layer.keys.shape[2], len(rows)):
             return logits  # its entries are not those of tokens any more
         if wanted != layer.keys.shape[2]:
             layer.keys, layer.values = layer.keys[:, :, rows], layer.values[:, :, rows]
-    # Positions go on after the merged prompt, not after what is left of it.
-    place = torch.tensor([[len(trace.merged)]], device=rows.device)
     token = model.get_input_embeddings()(trace.first_token)
-    return [*logits, head(_run(decoder, token, cache, place)[:, -1])[0]]
+    return [*logits, head(_run(decoder, token, cache, position_ids=place)[:, -1])[0]]
 
 
-def _run(
-    decoder: Any, embeddings: Tensor, cache: DynamicCache, position_ids: Tensor | None = None
-) -> Tensor:
-    output = decoder(
-        inputs_embeds=embeddings,
-        past_key_values=cache,
-        position_ids=position_ids,
-        use_cache=True,
-    )
+def _run(decoder: Any, embeddings: Tensor, cache: DynamicCache, **inputs: Any) -> Tensor:
+    output = decoder(inputs_embeds=embeddings, past_key_values=cache, use_cache=True, **inputs)
     return output.last_hidden_state
 
 
 def _kept_rows(trace: _Trace) -> Tensor:
     """Places of the merged prompt that the selection leaves."""
     (video,) = trace.call.videos
-    start, device = video.span[0], video.kept.device
-    stop = start + video.tokens_merged
-    before = torch.arange(start, device=device)
-    after = torch.arange(stop, len(trace.merged), device=device)
-    return torch.cat((before, video.kept + start, after))
+    return torch.cat((trace.rows.text, trace.rows.merged[video.kept])).sort().values
 
 
 def _drop_rows(layers: nn.ModuleList, rows: Tensor, hooks: ExitStack) -> None:

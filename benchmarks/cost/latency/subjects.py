@@ -110,21 +110,22 @@ class Prompts:
 
     Attributes:
         inputs: of ``model.generate``.
-        span: (start, stop) of the video's tokens in every prompt.
+        single: the same of one prompt.
+        places: [T * N] where the video's tokens are in every prompt.
         features: [B, T * N, C] that take the place of the videos' tokens; None: the model's own.
         unpruned: what a report says of the batch when nothing is pruned.
     """
 
     inputs: dict[str, Tensor]
-    span: tuple[int, int]
+    single: dict[str, Tensor]
+    places: Tensor
     features: Tensor | None
     unpruned: PruneCall
 
     def first(self) -> Prompts:
         """The first prompt alone."""
-        inputs = {name: value[:1] for name, value in self.inputs.items()}
         features = None if self.features is None else self.features[:1]
-        return replace(self, inputs=inputs, features=features)
+        return replace(self, inputs=self.single, features=features)
 
 
 def read_frames(count: int) -> np.ndarray:
@@ -159,7 +160,11 @@ def make_prompts(subject: Subject, frames: int, batch: int) -> Prompts:
             for row in range(batch)
         ]
         features = torch.stack([row.flatten(0, 1) for row in rows])
-    return Prompts(inputs, unpruned.videos[0].span, features, unpruned)
+    # Some families have more placeholders than tokens of the video, after them.
+    placeholder = subject.video_model.family.adapter().video_token_id(model)
+    places = (encoded["input_ids"][0] == placeholder).nonzero()[:, 0]
+    places = places[: unpruned.videos[0].tokens_before]
+    return Prompts(inputs, encoded, places, features, unpruned)
 
 
 @contextmanager
@@ -173,12 +178,12 @@ def features_in_place(subject: Subject, prompts: Prompts) -> Iterator[None]:
         yield
         return
 
-    start, stop = prompts.span
+    length = prompts.inputs["input_ids"].shape[1]
 
     def replace_tokens(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         embeds = kwargs["inputs_embeds"]
-        if embeds is not None and embeds.shape[1] >= stop:  # not a decoding step
-            embeds[:, start:stop] = features
+        if embeds is not None and embeds.shape[1] == length:  # not a decoding step
+            embeds[:, prompts.places] = features
 
     hook = subject.decoder.register_forward_pre_hook(replace_tokens, with_kwargs=True)
     try:

@@ -7,7 +7,7 @@ import torch
 
 from prunevid_kernels import TokenLayout
 from prunevid_kernels.adapters import PruneCall, VideoRecord
-from prunevid_kernels.adapters.families import FAMILIES, SIZES, Family
+from prunevid_kernels.adapters.families import FAMILIES, SIZES
 from prunevid_kernels.adapters.methods.registry import METHODS
 from prunevid_kernels.benchmarks.cost.flops.decoder import prefill_macs
 from prunevid_kernels.benchmarks.cost.flops.methods import (
@@ -17,11 +17,7 @@ from prunevid_kernels.benchmarks.cost.flops.methods import (
     total_flops,
 )
 from prunevid_kernels.benchmarks.cost.flops.paper import note, published
-from prunevid_kernels.benchmarks.cost.flops.planned import (
-    TokenCounts,
-    Unpublished,
-    prompt_counts,
-)
+from prunevid_kernels.benchmarks.cost.flops.planned import NotCounted, TokenCounts, prompt_counts
 
 PLLAVA = SIZES["pllava-7b"].shape
 PUBLISHED = [row for model in published().values() for row in model.ratios]
@@ -93,24 +89,22 @@ def test_a_ratio_is_of_sums_and_not_a_mean_of_ratios():
         total_flops([])
 
 
-def needs_a_count(name: str, family: Family) -> bool:
-    """Whether neither the method's defaults nor a publication say how many tokens it keeps."""
-    if name == "prumerge":
-        return family.prumerge_share is None
-    return name in ("prunevid", "merge_only", "random_drop", "drop_all") and (
-        family.prunevid_share is None
-    )
-
-
 @pytest.mark.parametrize("model", SIZES)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_on_every_model(model, name):
     shape = SIZES[model].shape
+    family = FAMILIES[shape.family]
+    share = family.prumerge_share if name == "prumerge" else family.prunevid_share
     given = TokenCounts()
-    if needs_a_count(name, FAMILIES[shape.family]):
-        with pytest.raises(Unpublished, match=f"{name}: no number of tokens is published"):
+    if share is None and name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge"):
+        with pytest.raises(NotCounted, match=f"{name}: .*{family.title}"):
             prompt_counts(name, shape, given)
-        given = TokenCounts(merged=shape.frames * shape.tokens_per_frame // 4)
+        given = TokenCounts(merged=shape.visual_tokens // 3)
+    acts_inside = not {"selects", "compresses"}.isdisjoint(METHODS[name].changes)
+    if not family.selects and acts_inside:
+        with pytest.raises(NotCounted, match=f"{name}: {family.title} cannot run it"):
+            prompt_counts(name, shape, given)
+        return
     flops = prompt_flops(prompt_counts(name, shape, given), shape)
     ratios = [flops.ratio(form) for form in ACCOUNTINGS]
     if name in ("full", "look_m"):
