@@ -40,7 +40,8 @@ def subset_layout(
 
 def subset_video(features: Tensor, taken: Tensor) -> MergedVideo:
     """The video [T, N, C] with the tokens ``taken`` [L], see :func:`subset_layout`, as they are."""
-    layout = subset_layout(*features.shape[:2], taken)
+    frames, width, _ = features.shape
+    layout = subset_layout(frames, width, taken)
     return MergedVideo(features.flatten(0, 1)[taken], layout, first_bad_frame(features))
 
 
