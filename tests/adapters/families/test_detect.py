@@ -36,6 +36,8 @@ def write(folder: Path, config: dict, key: str) -> Path:
         ({"model_type": "qwen2_vl"}, "qwen2_vl"),
         ({"model_type": "qwen3_vl"}, "qwen3_vl"),
         ({"model_type": "qwen3_vl_moe"}, "qwen3_vl"),
+        ({"model_type": "llava_next_video"}, "llava_next_video"),
+        ({"model_type": "internvl"}, "internvl"),
     ],
     ids=str,
 )
