@@ -21,6 +21,8 @@ setup(
         "prunevid_kernels.adapters.engine",
         "prunevid_kernels.adapters.engine.prompt",
         "prunevid_kernels.adapters.families",
+        "prunevid_kernels.adapters.families.internvl",
+        "prunevid_kernels.adapters.families.llava_next_video",
         "prunevid_kernels.adapters.families.llava_onevision",
         "prunevid_kernels.adapters.families.pllava",
         "prunevid_kernels.adapters.families.qwen2_5_vl",

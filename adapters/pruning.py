@@ -41,7 +41,8 @@ class PruneHandle:
             self._engine.warn_if_idle()
 
     def videos(self, prompts: Sequence[PromptVisuals]) -> AbstractContextManager[None]:
-        """Say where the videos are in the next prompt that is given as ``inputs_embeds``.
+        """Say where the videos are in the next prompt, where its arguments do not tell: one of
+        ``inputs_embeds``, or of a model that sees the frames of a video as images.
 
         ``with handle.videos([...]): model.generate(inputs_embeds=...)``
 

@@ -15,35 +15,6 @@ from .files import read_json, require_int
 _FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 
 
-def require_placeholders(config: Any, tokenizer: Any) -> None:
-    """Hold the config's placeholders against the tokenizer: a prompt of ``generate`` has none where
-    the two disagree, and an id past the embeddings' end fails in the middle of a forward call.
-
-    Args:
-        config: of a model, with ``video_token_id`` and ``image_token_id``.
-        tokenizer: of the same folder.
-
-    Raises:
-        ValueError: they disagree.
-    """
-    for kind in ("video", "image"):
-        index = getattr(config, f"{kind}_token_id")
-        rows = min(len(tokenizer), config.text_config.vocab_size)
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < rows:
-            raise ValueError(
-                f"config.json: {kind}_token_index must be a token's id, from 0 to {rows - 1}, got "
-                f"{index!r:.80}"
-            )
-        added = tokenizer.added_tokens_decoder.get(index)
-        if added is None:
-            token = tokenizer.convert_ids_to_tokens(index)
-            raise ValueError(
-                f"config.json: {kind}_token_index {index} is {token!r}, which is no added token"
-            )
-    if config.video_token_id == config.image_token_id:
-        raise ValueError(f"config.json: one token, {config.image_token_id}, for images and videos")
-
-
 def num_frames(folder: Path) -> int | None:
     """Frames of a video, where a preprocessor file says it.
 

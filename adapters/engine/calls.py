@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from .interface import ModelAdapter, PromptVisuals
+from .prompt import videos_among
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -49,7 +50,8 @@ class Call:
 
 @dataclass(eq=False)
 class Announcement:
-    """Videos of a prompt that will come as embeddings, for the model of ``engine``."""
+    """Videos of a prompt that will come as embeddings, or as ids that do not tell them from images,
+    for the model of ``engine``."""
 
     engine: object
     prompts: list[PromptVisuals]
@@ -72,13 +74,24 @@ def read_prompts(
         adapter: of the model.
         model: the model, without a wrapper.
         inputs: the arguments of the call.
-        announcement: the videos of a prompt that comes as embeddings, if the caller has told them.
+        announcement: the videos of a prompt that does not tell them, if the caller has.
 
     Raises:
-        ValueError: videos that cannot be placed, or whose features are missing.
+        ValueError: videos that cannot be placed, whose features are missing, or of which nothing
+            tells that they are videos.
     """
     if adapter.brings_visuals(inputs):
-        return adapter.locate(model, inputs)
+        found = adapter.locate(model, inputs)
+        if adapter.tells_videos:
+            return found
+        if announcement is None or announcement.is_used:
+            raise ValueError(
+                f"a call of {type(model).__name__} does not tell a video from images: run it "
+                "inside handle.videos([...]), with one PromptVisuals for each prompt, "
+                "PromptVisuals() where there are images alone"
+            )
+        announcement.is_used = True
+        return videos_among(found, _expand_prompts(announcement.prompts, len(found)))
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
     if embeds is not None and announcement is not None and not announcement.is_used:
         announcement.is_used = True

@@ -183,7 +183,8 @@ class Engine:
             announced.reset(token)
         if not announcement.is_used:
             raise RuntimeError(
-                "videos were announced, but no prompt given as inputs_embeds reached the model"
+                "videos were announced, but no prompt that needs it reached the model: one of "
+                "inputs_embeds, or of a model that does not tell a video from images"
             )
 
     def _call(self) -> Call | None:

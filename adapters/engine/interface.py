@@ -56,11 +56,15 @@ class ModelAdapter(ABC):
             token), which a model with multi-dimensional rotary positions needs.
         position_axes: how many numbers a rotary position has: time, height and width, or place.
         decoder_types: ``model_type`` of the text decoders that the family's models were tried with.
+        tells_videos: False where a call's arguments do not tell a video from images: the visuals
+            that :meth:`locate` finds are all images then, and the caller announces which of them
+            are a video's frames.
     """
 
     positions: Literal["renumber", "keep"] = "renumber"
     position_axes: int = 1
     decoder_types: tuple[str, ...] = ("llama", "qwen2")
+    tells_videos: bool = True
 
     @abstractmethod
     def decoder(self, model: nn.Module) -> nn.Module:
@@ -87,6 +91,13 @@ class ModelAdapter(ABC):
 
     def video_token_id(self, model: nn.Module) -> int | None:
         """The id that stands for a video token in ``input_ids``, if the family has one."""
+        return None
+
+    def one_video_each(
+        self, model: nn.Module, inputs: Mapping[str, Any]
+    ) -> list[PromptVisuals] | None:
+        """What to announce of prompts whose visuals are one video each, as this library's
+        processors make them; None where there is nothing to announce."""
         return None
 
     def planes(self, model: nn.Module) -> VisualPlanes | None:

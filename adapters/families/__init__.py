@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import llava_onevision, pllava, qwen2_5_vl, qwen2_vl, qwen3_5, qwen3_vl, st_llm
+from . import (
+    internvl,
+    llava_next_video,
+    llava_onevision,
+    pllava,
+    qwen2_5_vl,
+    qwen2_vl,
+    qwen3_5,
+    qwen3_vl,
+    st_llm,
+)
 from .record import Evaluation, Family, Prompt
 from .shape import Size
 
@@ -32,6 +42,8 @@ FAMILIES: dict[str, Family] = {
         qwen2_vl.FAMILY,
         qwen3_vl.FAMILY,
         qwen3_5.FAMILY,
+        llava_next_video.FAMILY,
+        internvl.FAMILY,
     )
 }
 

@@ -17,18 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
-from ..checkpoint.preprocessor import (
-    chat_template,
-    normalisation,
-    require_placeholders,
-    video_pixels,
-)
+from ..checkpoint.preprocessor import video_pixels
 from ..video.patches import flatten_patches, resized_pixels
-from .plain_text import encode_prompt
-from .processor import Clip, FrameProcessor
+from .processor import Clip
 from .shape import DecoderShape
+from .templates import TemplateFrameProcessor, require_two_placeholders
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,24 +35,19 @@ REDUCED_PIXELS = (4 * 28 * 28, 24 * 28 * 28)
 
 
 @dataclass(frozen=True)
-class GridFrameProcessor(FrameProcessor):
+class GridFrameProcessor(TemplateFrameProcessor):
     """Preprocessing of one checkpoint.
 
     Attributes:
-        chat_template: Jinja source; renders a conversation with one video to a prompt.
-        image_mean, image_std: normalisation of each RGB channel, on values in [0, 1].
         min_pixels, max_pixels: bounds of a frame's size, or of a video's, as the family counts.
     """
 
-    chat_template: str
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
     min_pixels: int
     max_pixels: int
 
     @classmethod
-    def read(cls, folder: Path, config: Any, published_pixels: tuple[int, int]) -> Self:
-        """Read tokenizer, chat template and normalisation of a checkpoint folder.
+    def of_folder(cls, folder: Path, config: Any, published_pixels: tuple[int, int]) -> Self:
+        """Read tokenizer, chat template, normalisation and bounds of a checkpoint folder.
 
         Args:
             folder: the checkpoint.
@@ -69,20 +58,17 @@ class GridFrameProcessor(FrameProcessor):
             OSError: a file that is missing.
             ValueError: a file that does not say what it has to.
         """
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        require_placeholders(config, tokenizer)
-        mean, std = normalisation(folder)
         least, most = video_pixels(folder) or published_pixels
-        return cls(config, tokenizer, chat_template(folder, tokenizer), mean, std, least, most)
+        processor = cls.read(folder, config, min_pixels=least, max_pixels=most)
+        require_two_placeholders(config, processor.tokenizer)
+        return processor
 
     @abstractmethod
     def frame_pixels(self, frames: np.ndarray) -> tuple[int, int]:
         """Height and width that these frames [T, H, W, 3] are resized to."""
 
     @abstractmethod
-    def video_text(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
+    def text_of_grid(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
         """What stands for a video in the prompt, its markers included.
 
         Args:
@@ -115,10 +101,6 @@ class GridFrameProcessor(FrameProcessor):
             config.vision_end_token_id,
         )
         return tuple(self.token(index) for index in ids)
-
-    def token(self, index: int) -> str:
-        """The text of a token."""
-        return str(self.tokenizer.convert_ids_to_tokens(index))
 
     @property
     def video_token(self) -> str:
@@ -153,42 +135,15 @@ class GridFrameProcessor(FrameProcessor):
             return self.group / FRAMES_A_SECOND
         return self.group * float(clip.seconds[-1] - clip.seconds[0]) / (frames - 1)
 
-    def _prompt_ids(
-        self, clip: Clip, question: str, system: str | None, answer_prefix: str
-    ) -> Tensor:
-        frames = -(-len(clip.frames) // self.group)
-        video = self.video_text((frames, *self.grid_of(clip.frames)), self.token_seconds(clip))
-        texts = [question, answer_prefix, *([] if system is None else [system])]
-
-        def render(texts: Sequence[str]) -> str:
-            prompt, placeholder = self._render(texts[0], texts[2] if len(texts) > 2 else None)
-            return prompt.replace(placeholder, video) + texts[1]
-
-        return torch.tensor(
-            [encode_prompt(self.tokenizer, render, texts, add_special_tokens=False)]
-        )
-
-    def _render(self, question: str, system: str | None) -> tuple[str, str]:
-        """The prompt by the chat template, and what stands for the video in it."""
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if system is not None:
-            system_content = [{"type": "text", "text": system}]
-            messages.insert(0, {"role": "system", "content": system_content})
-        prompt = self.tokenizer.apply_chat_template(
-            messages,
-            chat_template=self.chat_template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+    @property
+    def placeholder(self) -> str:
         start, end = self.markers
-        placeholder = f"{start}{self.video_token}{end}"
-        count = prompt.count(placeholder)
-        if count != 1:
-            raise ValueError(
-                f"the chat template must render one {placeholder!r} for one video, got {count}"
-            )
-        return prompt, placeholder
+        return f"{start}{self.video_token}{end}"
+
+    def video_text(self, clip: Clip) -> str:
+        frames = -(-len(clip.frames) // self.group)
+        grid = (frames, *self.grid_of(clip.frames))
+        return self.text_of_grid(grid, self.token_seconds(clip))
 
     def _visual_inputs(self, clip: Clip, question: str) -> dict[str, Tensor]:
         """Patches [t * h * w, D], and their grid [1, 3] int64."""

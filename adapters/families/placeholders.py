@@ -7,11 +7,13 @@ images and videos first and passes ``mm_encoder_outputs`` instead of pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..engine.interface import ModelAdapter, PromptVisuals, VideoSpan
 
 Run = tuple[int, int, int]  # row, start, stop
 
@@ -72,3 +74,45 @@ def runs_of(mask: Tensor) -> list[Run]:
 def by_row(runs: list[Run], rows: int) -> list[tuple[tuple[int, int], ...]]:
     """(start, stop) of the runs of each row."""
     return [tuple(run[1:] for run in runs if run[0] == row) for row in range(rows)]
+
+
+class ImageFramesAdapter(ModelAdapter):
+    """A model that sees the frames of a video as images: each is a run of the image placeholder,
+    with text between them, and nothing in a call tells which runs are a video.
+
+    Its core has ``config.image_token_id`` and a text decoder that :meth:`decoder` names.
+    """
+
+    tells_videos = False
+
+    def entries(self, model: nn.Module) -> Sequence[nn.Module]:
+        core = core_of(model)
+        return [model] if core is model else [model, core]
+
+    def brings_visuals(self, inputs: Mapping[str, Any]) -> bool:
+        return features_in(inputs, "image") is not None
+
+    def video_token_id(self, model: nn.Module) -> int:
+        return int(core_of(model).config.image_token_id)
+
+    def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
+        ids = ids_in(inputs)
+        runs = by_row(runs_of(ids == self.video_token_id(model)), len(ids))
+        return [PromptVisuals(images=own) for own in runs]
+
+    def one_video_each(
+        self, model: nn.Module, inputs: Mapping[str, Any]
+    ) -> list[PromptVisuals] | None:
+        if not self.brings_visuals(inputs):
+            return None
+        return [_one_video(own.images) for own in self.locate(model, inputs)]
+
+
+def _one_video(runs: Sequence[tuple[int, int]]) -> PromptVisuals:
+    """Runs of equal length as the frames of one video."""
+    if not runs:
+        return PromptVisuals()
+    lengths = {stop - start for start, stop in runs}
+    if len(lengths) > 1:
+        raise ValueError(f"the frames of a video must be equally long, got {sorted(lengths)}")
+    return PromptVisuals((VideoSpan.apart([start for start, _ in runs], lengths.pop()),))

@@ -8,6 +8,7 @@ does not fill, a value that it does not state is an error and never a guess.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,10 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..checkpoint.files import CheckpointError, open_checkpoint, refusing
+from ..engine.engine import find_engine
 from ..video.reader import Reader, Video, read_video
 from ..video.sampling import Rule, frame_indices
-from . import FAMILIES, Family, family_of
+from . import FAMILIES, Family, adapter_of, family_of
 from .detect import detect_family
 from .processor import FrameProcessor
 from .shape import ModelShape
@@ -138,6 +140,17 @@ class VideoModel:
             for name, value in inputs.items()
         }
 
+    def telling(self, encoded: dict[str, Tensor]) -> AbstractContextManager[None]:
+        """Inside it, a prompt that :meth:`encode` made tells where its video is. A model that sees
+        frames as images cannot tell it by itself while it is pruned; others lack nothing.
+
+        Args:
+            encoded: what the model is about to get, a batch of such prompts.
+        """
+        engine = find_engine(self.model)
+        said = adapter_of(self.model).one_video_each(self.model, encoded)
+        return nullcontext() if engine is None or said is None else engine.announce(said)
+
     def generate(self, encoded: dict[str, Tensor], **options: Any) -> str:
         """The answer, greedy unless ``options`` of ``generate`` say otherwise.
 
@@ -148,7 +161,8 @@ class VideoModel:
         family, prompt_length = self.family, encoded["input_ids"].shape[1]
         if family.generation is not None:
             options |= family.generation(prompt_length, options)
-        output = self.model.generate(**encoded, **{"do_sample": False, **options})
+        with self.telling(encoded):
+            output = self.model.generate(**encoded, **{"do_sample": False, **options})
         answer = self.tokenizer.decode(output[0, prompt_length:], skip_special_tokens=True)
         if family.answer_end is not None:
             answer = answer.partition(family.answer_end)[0]

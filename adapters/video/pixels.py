@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 
@@ -35,3 +36,13 @@ def normalised_pixels(
     pixels = np.stack(frames).astype(np.float32) / 255.0
     shift, scale = np.array((mean, std), dtype=np.float32)
     return torch.from_numpy((pixels - shift) / scale).permute(0, 3, 1, 2)[None].contiguous()
+
+
+def central_square(frame: np.ndarray, side: int) -> np.ndarray:
+    """[H, W, 3] uint8 -> [side, side, 3]: the middle of the frame, its short edge at ``side``."""
+    image = Image.fromarray(frame)
+    short = min(image.size)
+    width, height = (side * length // short for length in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (round((edge - side) / 2) for edge in image.size)
+    return np.asarray(image.crop((left, top, left + side, top + side)))

@@ -1,4 +1,4 @@
-"""The three video models through one interface, for tests that hold for each of them.
+"""The video models through one interface, for tests that hold for each of them.
 
 A family builds its tiny model, makes prompts for it, and says what the slow code needs to know: the
 pieces of which the decoder's input is made, and what the vision side looked at.
@@ -7,19 +7,23 @@ pieces of which the decoder's input is made, and what the vision side looked at.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import pytest
+import tiny_frames
 import tiny_models
 import tiny_pllava
 import tiny_st_llm
 import torch
 from slow_baselines import watched
 from slow_pruning import SlowDecoder, cut
-from tiny_models import clip, left_pad, text_tokens
+from tiny_models import IMAGE_ID, TOKENS_PER_FRAME, clip, left_pad, text_tokens
 from torch import Tensor
+
+from prunevid_kernels.adapters import PromptVisuals, PruneHandle, VideoSpan
 
 Shown = tuple[Tensor, Tensor]  # of one video: importance [T, N] and keys [T, N, D], float64
 
@@ -27,7 +31,7 @@ _llava = cache(tiny_models.llava)
 
 
 class Family(ABC):
-    """One of the three; what differs is below."""
+    """One of them; what differs is below."""
 
     name: str
     video_id: int
@@ -62,6 +66,10 @@ class Family(ABC):
         rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
         newline = self.newline(model)
         return [cut(ids[own].tolist(), self.video_id, videos, newline) for ids, own in rows]
+
+    def telling(self, handle: PruneHandle, inputs: dict[str, Tensor]) -> Any:
+        """Inside it, the videos of the next prompt are known."""
+        return nullcontext()
 
     def slow(self, model: Any, kind: type[SlowDecoder], *options: Any) -> SlowDecoder:
         """A slow decoder with this model's weights."""
@@ -182,6 +190,140 @@ class StLlm(Family):
         return [(video[chosen], rows[chosen][:, queries]) for video, rows in videos]
 
 
+class FrameByFrame(Family):
+    """A family whose tower sees square frames one by one, in prompts that are made alike."""
+
+    pixels = "pixel_values"
+
+    @abstractmethod
+    def video(self, frames: int) -> list[int]:
+        """The tokens of a video in a prompt."""
+
+    def inputs(self, prompts: list[list[int]], clips: list[Tensor]) -> dict[str, Tensor]:
+        """A batch of prompts, and the clips of all of them, equally long."""
+        ids, mask = left_pad(prompts)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        return inputs | ({self.pixels: self.stacked(clips)} if clips else {})
+
+    def stacked(self, clips: list[Tensor]) -> Tensor:
+        return torch.cat(clips)
+
+    def question(self) -> dict[str, Tensor]:
+        return self.inputs([text_tokens(5) + self.video(6) + text_tokens(7, 50)], [clip(6)])
+
+    def batch(self) -> dict[str, Tensor]:
+        return self.inputs(_three_prompts(self.video(4)), [clip(4, seed) for seed in range(3)])
+
+    def alone(self) -> list[dict[str, Tensor]]:
+        """The prompts of :meth:`batch`, each by itself."""
+        clips = iter(clip(4, seed) for seed in range(3))
+        prompts = zip(_three_prompts(self.video(4)), (1, 2, 0), strict=True)
+        return [self.inputs([ids], [next(clips) for _ in range(count)]) for ids, count in prompts]
+
+
+class LlavaNextVideo(FrameByFrame):
+    name, video_id, pixels = "llava_next_video", tiny_models.VIDEO_ID, "pixel_values_videos"
+
+    def build(self, attention: str = "sdpa") -> Any:
+        return tiny_frames.llava_next_video(attention)
+
+    def video(self, frames: int) -> list[int]:
+        return tiny_models.video_tokens(frames)[1:]
+
+    def stacked(self, clips: list[Tensor]) -> Tensor:
+        return torch.stack(clips)
+
+    def features(self, model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
+        pixels = inputs["pixel_values_videos"]
+        core = model.model
+        hidden = core.vision_tower(pixels.flatten(0, 1), output_hidden_states=True).hidden_states
+        patches = hidden[-2][:, 1:].unflatten(1, (4, 2, 4, 2)).mean(dim=(2, 4)).flatten(1, 2)
+        return list(core.multi_modal_projector(patches).split(pixels.shape[1]))
+
+    def shown(self, model: Any, inputs: dict[str, Tensor]) -> list[Shown]:
+        """What CLS pays to a patch, in the layer whose output is projected; 2 x 2 pooled."""
+        attention = _attentions(model.model.vision_tower)[-2]
+        weights, keys = watched(attention, attention.k_proj, lambda: model(**inputs))
+        rows = torch.cat((weights[:, :, 0, 1:].mean(dim=1)[..., None], keys[:, 1:]), dim=-1)
+        pooled = rows.unflatten(1, (4, 2, 4, 2)).mean(dim=(2, 4)).flatten(1, 2)
+        videos = pooled.split(inputs["pixel_values_videos"].shape[1])
+        return [(video[..., 0], video[..., 1:]) for video in videos]
+
+
+class ImageFrames(FrameByFrame):
+    """A frame is an image with text around it, of which a call tells nothing; here, four tokens
+    before a frame and one after it."""
+
+    video_id = IMAGE_ID
+
+    def video(self, frames: int) -> list[int]:
+        ids = []
+        for frame in range(frames):
+            ids += [*text_tokens(4, 70 + frame), *[IMAGE_ID] * TOKENS_PER_FRAME, 8]
+        return ids
+
+    def spans(self, ids: list[int]) -> list[list[int]]:
+        """The first places of the frames of each video; videos are parted by more text."""
+        starts = [i for i, t in enumerate(ids) if t == IMAGE_ID and ids[i - 1] != IMAGE_ID]
+        videos: list[list[int]] = []
+        for start in starts:
+            if not videos or start != videos[-1][-1] + TOKENS_PER_FRAME + 5:
+                videos.append([])
+            videos[-1].append(start)
+        return videos
+
+    def telling(self, handle: PruneHandle, inputs: dict[str, Tensor]) -> Any:
+        if self.pixels not in inputs:
+            return nullcontext()
+        return handle.videos(
+            [
+                PromptVisuals(
+                    tuple(VideoSpan.apart(s, TOKENS_PER_FRAME) for s in self.spans(ids.tolist()))
+                )
+                for ids in inputs["input_ids"]
+            ]
+        )
+
+    def prompts(self, model: Any, inputs: dict[str, Tensor]) -> list[list[Any]]:
+        videos = iter(self.features(model, inputs))
+        prompts = []
+        for padded, mask in zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True):
+            ids, pieces, place = padded[mask].tolist(), [], 0
+            for starts in self.spans(ids):
+                stops = [start + TOKENS_PER_FRAME for start in starts]
+                gaps = zip(stops[:-1], starts[1:], strict=True)
+                between = [ids[stop:start] for stop, start in gaps]
+                pieces += [("text", ids[place : starts[0]]), ("frames", (next(videos), between))]
+                place = stops[-1]
+            prompts.append([*pieces, ("text", ids[place:])])
+        return prompts
+
+
+@dataclass(frozen=True)
+class InternVL(ImageFrames):
+    """``kind``: of the decoder."""
+
+    name: str = "internvl"
+    kind: str = "qwen2"
+
+    def build(self, attention: str = "sdpa") -> Any:
+        return tiny_frames.internvl(self.kind, attention)
+
+    def features(self, model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
+        pixels = inputs["pixel_values"]
+        frames = 6 if len(pixels) == 6 else 4
+        return list(model.model.get_image_features(pixels).pooler_output.split(frames))
+
+    def shown(self, model: Any, inputs: dict[str, Tensor]) -> list[Shown]:
+        """What CLS pays to a patch in the last layer; 2 x 2 pooled."""
+        attention = model.model.vision_tower.encoder.layer[-1].attention
+        weights, keys = watched(attention, attention.k_proj, lambda: model(**inputs))
+        rows = torch.cat((weights[:, :, 0, 1:].mean(dim=1)[..., None], keys[:, 1:]), dim=-1)
+        pooled = rows.unflatten(1, (4, 2, 4, 2)).mean(dim=(2, 4)).flatten(1, 2)
+        videos = pooled.split(6 if len(pooled) == 6 else 4)
+        return [(video[..., 0], video[..., 1:]) for video in videos]
+
+
 def _three_prompts(video: list[int]) -> list[list[int]]:
     """With one video, with two, and with none."""
     return [
@@ -202,7 +344,9 @@ def each(*families: Family) -> Any:
 
 
 LLAVA_ONEVISION, PLLAVA, ST_LLM = LlavaOnevision(), Pllava(), StLlm()
+LLAVA_NEXT_VIDEO = LlavaNextVideo()
+INTERNVL, INTERNVL_3_5 = InternVL(), InternVL("internvl3.5", "qwen3")
 FEW_FRAMES = Pllava("pllava-few-frames", frames=4)
 RESIDUAL = StLlm("st_llm-residual", frames=11, residual_size=4)
-FAMILIES: list[Family] = [LLAVA_ONEVISION, PLLAVA, ST_LLM]
+FAMILIES: list[Family] = [LLAVA_ONEVISION, PLLAVA, ST_LLM, LLAVA_NEXT_VIDEO]
 EACH_FAMILY, EACH_VARIANT = each(*FAMILIES), each(*FAMILIES, FEW_FRAMES, RESIDUAL)

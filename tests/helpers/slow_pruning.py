@@ -8,7 +8,7 @@ same. That is all that pruning means, said without any of the machinery that mak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tiny_models
@@ -20,15 +20,58 @@ from prunevid_kernels import MergedVideo, PruneVidConfig, merge_video
 STEPS = 9  # tokens that are compared
 
 
+Piece = tuple[str, Any]
+Span = tuple[int, list[int], MergedVideo]  # where it ends, the place of each merged token
+
+
+def lay_out(
+    pieces: Sequence[Piece], config: PruneVidConfig, embed: Callable[[Sequence[int]], Tensor]
+) -> tuple[Tensor, list[Span], list[bool]]:
+    """A merged prompt: its rows [L, C], its videos, and which rows are text that asks.
+
+    Pieces are ("text", ids), ("other", embeds), ("video", features [T, N, C]), or ("frames",
+    (features, ids between one frame and the next)) where frames stand apart.
+    """
+    parts: list[Tensor] = []
+    spans: list[Span] = []
+    is_text: list[bool] = []
+
+    def put(rows: Tensor, asks: bool = False) -> None:
+        parts.append(rows)
+        is_text.extend([asks] * len(rows))
+
+    for kind, value in pieces:
+        if kind == "text":
+            put(embed(value), asks=True)
+        elif kind == "other":
+            put(value)
+        else:
+            features, between = value if kind == "frames" else (value, [[]] * (len(value) - 1))
+            video = merge_video(features, config)
+            frames = video.layout.merged_anchor // features.shape[1]
+            places = [0] * len(frames)
+            # Where frames touch, the merged tokens keep their own order.
+            stretches = range(len(features)) if kind == "frames" else [None]
+            for frame in stretches:
+                if frame:
+                    put(embed(between[frame - 1]))
+                for index in range(len(frames)):
+                    if frame is None or int(frames[index]) == frame:
+                        places[index] = len(is_text)
+                        put(video.tokens[index : index + 1])
+            spans.append((len(is_text), places, video))
+    return torch.cat(parts), spans, is_text
+
+
 class SlowDecoder:
-    """A Llama or Qwen2 decoder with head, and the sequence fed to it so far."""
+    """A Llama, Qwen2 or Qwen3 decoder with head, and the sequence fed to it so far."""
 
     def __init__(self, decoder: Any, head: Any, config: PruneVidConfig) -> None:
         self.decoder, self.config = decoder, config
         self.head = head.weight.double()
         settings = decoder.config
         self.heads, self.key_heads = settings.num_attention_heads, settings.num_key_value_heads
-        self.head_dim = settings.hidden_size // self.heads
+        self.head_dim = decoder.layers[0].self_attn.head_dim
         self.eps = settings.rms_norm_eps
         theta = settings.rope_parameters["rope_theta"]
         self.frequencies = theta ** -(torch.arange(0, self.head_dim, 2).double() / self.head_dim)
@@ -47,35 +90,24 @@ class SlowDecoder:
     def feed_prompt(
         self, pieces: Sequence[tuple[str, Any]], forced: Sequence[list[int]] | None = None
     ) -> None:
-        """A prompt of pieces ("text", ids), ("video", features [T, N, C]), ("other", embeds).
+        """A prompt of pieces; see :func:`lay_out`.
 
         ``forced`` has the kept tokens of each video, where they are not to be chosen here.
         """
-        parts: list[Tensor] = []
-        spans: list[tuple[int, MergedVideo]] = []
-        is_text: list[bool] = []
-        for kind, value in pieces:
-            if kind == "video":
-                video = merge_video(value, self.config)
-                spans.append((len(is_text), video))
-                value = video.tokens
-            elif kind == "text":
-                value = self.embed(value)
-            parts.append(value)
-            is_text += [kind == "text"] * len(value)
+        rows, spans, is_text = lay_out(pieces, self.config, self.embed)
         first = len(self.block)
-        self._append(torch.cat(parts))
+        self._append(rows)
         if self.config.select and spans:
             query, key = self._projections(self.config.layer)
-            for number, (start, video) in enumerate(spans):
-                stop = start + len(video.tokens)
+            for number, (stop, places, video) in enumerate(spans):
                 asking = [first + i for i in range(stop, len(is_text)) if is_text[i]]
+                own = [first + place for place in places]
                 scores = self._scores(query, key, first, asking)
-                kept = self._select(scores[:, first + start : first + stop].amax(0), video)
+                kept = self._select(scores[:, own].amax(0), video)
                 kept = kept if forced is None else forced[number]
                 self.kept.append(kept)
-                for index in range(start, stop):
-                    self.dropped[first + index] = index - start not in kept
+                for index, place in enumerate(own):
+                    self.dropped[place] = index not in kept
 
     def logits(self) -> Tensor:
         """[vocabulary] float64, for the token that comes next."""
@@ -122,8 +154,7 @@ class SlowDecoder:
 
     def _attention(self, layer: Any, hidden: Tensor, index: int) -> Tensor:
         normed = self._norm(layer.input_layernorm, hidden)
-        query = self._rotate(self._heads(layer.self_attn.q_proj, normed))
-        key = self._rotate(self._heads(layer.self_attn.k_proj, normed))
+        query, key = map(self._rotate, self._asked(layer.self_attn, normed))
         value = self._heads(layer.self_attn.v_proj, normed)
         weights = self._weights(query, key, self._visible(index))
         mixed = weights @ self._repeat(value)  # [H, S, D]
@@ -132,10 +163,15 @@ class SlowDecoder:
     def _projections(self, index: int) -> tuple[Tensor, Tensor]:
         layer = self.decoder.layers[index]
         normed = self._norm(layer.input_layernorm, self._run(index))
-        return (
-            self._heads(layer.self_attn.q_proj, normed),
-            self._heads(layer.self_attn.k_proj, normed),
-        )
+        return self._asked(layer.self_attn, normed)
+
+    def _asked(self, attention: Any, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys [heads, S, D] before their rotation."""
+        query = self._heads(attention.q_proj, normed)
+        key = self._heads(attention.k_proj, normed)
+        if hasattr(attention, "q_norm"):
+            query, key = self._norm(attention.q_norm, query), self._norm(attention.k_norm, key)
+        return query, key
 
     def _scores(self, query: Tensor, key: Tensor, first: int, asking: list[int]) -> Tensor:
         """[len(asking), S] the most that any head of a row attends to each token."""

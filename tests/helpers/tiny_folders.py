@@ -7,7 +7,9 @@ import string
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import tiny_frames
 import tiny_grids
 import tiny_models
 import tiny_pllava
@@ -32,38 +34,63 @@ LLAVA_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+LLAVA_NEXT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content[0].text }} {% else %}USER: "
+    "{% for part in message.content %}"
+    "{% if part.type == 'video' %}<video>\n{% else %}{{ part.text }}{% endif %}"
+    "{% endfor %} {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+_HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
-def write_llava_onevision(folder: Path) -> Path:
-    """A random model that knows single bytes and answers in ASCII letters and spaces."""
-    special = ["<|endoftext|>", "<image>", "<video>", "<|im_start|>", "<|im_end|>"]
-    assert special.index("<image>") == tiny_models.IMAGE_ID
-    assert special.index("<video>") == tiny_models.VIDEO_ID
+
+def byte_tokenizer(special: list[str], end: str, template: str) -> PreTrainedTokenizerFast:
+    """Single bytes after the special tokens, of which the first pads and ``end`` ends."""
     entries = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     core = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(entries)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=core,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>", "<image>", "<video>"],
-        chat_template=LLAVA_TEMPLATE,
+        pad_token=special[0],
+        eos_token=end,
+        additional_special_tokens=[token for token in special[1:] if token != end],
+        chat_template=template,
         clean_up_tokenization_spaces=False,
     )
-    model = tiny_models.llava(vocab_size=len(entries), max_position_embeddings=32768)
-    sayable = {"<|im_end|>", "Ġ", *string.ascii_letters}  # Ġ is a space
+
+
+def write_folder(folder: Path, model: Any, tokenizer: Any, preprocessing: dict[str, Any]) -> Path:
+    """A random model that answers in ASCII letters and spaces."""
+    sayable = {tokenizer.eos_token, "Ġ", *string.ascii_letters}  # Ġ is a space
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.suppress_tokens = [
-        index for index, entry in enumerate(entries) if entry not in sayable
+        index for entry, index in tokenizer.get_vocab().items() if entry not in sayable
     ]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(LLAVA_TEMPLATE)
-    side = tiny_models.IMAGE_SIZE_PX
-    preprocessing = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    preprocessing["size"] = {"height": side, "width": side}
+    (folder / "chat_template.jinja").write_text(tokenizer.chat_template)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     return folder
+
+
+def write_llava_onevision(folder: Path) -> Path:
+    special = ["<|endoftext|>", "<image>", "<video>", "<|im_start|>", "<|im_end|>"]
+    assert special.index("<image>") == tiny_models.IMAGE_ID
+    assert special.index("<video>") == tiny_models.VIDEO_ID
+    tokenizer = byte_tokenizer(special, "<|im_end|>", LLAVA_TEMPLATE)
+    model = tiny_models.llava(vocab_size=len(tokenizer), max_position_embeddings=32768)
+    side = tiny_models.IMAGE_SIZE_PX
+    size = {"height": side, "width": side}
+    return write_folder(folder, model, tokenizer, {**_HALVES, "size": size})
+
+
+def write_llava_next_video(folder: Path) -> Path:
+    special = ["<pad>", "<image>", "<video>", "<s>", "</s>"]
+    tokenizer = byte_tokenizer(special, "</s>", LLAVA_NEXT_TEMPLATE)
+    model = tiny_frames.llava_next_video(vocab_size=len(tokenizer), max_position_embeddings=32768)
+    return write_folder(folder, model, tokenizer, _HALVES)
 
 
 def write_pllava(folder: Path) -> Path:
@@ -156,6 +183,7 @@ def write_grid(folder: Path, kind: str) -> Path:
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "llava_onevision": write_llava_onevision,
+    "llava_next_video": write_llava_next_video,
     "pllava": write_pllava,
     "st_llm": write_st_llm,
     "qwen2_5_vl": partial(write_grid, kind="qwen2_5_vl"),

@@ -14,6 +14,7 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
     SiglipVisionConfig,
 )
 
@@ -27,7 +28,7 @@ NUM_LAYERS = 5
 CONFIG = PruneVidConfig(layer=1)
 
 
-def text_config(kind: str = "qwen2", **overrides: Any) -> LlamaConfig | Qwen2Config:
+def text_config(kind: str = "qwen2", **overrides: Any) -> LlamaConfig | Qwen2Config | Qwen3Config:
     values: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -43,7 +44,9 @@ def text_config(kind: str = "qwen2", **overrides: Any) -> LlamaConfig | Qwen2Con
         "eos_token_id": None,
         **overrides,
     }
-    return {"qwen2": Qwen2Config, "llama": LlamaConfig}[kind](**values)
+    if kind == "qwen3":
+        values["head_dim"] = 16  # its heads have a size of their own
+    return {"qwen2": Qwen2Config, "llama": LlamaConfig, "qwen3": Qwen3Config}[kind](**values)
 
 
 def llava(

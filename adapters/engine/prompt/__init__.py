@@ -4,7 +4,7 @@ from .batch import MergedBatch, VideoPlace, merge_prompts
 from .pieces import MergedPrompt, Piece, split_prompt
 from .planes import VisualPlanes, merge_planes
 from .positions import merged_positions
-from .visuals import PromptVisuals, VideoSpan
+from .visuals import PromptVisuals, VideoSpan, videos_among
 
 __all__ = [
     "MergedBatch",
@@ -18,4 +18,5 @@ __all__ = [
     "merge_prompts",
     "merged_positions",
     "split_prompt",
+    "videos_among",
 ]

@@ -109,3 +109,47 @@ class PromptVisuals:
     videos: tuple[VideoSpan, ...] = ()
     images: tuple[tuple[int, int], ...] = ()
     separators: tuple[tuple[int, int], ...] = ()
+
+
+def videos_among(
+    found: Sequence[PromptVisuals], said: Sequence[PromptVisuals]
+) -> list[PromptVisuals]:
+    """Tell videos from images where visual tokens are the same for both.
+
+    Args:
+        found: of each prompt, all visual tokens as images.
+        said: of each prompt, its videos, as the caller announced them.
+
+    Returns:
+        The announced videos; what is left of the images.
+
+    Raises:
+        ValueError: a video where there are no visual tokens.
+    """
+    prompts = []
+    for row, (own, announced) in enumerate(zip(found, said, strict=True)):
+        free = {place for start, stop in own.images for place in range(start, stop)}
+        for video in announced.videos:
+            between = set(video.between)
+            places = {p for p in range(video.start, video.stop) if p not in between}
+            if not places <= free:
+                raise ValueError(
+                    f"a video was announced at [{video.start}, {video.stop}) of prompt {row}, in "
+                    f"{video.num_frames} frames of {video.tokens_per_frame} tokens, which is not "
+                    f"where its visual tokens are: {_shortened(own.images)}"
+                )
+            free -= places
+        images = tuple(span for span in own.images if span[0] in free)
+        rest = sum(stop - start for start, stop in images)
+        if rest != len(free):
+            raise ValueError(
+                f"a video was announced that covers a part of the visual tokens at "
+                f"{_shortened(own.images)} of prompt {row}; frames and images must not share a run"
+            )
+        prompts.append(PromptVisuals(announced.videos, images, announced.separators))
+    return prompts
+
+
+def _shortened(spans: Sequence[tuple[int, int]]) -> str:
+    shown = ", ".join(f"[{start}, {stop})" for start, stop in spans[:4])
+    return f"{shown}, ..." if len(spans) > 4 else shown or "nowhere"

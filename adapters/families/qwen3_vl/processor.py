@@ -28,7 +28,7 @@ class Qwen3VLFrameProcessor(GridFrameProcessor):
             OSError: a file that is missing.
             ValueError: a file that does not say what it has to.
         """
-        return cls.read(Path(path), read_config(Path(path)), PIXELS)
+        return cls.of_folder(Path(path), read_config(Path(path)), PIXELS)
 
     @property
     def num_frames(self) -> int:
@@ -43,5 +43,5 @@ class Qwen3VLFrameProcessor(GridFrameProcessor):
             max_pixels=self.max_pixels,
         )
 
-    def video_text(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
+    def text_of_grid(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
         return run_a_frame(self, grid, seconds)

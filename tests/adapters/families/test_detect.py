@@ -38,6 +38,8 @@ def write(folder: Path, config: dict, key: str) -> Path:
         ({"model_type": "qwen3_vl_moe"}, "qwen3_vl"),
         ({"model_type": "qwen3_5"}, "qwen3_5"),
         ({"model_type": "qwen3_5_moe"}, "qwen3_5"),
+        ({"model_type": "llava_next_video"}, "llava_next_video"),
+        ({"model_type": "internvl"}, "internvl"),
     ],
     ids=str,
 )

@@ -1,17 +1,28 @@
-"""The same ``prune`` on PLLaVA and ST-LLM, whose classes are ours: what holds for both of them."""
+"""The same ``prune`` on families that have no tests of their own for it: what holds for each."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from families import FEW_FRAMES, PLLAVA, RESIDUAL, ST_LLM, each
-from slow_pruning import STEPS, SlowDecoder, assert_same
-from tiny_models import CONFIG, generate, text_tokens
+from families import (
+    FEW_FRAMES,
+    INTERNVL,
+    INTERNVL_3_5,
+    LLAVA_NEXT_VIDEO,
+    PLLAVA,
+    RESIDUAL,
+    ST_LLM,
+    each,
+)
+from slow_pruning import STEPS, SlowDecoder, assert_same, lay_out
+from tiny_models import CONFIG, generate, logits_of, text_tokens
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import NothingPrunedWarning, prune
 
-BOTH = each(PLLAVA, ST_LLM)
+FRAME_BY_FRAME = [LLAVA_NEXT_VIDEO, INTERNVL, INTERNVL_3_5]
+EACH_FRAME_BY_FRAME = each(*FRAME_BY_FRAME)
+EACH = each(PLLAVA, ST_LLM, *FRAME_BY_FRAME)
 CONFIGS = {
     "default": CONFIG,
     "layer-0-rope": PruneVidConfig(layer=0, score="rope"),
@@ -24,10 +35,15 @@ CONFIGS = {
 }
 
 
+def ask(handle, family, model, inputs, *steps, **options):
+    with family.telling(handle, inputs):
+        return generate(model, inputs, *steps, **options)
+
+
 def assert_slow_answer(family, attention, config) -> None:
     model, inputs = family.build(attention), family.question()
     with prune(model, config) as handle:
-        result = generate(model, inputs)
+        result = ask(handle, family, model, inputs)
     slow = family.slow(model, SlowDecoder, config)
     slow.feed_prompt(*family.prompts(model, inputs))
     entries = slow.entries()
@@ -40,11 +56,36 @@ def assert_slow_answer(family, attention, config) -> None:
     assert call.tokens_kept < call.tokens_before == video.shape[0] * video.shape[1]
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_pruned_answer_is_the_slow_one(family, attention, config):
     assert_slow_answer(family, attention, config)
+
+
+@EACH
+def test_merge_is_a_prompt_made_by_hand(family):
+    """Through the text model alone."""
+    model, inputs, config = family.build(), family.question(), PruneVidConfig(select=False)
+    with prune(model, config) as handle:
+        result = ask(handle, family, model, inputs, 1)
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    (pieces,) = family.prompts(model, inputs)
+    table = decoder.embed_tokens.weight
+    rows, _, _ = lay_out(pieces, config, lambda ids: table[torch.tensor(ids, dtype=torch.int64)])
+    expected = head(decoder(inputs_embeds=rows[None]).last_hidden_state[0, -1])
+    assert (result.logits[0][0] - expected).norm() <= 1e-6 * expected.norm()
+
+
+@EACH_FRAME_BY_FRAME
+def test_batch_is_one_by_one(family):
+    model, inputs = family.build(), family.batch()
+    with prune(model, CONFIG) as handle:
+        together = logits_of(ask(handle, family, model, inputs))
+        for row, own in enumerate(family.alone()):
+            alone = logits_of(ask(handle, family, model, own))[:, 0]
+            assert (together[:, row] - alone).norm() <= 1e-6 * alone.norm()
+            assert together[:, row].argmax(-1).equal(alone.argmax(-1))
 
 
 @each(FEW_FRAMES, RESIDUAL)
@@ -52,13 +93,13 @@ def test_frames_that_are_repeated_or_left_out(family):
     assert_slow_answer(family, "sdpa", CONFIG)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("score", ["nope", "rope"])
 def test_padded_batch(family, score):
     config = PruneVidConfig(layer=1, score=score)
     model, inputs = family.build(), family.batch()
     with prune(model, config) as handle:
-        result = generate(model, inputs)
+        result = ask(handle, family, model, inputs)
     for row, pieces in enumerate(family.prompts(model, inputs)):
         slow = family.slow(model, SlowDecoder, config)
         slow.feed_prompt(pieces)
@@ -67,16 +108,16 @@ def test_padded_batch(family, score):
         assert_same(result, row, slow)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(("attention", "score"), [("eager", "nope"), ("sdpa", "rope")])
 def test_keeping_everything_and_restoring_are_bit_identical(family, attention, score):
     model, inputs = family.build(attention), family.batch()
     expected = generate(model, inputs)
     keep_all = PruneVidConfig(layer=1, merge=False, keep_ratio=1.0, score=score)
-    with pytest.warns(NothingPrunedWarning), prune(model, keep_all):
-        kept = generate(model, inputs)
-    with prune(model, CONFIG):
-        pruned = generate(model, inputs)
+    with pytest.warns(NothingPrunedWarning), prune(model, keep_all) as handle:
+        kept = ask(handle, family, model, inputs)
+    with prune(model, CONFIG) as handle:
+        pruned = ask(handle, family, model, inputs)
     restored = generate(model, inputs)
     for result in (kept, restored):
         assert result.sequences.equal(expected.sequences)
@@ -89,43 +130,43 @@ def test_keeping_everything_and_restoring_are_bit_identical(family, attention, s
     )
 
 
-@BOTH
+@EACH
 def test_text_alone_passes_through(family):
-    model, inputs = family.build(), {"input_ids": torch.tensor([[2, *text_tokens(9)]])}
+    model, inputs = family.build(), {"input_ids": torch.tensor([text_tokens(10)])}
     expected = generate(model, inputs)
     with prune(model, CONFIG) as handle:
-        result = generate(model, inputs)
-        generate(model, family.question())
+        result = ask(handle, family, model, inputs)
+        ask(handle, family, model, family.question())
     assert torch.stack(result.logits).equal(torch.stack(expected.logits))
     assert [call.kind for call in handle.report.calls] == ["text-only", "pruned"]
 
 
-@BOTH
+@EACH
 def test_prompt_lookup_gives_the_greedy_answer(family):
     """Words come back at the prompt's end, so there is something to look up."""
     model, inputs = family.build(), family.question()
     ids = torch.cat((inputs["input_ids"], inputs["input_ids"][:, -5:-2]), dim=1)
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    with prune(model, CONFIG):
-        expected = generate(model, inputs)
-        result = generate(model, inputs, prompt_lookup_num_tokens=3)
+    with prune(model, CONFIG) as handle:
+        expected = ask(handle, family, model, inputs)
+        result = ask(handle, family, model, inputs, prompt_lookup_num_tokens=3)
     assert result.sequences.equal(expected.sequences)
 
 
-@BOTH
+@EACH
 def test_static_cache_gives_the_same_answer(family):
     model, inputs = family.build(), family.question()
-    with prune(model, CONFIG):
-        expected = generate(model, inputs)
-        result = generate(model, inputs, cache_implementation="static")
+    with prune(model, CONFIG) as handle:
+        expected = ask(handle, family, model, inputs)
+        result = ask(handle, family, model, inputs, cache_implementation="static")
     assert result.sequences.equal(expected.sequences)
 
 
-@BOTH
+@EACH
 def test_beams_have_the_scores_of_the_slow_decoder(family):
     model, inputs = family.build(), family.question()
-    with prune(model, CONFIG):
-        beams = generate(model, inputs, num_beams=3, output_scores=True)
+    with prune(model, CONFIG) as handle:
+        beams = ask(handle, family, model, inputs, num_beams=3, output_scores=True)
     slow = family.slow(model, SlowDecoder, CONFIG)
     slow.feed_prompt(*family.prompts(model, inputs))
     total = 0.0
@@ -135,30 +176,38 @@ def test_beams_have_the_scores_of_the_slow_decoder(family):
     assert abs(total / STEPS - beams.sequences_scores[0].item()) <= 1e-5
 
 
-@BOTH
+@EACH
 def test_text_goes_on_after_a_pruned_prompt(family):
     model, inputs, more = family.build(), family.question(), text_tokens(5, 9)
-    with prune(model, CONFIG):
-        first = generate(model, inputs)
+    with prune(model, CONFIG) as handle:
+        first = ask(handle, family, model, inputs)
         ids = torch.cat((first.sequences, torch.tensor([more])), dim=1)
         chat = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        second = generate(model, chat | {"past_key_values": first.past_key_values})
+        second = ask(handle, family, model, chat | {"past_key_values": first.past_key_values})
     slow = family.slow(model, SlowDecoder, CONFIG)
     slow.feed_prompt(*family.prompts(model, inputs))
     slow.feed_tokens([*first.sequences[0, -STEPS:].tolist(), *more])
     assert_same(second, 0, slow)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"pixel_values": None}, "no video features came with it", id="no-pixels"),
+        pytest.param(
+            {"pixel_values": None, "pixel_values_videos": None},
+            "no video features came with it",
+            id="no-pixels",
+        ),
         pytest.param({"use_cache": False}, "needs a key/value cache", id="no-cache"),
         pytest.param({"labels": torch.zeros(1, 200)}, "training loss", id="labels"),
     ],
 )
 def test_what_cannot_be_pruned_is_an_error(family, change, message):
-    model = family.build()
-    with pytest.raises(ValueError, match=message), prune(model, CONFIG):
-        model(**{**family.question(), **change})
+    model, inputs = family.build(), family.question()
+    with (
+        pytest.raises(ValueError, match=message),
+        prune(model, CONFIG) as handle,
+        family.telling(handle, inputs),
+    ):
+        model(**{**inputs, **change})

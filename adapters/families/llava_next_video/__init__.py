@@ -1,0 +1,5 @@
+"""LLaVA-NeXT-Video."""
+
+from .family import FAMILY
+
+__all__ = ["FAMILY"]
