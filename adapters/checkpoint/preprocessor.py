@@ -90,7 +90,8 @@ def video_pixels(folder: Path) -> tuple[int, int] | None:
     size = read_json(folder / name).get("size")
     if not isinstance(size, dict):
         raise ValueError(f"{name}: no size with shortest_edge and longest_edge, got {size!r:.80}")
-    least, most = size.get("shortest_edge"), size.get("longest_edge")
+    least: Any = size.get("shortest_edge")
+    most: Any = size.get("longest_edge")
     require_int(f"{name}: longest_edge", most, 1, 2**40)
     require_int(f"{name}: shortest_edge", least, 1, most)
     return least, most
