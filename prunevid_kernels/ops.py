@@ -137,7 +137,10 @@ def _require_finite(name: str, points: Tensor, lengths: Sequence[int] | None) ->
         return
     bad = ~points.isfinite().all(dim=-1)
     if lengths is not None:
-        bad &= torch.arange(points.shape[-2]) < torch.tensor(lengths)[:, None]
+        bad &= (
+            torch.arange(points.shape[-2], device="cpu")
+            < torch.tensor(lengths, device="cpu")[:, None]
+        )
     if bad.any():
         place = bad.nonzero()[0].tolist()
         raise ValueError(f"{name} must be finite, got NaN or infinity at {place}")

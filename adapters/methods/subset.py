@@ -29,8 +29,8 @@ def subset_layout(
         # A token that is merged into several is recorded once, so of some nothing may be recorded.
         counts = torch.bincount(source.flatten() + 1, minlength=len(taken) + 1)[1:].clamp(min=1)
     return TokenLayout.from_sizes(
-        torch.tensor([num_frames]),
-        torch.tensor([0]),
+        torch.tensor([num_frames], device="cpu"),
+        torch.tensor([0], device="cpu"),
         torch.bincount(taken.cpu() // tokens_per_frame, minlength=num_frames),
         source_to_merged=source.view(num_frames, tokens_per_frame),
         merged_anchor=taken,
@@ -40,7 +40,8 @@ def subset_layout(
 
 def subset_video(features: Tensor, taken: Tensor) -> MergedVideo:
     """The video [T, N, C] with the tokens ``taken`` [L], see :func:`subset_layout`, as they are."""
-    layout = subset_layout(features.shape[0], features.shape[1], taken)
+    frames, width, _ = features.shape
+    layout = subset_layout(frames, width, taken)
     return MergedVideo(features.flatten(0, 1)[taken], layout, first_bad_frame(features))
 
 

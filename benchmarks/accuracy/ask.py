@@ -85,7 +85,7 @@ class TakenFrames(NamedTuple):
 
     frames: np.ndarray
     reader: str
-    seconds: np.ndarray | None
+    seconds: list[float] | None
 
 
 def take_frames(
@@ -102,7 +102,8 @@ def take_frames(
     choose = partial(frame_indices, n=count, rule=rule, bound=video.bound_s, first=first)
     try:
         taken = read_video(video.path, indices=choose, folder_fps=video.folder_fps, reader=reader)
-        return TakenFrames(taken.frames, taken.reader, taken.timestamps_s)
+        times = taken.timestamps_s
+        return TakenFrames(taken.frames, taken.reader, None if times is None else times.tolist())
     except VideoError:
         raise
     except ValueError as error:  # of the bound: everything else is checked before

@@ -68,6 +68,10 @@ def plan_runs(
         raise PlanError(f"--method: name at least one of {', '.join(method_names())}")
     known: dict[str, Mapping[str, Any]] = {}
     for name in names:
+        if ":" not in name and name not in method_names():
+            raise PlanError(
+                f"--method: unknown method {name!r}; known: {', '.join(method_names())}"
+            )
         try:
             known[name] = find_method(name).defaults
         except (TypeError, ValueError) as error:

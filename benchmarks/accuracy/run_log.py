@@ -22,7 +22,7 @@ from typing import Any
 
 from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_bytes, require_text
 
-from ..support.shapes import require_shape
+from ..support.shapes import Shape, require_shape
 
 SETTINGS = "settings.json"
 JUDGEMENTS = "judgements.jsonl"
@@ -113,7 +113,7 @@ _SHAPES = {
     },
     Judgement: {"id": str, "dimension": str, "score": (None, float), "reply": str},
 }
-_SETTINGS = {"settings": {}, "environment": {}}
+_SETTINGS: Shape = {"settings": {}, "environment": {}}
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ def estimate_command(
             fail(f"--stage: must be one of {', '.join(STAGES)}, got {name!r}")
     try:
         names = tuple(model or (DEFAULT_SIZE,))
-        cases = list(real_cases(names, tuple(frames) if frames else None, dtype or ("bf16",)))
+        cases = list(
+            real_cases(names, tuple(frames) if frames else None, tuple(dtype or ("bf16",)))
+        )
     except ValueError as error:
         fail(str(error))
     works = [STAGES[name] for name in stage or STAGES]

@@ -55,8 +55,8 @@ class Variant:
                 self._examine(args, self.report)
             device = driver.active.get_current_device()
             stream = driver.active.get_current_stream(device)
-            metadata = self.launch_metadata(grid, stream, *args)
-            self.run(*grid, stream, self.function, self.packed_metadata, metadata, *args)
+            self.launch_metadata(grid, stream, *args)
+            self.run(*grid, stream, self.function, self.packed_metadata, None, *args)
 
         return runner
 
@@ -270,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkout", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.checkout is not None:
-        sys.meta_path.insert(0, _Checkout(options.checkout))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Checkout(options.checkout))
         print(json.dumps(timed(options.repeats)))
         return 0
     if options.examine is not None:

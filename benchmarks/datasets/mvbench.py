@@ -28,6 +28,8 @@ _CLEVRER = Task("clevrer/video_validation")
 _PERCEPTION = Task("perception/videos")
 _CHARADES = Task("star/Charades_v1_480", is_bounded=True)
 
+_LONGEST_S = 1e9
+
 TASKS: dict[str, Task] = {
     "action_sequence": _CHARADES,
     "action_prediction": _CHARADES,
@@ -101,6 +103,10 @@ def seconds_field(row: dict[str, Any], name: str) -> float:
         RowError: it is missing, or no number.
     """
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RowError(f"field {name!r} must be seconds, got {value!r}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not abs(value) < _LONGEST_S  # nor is NaN
+    ):
+        raise RowError(f"field {name!r} must be seconds, got {value!r:.40}")
     return float(value)

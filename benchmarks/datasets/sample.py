@@ -22,6 +22,7 @@ from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_byte
 Value = TypeVar("Value")
 _SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
 VIDEO_SUFFIXES = (*_SUFFIXES, *map(str.upper, _SUFFIXES))
+_LONGEST_NAME = 255 - max(map(len, _SUFFIXES))  # bytes, on the usual file systems
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -85,6 +86,7 @@ class Questions:
 
     samples: list[Sample] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    _ids: set[str] = field(default_factory=set)
 
     def add_file(self, file: Path, read: Callable[[int, dict[str, Any]], Iterable[Sample]]) -> None:
         """Add the samples that ``read(index, row)`` makes of each row of a JSON file.
@@ -102,7 +104,11 @@ class Questions:
                     require_text(row)
                 except ValueError as error:
                     raise RowError(str(error)) from error
-                found.extend(read(index, row))
+                for sample in read(index, row):
+                    if sample.id in self._ids:  # one answer would stand for both
+                        raise RowError(f"a second question with the id {sample.id!r}")
+                    self._ids.add(sample.id)
+                    found.append(sample)
             except RowError as error:
                 problems.append(f"{file}: row {index}: {error}")
         if not found:
@@ -172,10 +178,13 @@ def inside(root: Path, relative: str) -> Path:
 
     Raises:
         DatasetError: an absolute path, or one that climbs.
+        RowError: a name that no file has.
     """
     path = PurePosixPath(relative.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or Path(relative).is_absolute():
         raise DatasetError(f"{root}: {relative!r} leaves the data root")
+    if "\0" in relative or any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
+        raise RowError(f"no file can have the name {relative!r:.80}")
     return root / path
 
 

@@ -40,7 +40,8 @@ FULL_SET_LEGEND = (
 SHARES_LEGEND = (
     "The share is of the visual tokens that the decoder's layers run on, the mean over layers;"
     " prunevid methods says how each method is set to it. Times are medians over the questions, of"
-    " single passes during the evaluation, vision tower included."
+    " single passes during the evaluation, vision tower included; on a machine that had other work"
+    " meanwhile they compare nothing."
 )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from prunevid_kernels import PruneVidConfig, __version__
 from prunevid_kernels.adapters import PruneCall, VideoModel, load_video_model, prune
+from prunevid_kernels.adapters.families.plain_text import require_text
 from prunevid_kernels.adapters.video.reader import Reader, Video, path_text, require_source
 
 from ..cost.flops.methods import sample_flops
@@ -156,7 +157,8 @@ def prepare(request: RunRequest) -> Inputs:
     """Check everything the user gave and load it, before anything is computed.
 
     Raises:
-        InputError: no question, a bad number of frames or tokens, a bad config or device.
+        InputError: no question, one that is no text, a bad number of frames or tokens, a bad config
+            or device.
         VideoError: a video that cannot be read.
         ModelError: a checkpoint that cannot be loaded.
     """
@@ -166,6 +168,10 @@ def prepare(request: RunRequest) -> Inputs:
             option = "--" + name.replace("_", "-")
             raise InputError(f"{option} must be an integer >= 1, got {value}")
     question = (request.question or "").strip()
+    try:
+        require_text("question", question)
+    except ValueError as error:
+        raise InputError(f"--question: {error}") from error
     if not question:
         if request.video is not None or request.question is not None:
             raise InputError("no question: say what to ask with --question TEXT")

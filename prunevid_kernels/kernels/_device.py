@@ -53,6 +53,28 @@ def config_for(kernel: str, device: torch.device) -> dict[str, Any]:
     return by_architecture.get(architecture(device), by_architecture["default"])
 
 
+MAX_POINTS = 4096
+"""The most points of a set: a row of its distance matrix has to fit a program's registers."""
+
+
+def blocks_for(kernel: str, device: torch.device, n: int) -> dict[str, int]:
+    """Launch arguments of a kernel that holds whole rows of up to ``n`` points.
+
+    The config says how few columns a tile has (few widths, few variants to compile), to how many
+    of them a warp is given, and how many elements of a tile a warp holds.
+
+    Raises:
+        ValueError: more than ``MAX_POINTS``.
+    """
+    if n > MAX_POINTS:
+        raise ValueError(f"at most {MAX_POINTS} points can be clustered at once, got {n}")
+    config = config_for(kernel, device)
+    block_n = max(config["MIN_BLOCK_N"], 1 << (n - 1).bit_length())
+    num_warps = min(16, max(1, block_n // config["WARP_COLUMNS"]))
+    block_m = max(1, min(block_n, config["WARP_TILE"] * num_warps // block_n))
+    return {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": num_warps}
+
+
 # On the host, ``triton.cdiv`` and ``triton.next_power_of_2`` are jit functions' wrappers: they cost
 # 150 times as much as the arithmetic.
 def ceil_div(dividend: int, divisor: int) -> int:

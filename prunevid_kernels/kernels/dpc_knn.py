@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import config_for, device_integers
+from prunevid_kernels.kernels._device import blocks_for, config_for, device_integers
 from prunevid_kernels.kernels._launch import launch
 from prunevid_kernels.kernels.gram import gram, padded_pitch
 from prunevid_kernels.kernels.group_gram import channels_per_part
@@ -46,6 +46,23 @@ _ABOVE_INFINITY = tl.constexpr(0x7FFFFFFF)
 def _root(square_bits, sqrt_channels):
     """The scaled distance of a squared distance that is given as its bits."""
     return tl.sqrt_rn(square_bits.to(tl.float32, bitcast=True)) / sqrt_channels
+
+
+@triton.jit
+def _sum_with_ties(bits, counted, sqrt_channels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The squares [BLOCK_M] of the ``counted`` smallest distances of each row [BLOCK_M, BLOCK_N] of
+    bits, added up, all equal ones at a time."""
+    missing = tl.zeros([BLOCK_M], dtype=tl.int32) + counted
+    total = tl.zeros([BLOCK_M], dtype=tl.float32)
+    for _ in range(counted):
+        nearest = tl.min(bits, axis=1)  # [BLOCK_M]
+        is_nearest = bits == nearest[:, None]  # [BLOCK_M, BLOCK_N]
+        taken = tl.minimum(tl.sum(is_nearest.to(tl.int32), axis=1), missing)  # [BLOCK_M]
+        distance = _root(nearest, sqrt_channels)
+        total += tl.where(taken > 0, taken.to(tl.float32) * (distance * distance), 0.0)
+        missing -= taken
+        bits = tl.where(is_nearest, _INFINITY, bits)
+    return total
 
 
 @triton.jit
@@ -169,20 +186,20 @@ def _densities_kernel(
         farthest = tl.max(tl.where(inside, bits, 0), axis=1)  # [BLOCK_M]
         tl.store(farthest_ptr + first + i, farthest, mask=i < n)
 
-        # The k smallest, all equal ones at a time.
-        remaining = tl.where(inside, bits, _INFINITY)
+        # The k smallest, where no two of them are equal: each is the least above the one before.
+        bits = tl.where(inside, bits, _INFINITY)
         counted = tl.minimum(num_neighbors, n)
-        missing = tl.zeros([BLOCK_M], dtype=tl.int32) + counted
+        nearest = tl.full([BLOCK_M], -1, dtype=tl.int32)
         total = tl.zeros([BLOCK_M], dtype=tl.float32)
         for _ in range(counted):
-            nearest = tl.min(remaining, axis=1)  # [BLOCK_M]
-            # Counted without a comparison's bit for each element, which registers hold badly.
-            is_farther = tl.minimum(remaining - nearest[:, None], 1)  # [BLOCK_M, BLOCK_N]
-            taken = tl.minimum(BLOCK_N - tl.sum(is_farther, axis=1), missing)  # [BLOCK_M]
+            above = tl.where(bits > nearest[:, None], bits, _ABOVE_INFINITY)  # [BLOCK_M, BLOCK_N]
+            nearest = tl.min(above, axis=1)  # [BLOCK_M]
             distance = _root(nearest, sqrt_channels)
-            total += tl.where(taken > 0, taken.to(tl.float32) * (distance * distance), 0.0)
-            missing -= taken
-            remaining = tl.where(remaining == nearest[:, None], _INFINITY, remaining)
+            total += distance * distance
+        found = tl.sum((bits <= nearest[:, None]).to(tl.int32), axis=1)  # [BLOCK_M]
+        is_right = ((found == counted) & (nearest <= _INFINITY)) | (i >= n)
+        if tl.min(is_right.to(tl.int32), axis=0) == 0:
+            total = _sum_with_ties(bits, counted, sqrt_channels, BLOCK_M, BLOCK_N)
         tl.store(density_ptr + first + i, tl.exp(-total / counted), mask=i < n)
 
 
@@ -267,26 +284,6 @@ def _dpc_knn_kernel(
 
 
 MAX_INT32 = 2**31 - 1
-MAX_POINTS = 4096
-"""The most points of a set: a row of its distance matrix has to fit a program's registers."""
-
-
-def blocks_for(kernel: str, device: torch.device, n: int) -> dict[str, int]:
-    """Launch arguments of a kernel that holds whole rows of up to ``n`` points.
-
-    The config says how few columns a tile has (few widths, few variants to compile), to how many
-    of them a warp is given, and how many elements of a tile a warp holds.
-
-    Raises:
-        ValueError: more than ``MAX_POINTS``.
-    """
-    if n > MAX_POINTS:
-        raise ValueError(f"at most {MAX_POINTS} points can be clustered at once, got {n}")
-    config = config_for(kernel, device)
-    block_n = max(config["MIN_BLOCK_N"], 1 << (n - 1).bit_length())
-    num_warps = min(16, max(1, block_n // config["WARP_COLUMNS"]))
-    block_m = max(1, min(block_n, config["WARP_TILE"] * num_warps // block_n))
-    return {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": num_warps}
 
 
 class Points(NamedTuple):

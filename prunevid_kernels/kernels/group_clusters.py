@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from prunevid_kernels.kernels._device import blocks_for
 from prunevid_kernels.kernels._launch import launch
-from prunevid_kernels.kernels.dpc_knn import Points, blocks_for, labels, ranks, score_points
+from prunevid_kernels.kernels.dpc_knn import Points, labels, ranks, score_points
 from prunevid_kernels.kernels.groups import GroupTable, sharers, video_of
 
 

@@ -20,8 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import device_integers
-from prunevid_kernels.kernels.dpc_knn import MAX_POINTS
+from prunevid_kernels.kernels._device import MAX_POINTS, device_integers
 from prunevid_kernels.kernels.group_clusters import GroupClusters, group_clusters
 from prunevid_kernels.kernels.group_gram import group_gram
 from prunevid_kernels.kernels.groups import GroupTable, group_table

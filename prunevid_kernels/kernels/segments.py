@@ -21,9 +21,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import device_integers, double_bits, scaled_count
+from prunevid_kernels.kernels._device import blocks_for, device_integers, double_bits, scaled_count
 from prunevid_kernels.kernels._launch import launch
-from prunevid_kernels.kernels.dpc_knn import blocks_for, labels, points_of, ranks, score_points
+from prunevid_kernels.kernels.dpc_knn import labels, points_of, ranks, score_points
 
 
 @triton.jit

@@ -152,6 +152,17 @@ def test_ties_go_to_the_lower_index(impl: str) -> None:
     assert clusters.labels.tolist() == [[0, 1, 2, 0, 1, 0]]
 
 
+@pytest.mark.parametrize("num_neighbors", [1, 2, 6, 7, 16, 40])
+def test_equal_distances_count_as_often_as_they_occur(num_neighbors: int) -> None:
+    """A set of points on a line, most distances occur twice, beside one without equal distances;
+    16 columns are a tile, so that of 16 points none are outside."""
+    line = torch.arange(16.0)[:, None].expand(16, 2)
+    x = torch.stack((line, noise(1, 16, 2)[0], line.square()))
+    density = dpc_knn(x, 3, num_neighbors=num_neighbors, impl="triton").density
+    expected = dpc_knn(x, 3, num_neighbors=num_neighbors, impl="reference").density
+    torch.testing.assert_close(density, expected, rtol=1e-5, atol=1e-30)
+
+
 @IMPLS
 def test_equal_points_have_equal_results(impl: str) -> None:
     x = noise(1, 60, 37)

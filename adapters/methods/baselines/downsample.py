@@ -71,13 +71,13 @@ class Downsample(PruningMethod):
         total = max(frames, int(frames * width * self.ratio))
         budgets = [(t + 1) * total // frames - t * total // frames for t in range(frames)]
         bins = {budget: _bins(*grid, *smaller_grid(*grid, budget)) for budget in set(budgets)}
-        sizes = torch.tensor([int(bins[budget][-1]) + 1 for budget in budgets])
+        sizes = torch.tensor([int(bins[budget][-1]) + 1 for budget in budgets], device="cpu")
         starts = sizes.cumsum(0) - sizes
         source = torch.stack([bins[budget] for budget in budgets]) + starts[:, None]
         count = int(sizes.sum())
         # The earliest token of each bin, without a loop over bins.
-        index = torch.arange(frames * width)
-        anchors = torch.full((count,), frames * width).scatter_reduce_(
+        index = torch.arange(frames * width, device="cpu")
+        anchors = torch.full((count,), frames * width, device="cpu").scatter_reduce_(
             0, source.flatten(), index, "amin"
         )
         source, anchors = source.to(features.device), anchors.to(features.device)
@@ -116,6 +116,6 @@ def smaller_grid(rows: int, columns: int, budget: int) -> tuple[int, int]:
 
 def _bins(rows: int, columns: int, fewer_rows: int, fewer_columns: int) -> Tensor:
     """[rows * columns] int64: the bin of each token."""
-    row = torch.arange(rows) * fewer_rows // rows
-    column = torch.arange(columns) * fewer_columns // columns
+    row = torch.arange(rows, device="cpu") * fewer_rows // rows
+    column = torch.arange(columns, device="cpu") * fewer_columns // columns
     return (row[:, None] * fewer_columns + column).flatten()

@@ -72,7 +72,7 @@ class HoliTom(TowerGuided):
             if last > first:
                 is_static[first : last + 1] = same[first:last].all(dim=0)
         others = width - is_static.sum(dim=1).cpu()  # [T]
-        sizes = torch.tensor([math.ceil(count * ratio) for count in others.tolist()])
+        sizes = torch.tensor([math.ceil(count * ratio) for count in others.tolist()], device="cpu")
         # Static places are worth less than any other, and no frame keeps more than it has others.
         order = (-weights).masked_fill(is_static, torch.inf)
         is_kept = lowest_in_rows(order, sizes.to(device))
@@ -95,8 +95,8 @@ class HoliTom(TowerGuided):
             source[kept[:, 0], kept[:, 1]] = start + torch.arange(len(kept), device=device)
             start += len(kept)
         layout = TokenLayout.from_sizes(
-            torch.tensor([last - first + 1 for first, last in windows]),
-            torch.tensor(static_sizes),
+            torch.tensor([last - first + 1 for first, last in windows], device="cpu"),
+            torch.tensor(static_sizes, device="cpu"),
             sizes,
             source_to_merged=source,
             merged_anchor=torch.cat(anchors),

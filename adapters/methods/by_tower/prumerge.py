@@ -79,9 +79,9 @@ def merge_frames(tokens: Tensor, weights: Tensor, keys: Tensor, neighbors: int) 
         anchors.append(frame * width + torch.cat((kept, rest[:1])))
         counts += [1] * len(kept) + [len(rest)] * bool(len(rest))
     layout = TokenLayout.from_sizes(
-        torch.tensor([num_frames]),
-        torch.tensor([0]),
-        torch.tensor([len(part) for part in merged]),
+        torch.tensor([num_frames], device="cpu"),
+        torch.tensor([0], device="cpu"),
+        torch.tensor([len(part) for part in merged], device="cpu"),
         source_to_merged=source,
         merged_anchor=torch.cat(anchors),
         merged_count=torch.tensor(counts, device=tokens.device),
@@ -105,7 +105,7 @@ def _merge_frame(
 ) -> Tensor:
     """[K + 1, C], or [K, C] where nothing is left over."""
     similarity = keys[kept] @ keys.T  # [K, N]
-    similarity[torch.arange(len(kept)), kept] = -torch.inf
+    similarity[torch.arange(len(kept), device=kept.device), kept] = -torch.inf
     count = min(neighbors, len(keys) - 1)
     near = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, :count]
     merged = tokens[kept] + (weights[near][..., None] * tokens[near]).sum(dim=1)

@@ -18,7 +18,7 @@ import torch
 
 from prunevid_kernels.adapters.families import DEFAULT_SIZE
 from prunevid_kernels.adapters.families.shape import DecoderShape
-from prunevid_kernels.adapters.methods.registry import METHODS
+from prunevid_kernels.adapters.methods.registry import METHODS, find_method, method_names
 
 from ...support.environment import describe
 from ..harness import Settings, VariantResult, measure
@@ -81,7 +81,10 @@ def bench_latency(
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
     dtype_name = request.dtype or ("bf16" if on_gpu else "fp32")
-    _require_known("method", request.methods, METHODS)
+    named = [name for name in request.methods if ":" not in name]  # the others point to a file
+    _require_known("method", named, dict.fromkeys(method_names()))
+    for name in request.methods:
+        find_method(name)
     _require_known("dtype", (dtype_name,), DTYPES)
     _require_least("frames", request.frames, 1)
     _require_least("batch", request.batches, 1)

@@ -34,6 +34,19 @@ def channels_per_offset_block(channels: int) -> int:
     return max(64, (1 << (channels - 1).bit_length()) // MAX_OFFSET_BLOCKS)
 
 
+@triton.jit
+def _is_bad(x_ptr, f, c, N, C, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
+    """1 if channels c [BLOCK_C] of a frame hold a NaN or an infinity, else 0."""
+    bad = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
+    for first in range(0, N, BLOCK_N):
+        n = first + tl.arange(0, BLOCK_N)
+        inside = (n < N)[:, None] & (c < C)[None, :]
+        # [BLOCK_N, BLOCK_C]
+        x = tl.load(x_ptr + (f * N + n)[:, None] * C + c[None, :], mask=inside, other=0.0)
+        bad += x.to(tl.float32) * 0.0  # 0 times inf and 0 times NaN are NaN, and stay
+    return (tl.sum(tl.sum(bad, axis=0), axis=0) != 0.0).to(tl.int32)
+
+
 @triton.jit(do_not_specialize=["N"])
 def _frame_mean_kernel(
     # Read.
@@ -54,7 +67,6 @@ def _frame_mean_kernel(
     c = block_c * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
     square = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
-    bad = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
     for first in range(0, N, BLOCK_R * BLOCK_N):
         n = first + tl.arange(0, BLOCK_R)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
         inside = (n < N)[:, :, None] & (c < C)[None, None, :]
@@ -64,11 +76,14 @@ def _frame_mean_kernel(
         # Sums over the first axis: [BLOCK_N, BLOCK_C]
         total += tl.sum(x, axis=0)
         square += tl.sum(x * x, axis=0)
-        bad += tl.sum(x * 0.0, axis=0)  # 0 times inf and 0 times NaN are NaN, and stay
     mean = tl.sum(total, axis=0) / N  # [BLOCK_C]
     tl.store(mean_ptr + f * C + c, mean, mask=c < C)
-    is_bad = tl.sum(tl.sum(bad, axis=0), axis=0) != 0.0
-    tl.store(is_bad_ptr + f * tl.num_programs(1) + block_c, is_bad.to(tl.int32))
+    # The square of a value that is not finite is not either, nor is that of a very large one.
+    suspect = tl.where(square < float("inf"), 0, 1)  # [BLOCK_N, BLOCK_C]
+    is_bad = tl.max(tl.max(suspect, axis=0), axis=0)
+    if is_bad > 0:
+        is_bad = _is_bad(x_ptr, f, c, N, C, BLOCK_N, BLOCK_C)
+    tl.store(is_bad_ptr + f * tl.num_programs(1) + block_c, is_bad)
 
     BLOCKS: tl.constexpr = BLOCK_C // OFFSET_C
     variance = tl.maximum(tl.sum(square, axis=0) / N - mean * mean, 0.0)  # [BLOCK_C]

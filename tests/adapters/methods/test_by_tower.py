@@ -8,6 +8,7 @@ import pytest
 import torch
 from vectors import cases, features
 
+from prunevid_kernels.adapters import apply_method
 from prunevid_kernels.adapters.methods.by_tower import fastvid, flashvid
 from prunevid_kernels.adapters.methods.by_tower.fastvid import FastVid
 from prunevid_kernels.adapters.methods.by_tower.flashvid import FlashVid
@@ -153,3 +154,28 @@ def test_small_videos_and_halves(method, shape, kind):
     assert merged.tokens.isfinite().all()
     assert len(merged.tokens) >= 1
     assert_a_layout(merged, x)
+
+
+@pytest.mark.parametrize("name", ["fastvid", "flashvid", "holitom", "visionzip"])
+def test_a_model_without_a_known_tower_is_refused(build_lm, name):
+    options = {"layer": 1} if name == "flashvid" else {}
+    with pytest.raises(ValueError, match="CausalLMAdapter names no vision side whose attention"):
+        apply_method(build_lm(), name, options)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "error", "message"),
+    [
+        (FastVid, {"c": 0}, ValueError, "c must be an integer >= 1, got 0"),
+        (FastVid, {"beta": 1.5}, ValueError, r"beta must be in \[0, 1\], got 1.5"),
+        (HoliTom, {"tau": "x"}, TypeError, r"tau must be a number in \[-1, 1\], got 'x'"),
+        (HoliTom, {"retain_ratio": 0}, ValueError, r"retain_ratio must be in \(0, 1\], got 0"),
+        (VisionZip, {"dom": 3}, ValueError, "give both dom and ctx, or neither; got 3, None"),
+        (VisionZip, {"dom": 3, "ctx": 0}, ValueError, "ctx must be an integer >= 1, got 0"),
+        (FlashVid, {"alpha": 2}, ValueError, r"alpha must be in \(0, 1\], got 2"),
+        (FlashVid, {"layer": -1}, ValueError, "layer must be an integer >= 0, got -1"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(method, options, error, message):
+    with pytest.raises(error, match=message):
+        method(**options)

@@ -4,6 +4,7 @@ same tokens, and the model is restored. The regular run takes a sample of the pa
 from __future__ import annotations
 
 import pytest
+import torch
 from families import FAMILIES
 from slow_baselines import SlowFastV
 from slow_pruning import SlowDecoder, assert_same
@@ -12,6 +13,7 @@ from tiny_models import generate
 from prunevid_kernels import MergedVideo, PruneVidConfig
 from prunevid_kernels.adapters import prune_by
 from prunevid_kernels.adapters.methods.registry import METHODS, build_method
+from prunevid_kernels.adapters.methods.vision import TowerGuided
 
 NOTHING = PruneVidConfig(merge=False, select=False)
 WITHOUT_GRID = "st_llm"  # its tokens are queries: test_baselines.py holds what downsampling says
@@ -69,6 +71,28 @@ def test_a_batch_is_decoded_as_slowly_from_the_same_tokens(family, name):
             slow = family.slow(model, SlowFastV, method.layer + 1, 1.0)
             slow.feed_prompt(pieces, forced=kept)
         assert_same(result, row, slow)
+
+
+@pytest.mark.parametrize("name", [*NEW, "prumerge"])
+def test_tensors_are_made_on_the_device_of_the_features(name):
+    """Or in host memory: whatever the caller's default device is."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 9, 4, generator=generator)
+    weights = torch.rand(6, 9, generator=generator)
+    keys = torch.randn(6, 9, 2, 3, generator=generator)
+    method = build_method(name, {"grid": (3, 3)} if name == "downsample" else {})
+
+    def merged():
+        if isinstance(method, TowerGuided):
+            return method.merge_seen(x, weights, keys)
+        return method.merge_video(x)
+
+    expected = merged()
+    with torch.device("meta"):
+        found = merged()
+    assert found.tokens.equal(expected.tokens)
+    assert found.layout.group_sizes.equal(expected.layout.group_sizes)
+    assert found.layout.source_to_merged.equal(expected.layout.source_to_merged)
 
 
 def test_every_method_is_in_a_matrix():

@@ -13,6 +13,7 @@ from paths import PARITY
 from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.families.pllava import processor as pllava_processor
 from prunevid_kernels.adapters.families.st_llm import processor as st_llm_processor
+from prunevid_kernels.adapters.methods.registry import method_names
 from prunevid_kernels.adapters.video.reader import VideoError
 from prunevid_kernels.adapters.video.sampling import frame_indices
 from prunevid_kernels.benchmarks.accuracy.ask import question_options, read_answer, take_frames
@@ -236,3 +237,14 @@ def test_published_table() -> None:
         five = [value for name, value in row.vcgbench.items() if name != "average"]
         assert len(five) == 5
         assert row.vcgbench["average"] == pytest.approx(sum(five) / 5, abs=0.011)
+
+
+def test_a_letter_is_the_methods_own_option_where_it_has_one():
+    """beta is PruneVid's cluster_ratio, and an option of FastVID by this name."""
+    for given in (({"beta": 0.3}, []), ({}, ["beta=0.3"])):
+        plans = plan_runs(["prunevid", "fastvid"], *given)
+        assert plans == [Plan("prunevid", {"cluster_ratio": 0.3}), Plan("fastvid", {"beta": 0.3})]
+
+
+def test_all_methods_by_one_word():
+    assert [plan.method for plan in plan_runs(["all"], {}, [])] == method_names()

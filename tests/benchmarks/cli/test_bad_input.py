@@ -276,3 +276,8 @@ def test_a_disk_that_fills_up_leaves_nothing(
     outcome = prunevid("--frames", "2")
     assert outcome.exit_code == 2
     assert "prunevid: error: --out: " in outcome.stderr.splitlines()[-1]
+
+
+def test_a_question_that_is_no_text(prunevid) -> None:
+    message = prunevid("--question", "what\udcff", "--frames", "2").error
+    assert "--question: the question must be text, got the lone surrogate U+DCFF" in message

@@ -105,7 +105,7 @@ def test_every_knob_keeps_the_mean_over_layers(name):
         (
             "prunevid",
             0.7,
-            "prunevid keeps at most a share of 0.64 with its selection after layer 10",
+            "prunevid keeps at most a share of 0.64 with its selection",
         ),
         ("random_drop", 0.7, "random_drop keeps at most a share of 0.64"),
         ("drop_all", 0.4, "drop_all keeps at most a share of 0.39"),

@@ -247,3 +247,12 @@ def test_max_new_tokens_bounds_the_answer(prunevid, clip) -> None:
 def test_version() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"prunevid {__version__}\n")
+
+
+def test_a_question_with_escape_sequences_is_asked_and_printed_as_text(prunevid) -> None:
+    question = "what color\x1b[2J is the circle ?\nanswer  x"
+    outcome = prunevid("--question", question, "--frames", "2")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "\x1b" not in outcome.stdout
+    printed = "question       what color[2J is the circle ?\n               answer  x\n"
+    assert f"\n{printed}" in outcome.stdout

@@ -103,7 +103,10 @@ def launch_from_json(record: Mapping[str, Any]) -> Launch:
 
 
 Structure = list[tuple[str, dict[str, Tensor]]]
-"""Of each launch its kernel and the integer tensors that it left."""
+"""Of each launch its kernel, and what it left of the tensors that decide how later ones run."""
+
+_DECIDE = ("gram_ptr", "norm_ptr")
+"""Floats that decide it, besides all integers: equal distances take a longer way."""
 
 
 def keep_structure(work: Work) -> Structure:
@@ -116,7 +119,7 @@ def keep_structure(work: Work) -> Structure:
         raise RuntimeError("tracing needs the kernels under TRITON_INTERPRET=1")
     kept: Structure = []
     if work.structure is not None:
-        with _launches_run_by(lambda *launch: _keep_integers(kept, *launch)):
+        with _launches_run_by(lambda *launch: _keep_values(kept, *launch)):
             work.structure()
     return kept
 
@@ -180,7 +183,7 @@ def _name(function: Any) -> str:
     return f"{function.fn.__module__}:{function.fn.__name__}"
 
 
-def _keep_integers(
+def _keep_values(
     kept: list[tuple[str, dict[str, Tensor]]],
     function: Any,
     run: Any,
@@ -189,12 +192,12 @@ def _keep_integers(
     kwargs: dict[str, Any],
 ) -> None:
     run(function, *args, grid=grid, warmup=False, **kwargs)
-    integers = {
+    left = {
         name: value.clone()
         for name, value in _bound(function, args, kwargs).items()
-        if isinstance(value, Tensor) and not value.is_floating_point()
+        if isinstance(value, Tensor) and (not value.is_floating_point() or name in _DECIDE)
     }
-    kept.append((_name(function), integers))
+    kept.append((_name(function), left))
 
 
 class _Counter:
