@@ -224,6 +224,39 @@ def test_beams_and_static_cache(kind):
 
 
 @BOTH_FORMS
+def test_prompt_lookup_gives_the_greedy_answer(kind):
+    """Words come back at the prompt's end, so there is something to look up."""
+    words = text_tokens(3, 1)
+    question = Question(kind, [*one_video(kind).parts, [*words, *words]])
+    expected, _ = ask(build(kind), question, CONFIG)
+    found, _ = ask(build(kind), question, CONFIG, prompt_lookup_num_tokens=3)
+    assert found.sequences.equal(expected.sequences)
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl", "qwen3_5"])
+def test_a_second_video_in_a_later_turn(kind):
+    """Fed by hand: generate would place it by the grids of all videos, and encode those anew."""
+    model = build(kind)
+    first = Question(kind, [text_tokens(4), Clip(4, 2, 3), text_tokens(7, 1)])
+    second = Question(kind, [text_tokens(3, 5), Clip(6, 3, 2, 9), text_tokens(5, 6)])
+    slow, later = (SlowGrids(model, question, MERGE_ONLY) for question in (first, second))
+    shift = slow.rows[-1].position + 1
+    inputs = inputs_of(second)
+    del inputs["attention_mask"]
+    inputs["position_ids"] = later._positions(inputs_of(second))[:, None] + shift[:, None, None]
+    with prune(model, MERGE_ONLY) as handle:
+        cache = model(**inputs_of(first), use_cache=True).past_key_values
+        logits = model(**inputs, past_key_values=cache).logits[0, -1]
+    assert [call.kind for call in handle.report.calls] == ["pruned", "pruned"]
+    for row in later.rows:
+        row.position, row.video = row.position + shift, row.video + (row.video >= 0)
+    slow.rows += later.rows
+    slow.videos += later.videos
+    expected = by_hand(model, slow)
+    assert (logits - expected).norm() <= 1e-5 * expected.norm()
+
+
+@BOTH_FORMS
 def test_candidates_at_the_end_of_a_prompt_are_no_question(kind):
     """What assisted decoding sends: logits of the prompt's last token and of each candidate."""
     model, question, tokens = build(kind), one_video(kind), text_tokens(2, 40)
