@@ -11,7 +11,7 @@ from slow_pruning import SlowDecoder, assert_same
 from tiny_models import generate
 
 from prunevid_kernels import MergedVideo, PruneVidConfig
-from prunevid_kernels.adapters import prune_by
+from prunevid_kernels.adapters import apply_method, prune_by
 from prunevid_kernels.adapters.methods.registry import METHODS, build_method
 from prunevid_kernels.adapters.methods.vision import TowerGuided
 
@@ -71,6 +71,21 @@ def test_a_batch_is_decoded_as_slowly_from_the_same_tokens(family, name):
             slow = family.slow(model, SlowFastV, method.layer + 1, 1.0)
             slow.feed_prompt(pieces, forced=kept)
         assert_same(result, row, slow)
+
+
+@pytest.mark.parametrize("name", ["cdpruner", "holitom"])
+def test_beams_keep_what_one_prompt_keeps(name):
+    """The video is encoded once and merged for each beam, the question with it."""
+    family = FAMILIES[0]
+    model, inputs = family.build(), family.question()
+    with apply_method(model, name, {}) as handle:
+        generate(model, inputs, tokens=2)
+        (expected,) = handle.report.last.videos
+        generate(model, inputs, tokens=2, num_beams=2)
+    beams = handle.report.last.videos
+    assert len(beams) in (1, 2)
+    for video in beams:
+        assert video.layout.merged_anchor.equal(expected.layout.merged_anchor)
 
 
 @pytest.mark.parametrize("name", [*NEW, "prumerge"])
