@@ -48,6 +48,21 @@ def num_frames(folder: Path) -> int | None:
     return int(values["num_frames"])
 
 
+def max_video_frames(folder: Path) -> int | None:
+    """Frames that a checkpoint takes of a video at most, where its files have a sampling rule; None
+    where they have none.
+
+    Raises:
+        ValueError: a number of frames that is none.
+    """
+    found = _preprocessing(folder)
+    sampling = None if found is None else found[1].get("video_sampling")
+    if found is None or not isinstance(sampling, dict):
+        return None
+    require_int(f"{found[0]}: video_sampling.max_frames", sampling.get("max_frames"), 1, 2**14)
+    return int(sampling["max_frames"])
+
+
 def _preprocessing(folder: Path) -> tuple[str, dict[str, Any]] | None:
     """The first preprocessor file that a folder has, and what it says of videos."""
     for name in _FILES:

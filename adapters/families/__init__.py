@@ -15,7 +15,9 @@ from . import (
     qwen2_5_vl,
     qwen2_vl,
     qwen3_vl,
+    smolvlm,
     st_llm,
+    video_llama_3,
 )
 from .record import Evaluation, Family, Prompt
 from .shape import Size
@@ -42,6 +44,8 @@ FAMILIES: dict[str, Family] = {
         qwen3_vl.FAMILY,
         llava_next_video.FAMILY,
         internvl.FAMILY,
+        smolvlm.FAMILY,
+        video_llama_3.FAMILY,
     )
 }
 

@@ -259,12 +259,13 @@ class ImageFrames(FrameByFrame):
     def video(self, frames: int) -> list[int]:
         ids = []
         for frame in range(frames):
-            ids += [*text_tokens(4, 70 + frame), *[IMAGE_ID] * TOKENS_PER_FRAME, 8]
+            ids += [*text_tokens(4, 70 + frame), *[self.video_id] * TOKENS_PER_FRAME, 8]
         return ids
 
     def spans(self, ids: list[int]) -> list[list[int]]:
         """The first places of the frames of each video; videos are parted by more text."""
-        starts = [i for i, t in enumerate(ids) if t == IMAGE_ID and ids[i - 1] != IMAGE_ID]
+        visual = self.video_id
+        starts = [i for i, t in enumerate(ids) if t == visual and ids[i - 1] != visual]
         videos: list[list[int]] = []
         for start in starts:
             if not videos or start != videos[-1][-1] + TOKENS_PER_FRAME + 5:
@@ -324,6 +325,72 @@ class InternVL(ImageFrames):
         return [(video[..., 0], video[..., 1:]) for video in videos]
 
 
+class SmolVLM(ImageFrames):
+    name = "smolvlm"
+
+    def build(self, attention: str = "sdpa") -> Any:
+        return tiny_frames.smolvlm(attention)
+
+    def inputs(self, prompts: list[list[int]], clips: list[Tensor]) -> dict[str, Tensor]:
+        """Videos of one row stand together in the pixels, which are padded with empty frames."""
+        inputs = super().inputs(prompts, clips)
+        if clips:
+            given = iter(clips)
+            rows = [torch.cat([clip(0), *[next(given) for _ in self.spans(p)]]) for p in prompts]
+            longest = max(map(len, rows))
+            pad = (0, 0, 0, 0, 0, 0)
+            inputs[self.pixels] = torch.stack(
+                [torch.nn.functional.pad(row, (*pad, 0, longest - len(row))) for row in rows]
+            )
+        return inputs
+
+    def features(self, model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
+        tokens = torch.cat(model.model.get_image_features(inputs["pixel_values"]).pooler_output)
+        frames = tokens.unflatten(0, (-1, TOKENS_PER_FRAME))
+        return list(frames.split(6 if len(frames) == 6 else 4))
+
+    def shown(self, model: Any, inputs: dict[str, Tensor]) -> list[Shown]:
+        """What a patch receives from all in the last layer; 2 x 2 pooled."""
+        attention = _attentions(model.model.vision_model)[-1]
+        weights, keys = watched(attention, attention.k_proj, lambda: model(**inputs))
+        rows = torch.cat((weights.mean(dim=(1, 2))[..., None], keys), dim=-1)
+        pooled = rows.unflatten(1, (4, 2, 4, 2)).mean(dim=(2, 4)).flatten(1, 2)
+        videos = pooled.split(6 if len(pooled) == 6 else 4)
+        return [(video[..., 0], video[..., 1:]) for video in videos]
+
+
+class VideoLlama3(ImageFrames):
+    """Frames apart that a call tells."""
+
+    name, video_id, pixels = "video_llama_3", tiny_models.VIDEO_ID, "pixel_values_videos"
+
+    def build(self, attention: str = "sdpa") -> Any:
+        return tiny_frames.video_llama_3(attention)
+
+    def telling(self, handle: PruneHandle, inputs: dict[str, Tensor]) -> Any:
+        return nullcontext()
+
+    def inputs(self, prompts: list[list[int]], clips: list[Tensor]) -> dict[str, Tensor]:
+        inputs = super().inputs(prompts, clips)
+        if clips:
+            inputs["video_grid_thw"] = torch.tensor([[len(clip), 8, 8] for clip in clips])
+            inputs["video_merge_sizes"] = torch.tensor([2] * len(clips))
+        return inputs
+
+    def stacked(self, clips: list[Tensor]) -> Tensor:
+        """Patches in blocks of 2 x 2."""
+        blocks = torch.cat(clips).unflatten(3, (4, 2, 4)).unflatten(2, (4, 2, 4))
+        return blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(0, 4).flatten(1)
+
+    def features(self, model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
+        names = ("pixel_values_videos", "video_grid_thw", "video_merge_sizes")
+        videos = model.model.get_video_features(*[inputs[name] for name in names]).pooler_output
+        return [video.unflatten(0, (-1, TOKENS_PER_FRAME)) for video in videos]
+
+    def shown(self, model: Any, inputs: dict[str, Tensor]) -> list[Shown]:
+        raise AssertionError("this family names no attention that ranks its tokens")
+
+
 def _three_prompts(video: list[int]) -> list[list[int]]:
     """With one video, with two, and with none."""
     return [
@@ -345,6 +412,7 @@ def each(*families: Family) -> Any:
 
 LLAVA_ONEVISION, PLLAVA, ST_LLM = LlavaOnevision(), Pllava(), StLlm()
 LLAVA_NEXT_VIDEO = LlavaNextVideo()
+SMOLVLM, VIDEO_LLAMA_3 = SmolVLM(), VideoLlama3()
 INTERNVL, INTERNVL_3_5 = InternVL(), InternVL("internvl3.5", "qwen3")
 FEW_FRAMES = Pllava("pllava-few-frames", frames=4)
 RESIDUAL = StLlm("st_llm-residual", frames=11, residual_size=4)
