@@ -4,8 +4,8 @@ Frames stand apart: ``Time 1.0s:`` and a run of placeholders for each, with comm
 token compression drops tokens that look like those of the frame before, so that frames are no
 longer equally long and no longer grids; it has to be off.
 
-transformers' class takes no ``logits_to_keep``, which tells the candidates of assisted decoding from
-the question; there, candidates count as part of the question where tokens are selected.
+transformers' class takes no ``logits_to_keep``, which tells the candidates of assisted decoding
+from the question; there, candidates count as part of the question where tokens are selected.
 """
 
 from __future__ import annotations

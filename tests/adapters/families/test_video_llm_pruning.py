@@ -4,18 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import (
-    FEW_FRAMES,
-    INTERNVL,
-    INTERNVL_3_5,
-    LLAVA_NEXT_VIDEO,
-    PLLAVA,
-    RESIDUAL,
-    SMOLVLM,
-    ST_LLM,
-    VIDEO_LLAMA_3,
-    each,
-)
+from families import FEW_FRAMES, LLAVA_NEXT_VIDEO, PLLAVA, RESIDUAL, ST_LLM, each
+from families_apart import INTERNVL, INTERNVL_3_5, SMOLVLM, VIDEO_LLAMA_3
 from slow_pruning import STEPS, SlowDecoder, assert_same, lay_out
 from tiny_models import CONFIG, generate, logits_of, text_tokens
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import EACH_FAMILY, EACH_VARIANT, FAMILIES, INTERNVL, SMOLVLM, each
+from families import EACH_FAMILY, EACH_VARIANT, FAMILIES, each
+from families_apart import INTERNVL, SMOLVLM
 from slow_baselines import slow_prumerge
 from slow_pruning import SlowDecoder, assert_same
 from tiny_models import CONFIG, generate, question

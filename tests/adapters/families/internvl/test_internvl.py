@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from families import INTERNVL as TINY
+from families_apart import INTERNVL as TINY
 from PIL import Image
 from tiny_models import CONFIG, IMAGE_ID, TOKENS_PER_FRAME, clip, generate, logits_of, text_tokens
 

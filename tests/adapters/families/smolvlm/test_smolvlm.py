@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import SMOLVLM as TINY
+from families_apart import SMOLVLM as TINY
 from PIL import Image
 from tiny_models import CONFIG, generate
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from families import VIDEO_LLAMA_3 as TINY
+from families_apart import VIDEO_LLAMA_3 as TINY
 from tiny_models import CONFIG, clip, text_tokens
 
 from prunevid_kernels import PruneVidConfig
