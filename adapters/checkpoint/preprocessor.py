@@ -48,6 +48,21 @@ def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(map(float, mean)), tuple(map(float, std))
 
 
+def max_video_frames(folder: Path) -> int | None:
+    """Frames that a checkpoint takes of a video at most, where its files have a sampling rule; None
+    where they have none.
+
+    Raises:
+        ValueError: a number of frames that is none.
+    """
+    found = _preprocessing(folder)
+    sampling = None if found is None else found[1].get("video_sampling")
+    if found is None or not isinstance(sampling, dict):
+        return None
+    require_int(f"{found[0]}: video_sampling.max_frames", sampling.get("max_frames"), 1, 2**14)
+    return int(sampling["max_frames"])
+
+
 def video_pixels(folder: Path) -> tuple[int, int] | None:
     """Bounds on a video's pixels, least and most, where the folder has a file about videos; None
     where it has none.

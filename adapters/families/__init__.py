@@ -16,7 +16,9 @@ from . import (
     qwen2_vl,
     qwen3_5,
     qwen3_vl,
+    smolvlm,
     st_llm,
+    video_llama_3,
 )
 from .record import Evaluation, Family, Prompt
 from .shape import Size
@@ -44,6 +46,8 @@ FAMILIES: dict[str, Family] = {
         qwen3_5.FAMILY,
         llava_next_video.FAMILY,
         internvl.FAMILY,
+        smolvlm.FAMILY,
+        video_llama_3.FAMILY,
     )
 }
 

@@ -50,12 +50,16 @@ class GridAdapter(ModelAdapter):
                     "pixel_values_videos and video_grid_thw"
                 )
         else:
-            for row, span in self.spans(runs, video_lengths(config, inputs), inputs):
+            for row, span in self.spans(runs, self.lengths(config, inputs), inputs):
                 videos[row].append(span)
         return [
             PromptVisuals(videos=tuple(own), images=own_images)
             for own, own_images in zip(videos, images, strict=True)
         ]
+
+    def lengths(self, config: Any, inputs: Mapping[str, Any]) -> list[int]:
+        """Tokens of each video of a batch; see :func:`video_lengths`."""
+        return video_lengths(config, inputs)
 
     @abstractmethod
     def spans(

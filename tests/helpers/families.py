@@ -20,10 +20,10 @@ import tiny_st_llm
 import torch
 from slow_baselines import watched
 from slow_pruning import SlowDecoder, cut
-from tiny_models import IMAGE_ID, TOKENS_PER_FRAME, clip, left_pad, text_tokens
+from tiny_models import clip, left_pad, text_tokens
 from torch import Tensor
 
-from prunevid_kernels.adapters import PromptVisuals, PruneHandle, VideoSpan
+from prunevid_kernels.adapters import PruneHandle
 
 Shown = tuple[Tensor, Tensor]  # of one video: importance [T, N] and keys [T, N, D], float64
 
@@ -99,7 +99,7 @@ class LlavaOnevision(Family):
     def shown(self, model: Any, inputs: dict[str, Tensor]) -> list[Shown]:
         """What a patch receives from all; pooled by the model."""
         core = model.model
-        attention = _attentions(core.vision_tower)[-1]
+        attention = attentions_of(core.vision_tower)[-1]
         weights, keys = watched(attention, attention.k_proj, lambda: model(**inputs))
         received = weights.mean(dim=(1, 2))[..., None]
         received, keys = (core.apply_pooling(rows.float()).double() for rows in (received, keys))
@@ -133,7 +133,7 @@ class Pllava(Family):
 
     def shown(self, model: Any, inputs: dict[str, Tensor]) -> list[Shown]:
         """What CLS pays to a patch, in the layer whose output is projected; 2 x 2 pooled."""
-        attention = _attentions(model.vision_tower)[-2]
+        attention = attentions_of(model.vision_tower)[-2]
         weights, keys = watched(attention, attention.k_proj, lambda: model(**inputs))
         rows = torch.cat((weights[:, :, 0, 1:].mean(dim=1)[..., None], keys[:, 1:]), dim=-1)
         pooled = rows.unflatten(1, (4, 2, 4, 2)).mean(dim=(2, 4)).flatten(1, 2)  # [V * T, 16, 1+D]
@@ -242,85 +242,11 @@ class LlavaNextVideo(FrameByFrame):
 
     def shown(self, model: Any, inputs: dict[str, Tensor]) -> list[Shown]:
         """What CLS pays to a patch, in the layer whose output is projected; 2 x 2 pooled."""
-        attention = _attentions(model.model.vision_tower)[-2]
+        attention = attentions_of(model.model.vision_tower)[-2]
         weights, keys = watched(attention, attention.k_proj, lambda: model(**inputs))
         rows = torch.cat((weights[:, :, 0, 1:].mean(dim=1)[..., None], keys[:, 1:]), dim=-1)
         pooled = rows.unflatten(1, (4, 2, 4, 2)).mean(dim=(2, 4)).flatten(1, 2)
         videos = pooled.split(inputs["pixel_values_videos"].shape[1])
-        return [(video[..., 0], video[..., 1:]) for video in videos]
-
-
-class ImageFrames(FrameByFrame):
-    """A frame is an image with text around it, of which a call tells nothing; here, four tokens
-    before a frame and one after it."""
-
-    video_id = IMAGE_ID
-
-    def video(self, frames: int) -> list[int]:
-        ids = []
-        for frame in range(frames):
-            ids += [*text_tokens(4, 70 + frame), *[IMAGE_ID] * TOKENS_PER_FRAME, 8]
-        return ids
-
-    def spans(self, ids: list[int]) -> list[list[int]]:
-        """The first places of the frames of each video; videos are parted by more text."""
-        starts = [i for i, t in enumerate(ids) if t == IMAGE_ID and ids[i - 1] != IMAGE_ID]
-        videos: list[list[int]] = []
-        for start in starts:
-            if not videos or start != videos[-1][-1] + TOKENS_PER_FRAME + 5:
-                videos.append([])
-            videos[-1].append(start)
-        return videos
-
-    def telling(self, handle: PruneHandle, inputs: dict[str, Tensor]) -> Any:
-        if self.pixels not in inputs:
-            return nullcontext()
-        return handle.videos(
-            [
-                PromptVisuals(
-                    tuple(VideoSpan.apart(s, TOKENS_PER_FRAME) for s in self.spans(ids.tolist()))
-                )
-                for ids in inputs["input_ids"]
-            ]
-        )
-
-    def prompts(self, model: Any, inputs: dict[str, Tensor]) -> list[list[Any]]:
-        videos = iter(self.features(model, inputs))
-        prompts = []
-        for padded, mask in zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True):
-            ids, pieces, place = padded[mask].tolist(), [], 0
-            for starts in self.spans(ids):
-                stops = [start + TOKENS_PER_FRAME for start in starts]
-                gaps = zip(stops[:-1], starts[1:], strict=True)
-                between = [ids[stop:start] for stop, start in gaps]
-                pieces += [("text", ids[place : starts[0]]), ("frames", (next(videos), between))]
-                place = stops[-1]
-            prompts.append([*pieces, ("text", ids[place:])])
-        return prompts
-
-
-@dataclass(frozen=True)
-class InternVL(ImageFrames):
-    """``kind``: of the decoder."""
-
-    name: str = "internvl"
-    kind: str = "qwen2"
-
-    def build(self, attention: str = "sdpa") -> Any:
-        return tiny_frames.internvl(self.kind, attention)
-
-    def features(self, model: Any, inputs: dict[str, Tensor]) -> list[Tensor]:
-        pixels = inputs["pixel_values"]
-        frames = 6 if len(pixels) == 6 else 4
-        return list(model.model.get_image_features(pixels).pooler_output.split(frames))
-
-    def shown(self, model: Any, inputs: dict[str, Tensor]) -> list[Shown]:
-        """What CLS pays to a patch in the last layer; 2 x 2 pooled."""
-        attention = model.model.vision_tower.encoder.layer[-1].attention
-        weights, keys = watched(attention, attention.k_proj, lambda: model(**inputs))
-        rows = torch.cat((weights[:, :, 0, 1:].mean(dim=1)[..., None], keys[:, 1:]), dim=-1)
-        pooled = rows.unflatten(1, (4, 2, 4, 2)).mean(dim=(2, 4)).flatten(1, 2)
-        videos = pooled.split(6 if len(pooled) == 6 else 4)
         return [(video[..., 0], video[..., 1:]) for video in videos]
 
 
@@ -333,7 +259,7 @@ def _three_prompts(video: list[int]) -> list[list[int]]:
     ]
 
 
-def _attentions(tower: Any) -> list[Any]:
+def attentions_of(tower: Any) -> list[Any]:
     """The self-attention of each layer of a transformers vision tower."""
     return [module for name, module in tower.named_modules() if name.endswith("self_attn")]
 
@@ -345,7 +271,6 @@ def each(*families: Family) -> Any:
 
 LLAVA_ONEVISION, PLLAVA, ST_LLM = LlavaOnevision(), Pllava(), StLlm()
 LLAVA_NEXT_VIDEO = LlavaNextVideo()
-INTERNVL, INTERNVL_3_5 = InternVL(), InternVL("internvl3.5", "qwen3")
 FEW_FRAMES = Pllava("pllava-few-frames", frames=4)
 RESIDUAL = StLlm("st_llm-residual", frames=11, residual_size=4)
 FAMILIES: list[Family] = [LLAVA_ONEVISION, PLLAVA, ST_LLM, LLAVA_NEXT_VIDEO]

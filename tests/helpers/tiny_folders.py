@@ -93,6 +93,30 @@ def write_llava_next_video(folder: Path) -> Path:
     return write_folder(folder, model, tokenizer, _HALVES)
 
 
+def write_internvl(folder: Path) -> Path:
+    special = ["<|endoftext|>", "<IMG_CONTEXT>", "<video>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = byte_tokenizer([*special, "<img>", "</img>"], "<|im_end|>", LLAVA_TEMPLATE)
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 32768}
+    return write_folder(folder, tiny_frames.internvl("qwen3", **words), tokenizer, _HALVES)
+
+
+def write_smolvlm(folder: Path) -> Path:
+    special = ["<|im_end|>", "<image>", "<video>", "<|im_start|>", "<end_of_utterance>"]
+    special += ["<fake_token_around_image>", "<global-img>"]
+    tokenizer = byte_tokenizer(special, "<end_of_utterance>", "{{ messages }}")
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 32768}
+    sampling = {"fps": 1, "max_frames": 48, "video_size": {"longest_edge": 32}}
+    model = tiny_frames.smolvlm(**words)
+    return write_folder(folder, model, tokenizer, {**_HALVES, "video_sampling": sampling})
+
+
+def write_video_llama_3(folder: Path) -> Path:
+    special = ["<|endoftext|>", "<image>", "<video>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = byte_tokenizer(special, "<|im_end|>", LLAVA_TEMPLATE)
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 32768}
+    return write_folder(folder, tiny_frames.video_llama_3(**words), tokenizer, _HALVES)
+
+
 def write_pllava(folder: Path) -> Path:
     """A random model that knows single bytes."""
     tiny_pllava.random_model(image_id=3, vocab_size=260).save_pretrained(folder)
@@ -184,6 +208,9 @@ def write_grid(folder: Path, kind: str) -> Path:
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "llava_onevision": write_llava_onevision,
     "llava_next_video": write_llava_next_video,
+    "internvl": write_internvl,
+    "smolvlm": write_smolvlm,
+    "video_llama_3": write_video_llama_3,
     "pllava": write_pllava,
     "st_llm": write_st_llm,
     "qwen2_5_vl": partial(write_grid, kind="qwen2_5_vl"),

@@ -17,7 +17,13 @@ from transformers import (
     InternVLVisionConfig,
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    VideoLlama3Config,
+    VideoLlama3ForConditionalGeneration,
+    VideoLlama3VisionConfig,
 )
+from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
 TOWER: dict[str, Any] = {
     "hidden_size": 32,
@@ -53,6 +59,33 @@ def internvl(kind: str = "qwen2", attention: str = "sdpa", **text: Any) -> Any:
     return _built(InternVLForConditionalGeneration, config, attention)
 
 
+@cache
+def smolvlm(attention: str = "sdpa", **text: Any) -> Any:
+    """16 tokens a frame."""
+    config = SmolVLMConfig(
+        vision_config=SmolVLMVisionConfig(**TOWER),
+        text_config=text_config("llama", **text),
+        image_token_id=IMAGE_ID,
+        scale_factor=2,
+        tie_word_embeddings=False,
+    )
+    return _built(SmolVLMForConditionalGeneration, config, attention)
+
+
+@cache
+def video_llama_3(attention: str = "sdpa", **text: Any) -> Any:
+    """16 tokens a frame of 32 x 32 pixels."""
+    tower = {name: value for name, value in TOWER.items() if name != "image_size"}
+    config = VideoLlama3Config(
+        vision_config=VideoLlama3VisionConfig(**tower),
+        text_config=text_config("qwen2", **text),
+        image_token_id=IMAGE_ID,
+        video_token_id=VIDEO_ID,
+        tie_word_embeddings=False,
+    )
+    return _built(VideoLlama3ForConditionalGeneration, config, attention)
+
+
 def _built(kind: Any, config: Any, attention: str) -> Any:
     """Greedy, with features that differ, as trained projectors give them."""
     config._attn_implementation = attention
@@ -60,8 +93,8 @@ def _built(kind: Any, config: Any, attention: str) -> Any:
     model = kind(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "multi_modal_projector" in name and weight.ndim == 2:
-                weight.normal_(std=2.0 * weight.shape[1] ** -0.5)
+            if ("projector" in name or "connector" in name) and weight.ndim == 2:
+                weight.normal_(std=weight.shape[1] ** -0.5)
     model.generation_config.do_sample = False
     model.generation_config.pad_token_id = PAD_ID
     model.generation_config.eos_token_id = None

@@ -6,6 +6,8 @@ InternVL 3.5's decoder, Qwen3, has a norm of its heads.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ...engine.interface import VisionAttention
@@ -27,7 +29,7 @@ class InternVLAdapter(ImageFramesAdapter):
         """What the class token attends to in the last layer, averaged over the patches that become
         one token."""
         core = core_of(model)
-        attention = core.vision_tower.encoder.layer[core.config.vision_feature_layer].attention
+        attention: Any = core.vision_tower.encoder.layer[core.config.vision_feature_layer].attention
         patches_a_side = round(1 / core.config.downsample_ratio)
 
         def pool(patches: Tensor, videos: int) -> Tensor:

@@ -62,14 +62,14 @@ class LlavaNextVideoAdapter(ModelAdapter):
         layer = core.config.vision_feature_layer
         if not isinstance(layer, int):
             raise ValueError(f"vision_feature_layer must be one layer to rank tokens, got {layer}")
-        attention = encoder_layers(core.vision_tower)[layer].self_attn
+        attention: Any = encoder_layers(core.vision_tower)[layer].self_attn
         return VisionAttention(
             query=attention.q_proj,
             key=attention.k_proj,
             num_heads=attention.num_heads,
             tokens=slice(1, None),
             has_class_token=True,
-            encoder=core.vision_resampler,
+            encoder=core.multi_modal_projector,
             pool=lambda patches, _: core.vision_resampler(patches),
         )
 

@@ -40,6 +40,8 @@ def write(folder: Path, config: dict, key: str) -> Path:
         ({"model_type": "qwen3_5_moe"}, "qwen3_5"),
         ({"model_type": "llava_next_video"}, "llava_next_video"),
         ({"model_type": "internvl"}, "internvl"),
+        ({"model_type": "smolvlm"}, "smolvlm"),
+        ({"model_type": "video_llama_3"}, "video_llama_3"),
     ],
     ids=str,
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import EACH_FAMILY, EACH_VARIANT
+from families import EACH_FAMILY, EACH_VARIANT, FAMILIES, each
+from families_apart import INTERNVL, SMOLVLM
 from slow_baselines import slow_prumerge
 from slow_pruning import SlowDecoder, assert_same
 from tiny_models import CONFIG, generate, question
@@ -19,20 +20,25 @@ NOTHING = PruneVidConfig(merge=False, select=False)
 def assert_slow_prumerge(family, inputs, attention) -> None:
     """Merged from the eager vision side's own attention matrices, then decoded slowly."""
     model, eager = family.build(attention), family.build("eager")
-    with apply_method(model, "prumerge", {}) as handle:
+    with apply_method(model, "prumerge", {}) as handle, family.telling(handle, inputs):
         result = generate(model, inputs)
     videos = zip(handle.report.last.videos, family.shown(eager, inputs), strict=True)
     for row, pieces in enumerate(family.prompts(model, inputs)):
-        for place, (kind, features) in enumerate(pieces):
-            if kind == "video":
-                video, (weights, keys) = next(videos)
-                frames = zip(features.double(), weights, keys, strict=True)
-                merged = [token for frame in frames for token in slow_prumerge(*frame, 32)]
-                assert video.prompt == row
-                assert video.tokens_merged == video.tokens_kept == len(merged)
-                assert len(merged) < video.layout.merged_count.sum() == len(features.flatten(0, 1))
-                pieces[place] = ("other", torch.stack(merged))
         slow = family.slow(model, SlowDecoder, NOTHING)
+        for place, (kind, value) in enumerate(pieces):
+            if kind in ("video", "frames"):
+                video, (weights, keys) = next(videos)
+                features, between = value if kind == "frames" else (value, [[]] * len(value))
+                frames = zip(features.double(), weights, keys, strict=True)
+                merged = [slow_prumerge(*frame, 32) for frame in frames]
+                count = sum(map(len, merged))
+                assert video.prompt == row
+                assert video.tokens_merged == video.tokens_kept == count
+                assert count < video.layout.merged_count.sum() == len(features.flatten(0, 1))
+                rows = list(merged[0])
+                for text, tokens in zip(between, merged[1:], strict=False):
+                    rows += [*slow.embed(text).double(), *tokens]
+                pieces[place] = ("other", torch.stack(rows))
         slow.feed_prompt(pieces)
         assert_same(result, row, slow)
 
@@ -43,7 +49,7 @@ def test_prumerge(family, attention):
     assert_slow_prumerge(family, family.question(), attention)
 
 
-@EACH_FAMILY
+@each(*FAMILIES, INTERNVL, SMOLVLM)
 def test_prumerge_padded_batch(family):
     assert_slow_prumerge(family, family.batch(), "sdpa")
 

@@ -1,0 +1,5 @@
+"""SmolVLM2."""
+
+from .family import FAMILY
+
+__all__ = ["FAMILY"]

@@ -1,0 +1,5 @@
+"""VideoLLaMA3."""
+
+from .family import FAMILY
+
+__all__ = ["FAMILY"]
