@@ -82,8 +82,8 @@ def _shape(config: Any) -> ModelShape:
     )
 
 
-def _published(*decoder: int, vision: VisionShape = INTERN_VIT) -> ModelShape:
-    return model_shape(DecoderShape(*decoder), vision, int(vision.side * DOWNSAMPLE))
+def _published(decoder: DecoderShape, vision: VisionShape = INTERN_VIT) -> ModelShape:
+    return model_shape(decoder, vision, int(vision.side * DOWNSAMPLE))
 
 
 def _choice_prompt(question: str, instruction: str) -> Prompt:
@@ -105,17 +105,23 @@ FAMILY = Family(
     random_model=Later(__name__, "random_model:random_internvl"),
     shape=_shape,
     sizes=(
-        Size("internvl3-8b", _published(3584, 18944, 28, 28, 4, _WORDS_3)),
-        Size("internvl3-1b", _published(896, 4864, 24, 14, 2, _WORDS_3)),
-        Size("internvl3-2b", _published(1536, 8960, 28, 12, 2, _WORDS_3)),
-        Size("internvl3-14b", _published(5120, 13824, 48, 40, 8, _WORDS_3)),
-        Size("internvl3-38b", _published(5120, 27648, 64, 40, 8, _WORDS_3, vision=_INTERN_VIT_6B)),
-        Size("internvl3-78b", _published(8192, 29568, 80, 64, 8, _WORDS_3, vision=_INTERN_VIT_6B)),
-        Size("internvl3.5-8b", _published(4096, 12288, 36, 32, 8, _WORDS_3_5)),
-        Size("internvl3.5-1b", _published(1024, 3072, 28, 16, 8, _WORDS_3_5, 128)),
-        Size("internvl3.5-2b", _published(2048, 6144, 28, 16, 8, _WORDS_3_5)),
-        Size("internvl3.5-4b", _published(2560, 9728, 36, 32, 8, _WORDS_3_5, 128)),
-        Size("internvl3.5-14b", _published(5120, 17408, 40, 40, 8, _WORDS_3_5)),
+        Size("internvl3-8b", _published(DecoderShape(3584, 18944, 28, 28, 4, _WORDS_3))),
+        Size("internvl3-1b", _published(DecoderShape(896, 4864, 24, 14, 2, _WORDS_3))),
+        Size("internvl3-2b", _published(DecoderShape(1536, 8960, 28, 12, 2, _WORDS_3))),
+        Size("internvl3-14b", _published(DecoderShape(5120, 13824, 48, 40, 8, _WORDS_3))),
+        Size(
+            "internvl3-38b",
+            _published(DecoderShape(5120, 27648, 64, 40, 8, _WORDS_3), vision=_INTERN_VIT_6B),
+        ),
+        Size(
+            "internvl3-78b",
+            _published(DecoderShape(8192, 29568, 80, 64, 8, _WORDS_3), vision=_INTERN_VIT_6B),
+        ),
+        Size("internvl3.5-8b", _published(DecoderShape(4096, 12288, 36, 32, 8, _WORDS_3_5))),
+        Size("internvl3.5-1b", _published(DecoderShape(1024, 3072, 28, 16, 8, _WORDS_3_5, 128))),
+        Size("internvl3.5-2b", _published(DecoderShape(2048, 6144, 28, 16, 8, _WORDS_3_5))),
+        Size("internvl3.5-4b", _published(DecoderShape(2560, 9728, 36, 32, 8, _WORDS_3_5, 128))),
+        Size("internvl3.5-14b", _published(DecoderShape(5120, 17408, 40, 40, 8, _WORDS_3_5))),
     ),
     num_frames=NUM_FRAMES,
     sampling="half_segments",

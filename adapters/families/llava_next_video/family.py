@@ -55,8 +55,8 @@ def _shape(config: Any) -> ModelShape:
     )
 
 
-def _published(*decoder: int) -> ModelShape:
-    return model_shape(DecoderShape(*decoder), CLIP, CLIP.side // STRIDE)
+def _published(decoder: DecoderShape) -> ModelShape:
+    return model_shape(decoder, CLIP, CLIP.side // STRIDE)
 
 
 def _choice_prompt(question: str, instruction: str) -> Prompt:
@@ -78,8 +78,8 @@ FAMILY = Family(
     random_model=Later(__name__, "random_model:random_llava_next_video"),
     shape=_shape,
     sizes=(
-        Size("llava-next-video-7b", _published(4096, 11008, 32, 32, 32, 32064)),
-        Size("llava-next-video-34b", _published(7168, 20480, 60, 56, 8, 64064)),
+        Size("llava-next-video-7b", _published(DecoderShape(4096, 11008, 32, 32, 32, 32064))),
+        Size("llava-next-video-34b", _published(DecoderShape(7168, 20480, 60, 56, 8, 64064))),
     ),
     num_frames=NUM_FRAMES,
     sampling="linspace",
