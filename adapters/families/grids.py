@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ from .placeholders import Run, by_row, core_of, features_in, ids_in, require_who
 class GridAdapter(ModelAdapter):
     """A model whose core has ``visual`` and ``language_model``."""
 
-    positions = "keep"
+    positions: Literal["renumber", "keep"] = "keep"
     position_axes = 3
 
     def decoder(self, model: nn.Module) -> nn.Module:
