@@ -136,14 +136,18 @@ def require_placeholder(config: Any, tokenizer: Any, name: str, index: object) -
         raise ValueError(f"config.json: {name} {index} is {token!r}, which is no added token")
 
 
-def require_two_placeholders(config: Any, tokenizer: Any) -> None:
+def require_two_placeholders(config: Any, tokenizer: Any, ending: str = "index") -> None:
     """:func:`require_placeholder` for models with a token for images and another for videos.
+
+    Args:
+        config, tokenizer: see there.
+        ending: of what config.json calls them: ``video_token_index`` or ``video_token_id``.
 
     Raises:
         ValueError: one is no added token, or both are one.
     """
     for kind in ("video", "image"):
         index = getattr(config, f"{kind}_token_id")
-        require_placeholder(config, tokenizer, f"{kind}_token_index", index)
+        require_placeholder(config, tokenizer, f"{kind}_token_{ending}", index)
     if config.video_token_id == config.image_token_id:
         raise ValueError(f"config.json: one token, {config.image_token_id}, for images and videos")

@@ -94,7 +94,7 @@ def _built(kind: Any, config: Any, attention: str) -> Any:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if ("projector" in name or "connector" in name) and weight.ndim == 2:
-                weight.normal_(std=weight.shape[1] ** -0.5)
+                weight.normal_(std=1.5 * weight.shape[1] ** -0.5)
     model.generation_config.do_sample = False
     model.generation_config.pad_token_id = PAD_ID
     model.generation_config.eos_token_id = None

@@ -38,10 +38,19 @@ def square_side(value: Any) -> int:
 
 
 def token_side(config: Any) -> int:
-    """Visual tokens along one side of a frame."""
-    vision = config.vision_config
+    """Visual tokens along one side of a frame.
+
+    Raises:
+        ValueError: sides that are no squares, or a ratio that does not fit them.
+    """
+    vision, ratio = config.vision_config, config.downsample_ratio
     patches = square_side(vision.image_size) // square_side(vision.patch_size)
-    return int(patches * config.downsample_ratio)
+    if not 0 < ratio <= 1 or (1 / ratio) % 1 or patches % (1 / ratio):
+        raise ValueError(
+            f"downsample_ratio must be one over a whole part of the {patches} patches along a "
+            f"side, got {ratio}"
+        )
+    return int(patches * ratio)
 
 
 def model_shape(decoder: DecoderShape, vision: VisionShape, side: int) -> ModelShape:

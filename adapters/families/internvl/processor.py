@@ -47,6 +47,7 @@ class InternVLFrameProcessor(TemplateFrameProcessor):
             ValueError: a file that does not say what it has to.
         """
         config = read_config(Path(path))
+        token_side(config)  # refuses sizes that do not fit
         processor = cls.read(Path(path), config)
         tokenizer = processor.tokenizer
         require_placeholder(config, tokenizer, "image_token_id", config.image_token_id)

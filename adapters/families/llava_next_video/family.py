@@ -21,9 +21,16 @@ def _recognises(config: Mapping[str, Any], keys: Callable[[], Collection[str]]) 
 
 
 def pooled_side(config: Any) -> int:
-    """Visual tokens along one side of a frame."""
-    vision = config.vision_config
-    return int(vision.image_size // vision.patch_size // config.spatial_pool_stride)
+    """Visual tokens along one side of a frame.
+
+    Raises:
+        ValueError: pooling that leaves none.
+    """
+    vision, stride = config.vision_config, config.spatial_pool_stride
+    patches = int(vision.image_size // vision.patch_size)
+    if not 1 <= stride <= patches:
+        raise ValueError(f"spatial_pool_stride must be from 1 to {patches} patches, got {stride}")
+    return patches // int(stride)
 
 
 def model_shape(decoder: DecoderShape, vision: VisionShape, side: int) -> ModelShape:

@@ -46,6 +46,7 @@ class LlavaNextVideoFrameProcessor(TemplateFrameProcessor):
         """
         folder = Path(path)
         config = read_config(folder)
+        pooled_side(config)  # refuses sizes that do not fit
         processor = cls.read(folder, config, frames=num_frames(folder) or NUM_FRAMES)
         require_two_placeholders(config, processor.tokenizer)
         return processor

@@ -29,9 +29,16 @@ def _recognises(config: Mapping[str, Any], keys: Callable[[], Collection[str]]) 
 
 
 def token_side(config: Any) -> int:
-    """Visual tokens along one side of a frame."""
-    vision = config.vision_config
-    return int(vision.image_size // vision.patch_size // config.scale_factor)
+    """Visual tokens along one side of a frame.
+
+    Raises:
+        ValueError: a scale that does not fit the patches.
+    """
+    vision, scale = config.vision_config, config.scale_factor
+    patches = int(vision.image_size // vision.patch_size)
+    if scale < 1 or patches % scale:
+        raise ValueError(f"scale_factor must be a whole part of {patches} patches, got {scale}")
+    return patches // int(scale)
 
 
 def model_shape(decoder: DecoderShape, vision: VisionShape, scale: int) -> ModelShape:

@@ -61,6 +61,7 @@ class SmolVLMFrameProcessor(TemplateFrameProcessor):
         """
         folder = Path(path)
         config = read_config(folder)
+        token_side(config)  # refuses sizes that do not fit
         processor = cls.read(folder, config, frames=max_video_frames(folder) or NUM_FRAMES)
         tokenizer = processor.tokenizer
         require_placeholder(config, tokenizer, "image_token_id", config.image_token_id)

@@ -44,7 +44,7 @@ class VideoLlama3FrameProcessor(TemplateFrameProcessor):
         folder = Path(path)
         config = read_config(folder)
         processor = cls.read(folder, config, pixels=video_pixels(folder) or PIXELS)
-        require_two_placeholders(config, processor.tokenizer)
+        require_two_placeholders(config, processor.tokenizer, "id")
         return processor
 
     @property

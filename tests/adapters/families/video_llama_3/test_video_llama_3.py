@@ -20,7 +20,7 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), dtype=np.uint
 
 def test_prompt_patches_and_a_pruned_answer(folders):
     """A time before each frame, a frame of 50 x 70 pixels grown to 128 tokens of the published
-    size: here 274 x 382 pixels in blocks of 8."""
+    size: here to 272 x 376 pixels, in blocks of 8."""
     model = load_video_model(folders["video_llama_3"])
     rows, columns = model.grid_of(FRAMES)
     assert rows * columns * 64 >= 128 * 28 * 28 and abs(rows / columns - 50 / 70) < 0.02
