@@ -3,7 +3,8 @@
     score[v] = max over heads h and question rows q of exp(scale * q[h, q] k[v] - lse[h, q])
 
 Two launches. The first finds the log-sum-exp of every row over all keys, split over blocks of keys
-so that few rows fill the chip. The second visits the visual keys alone and takes the maximum. The
+so that few rows fill the chip. The second visits the visual keys alone, a program for a block of
+rows and keys, so that none goes through many rows alone, and takes the maximum. The
 query heads that share a key head are rows of one tile, so grouped-query attention reads each key
 once. Memory is O(rows + V).
 
@@ -200,7 +201,7 @@ def _row_log_sum(log_sum_ptr, row, rows, batch_head, num_splits, BLOCK_M: tl.con
         shift = tl.where(new_largest > float("-inf"), new_largest, 0.0)
         total = total * tl.exp(largest - shift) + tl.exp(log_sum - shift)
         largest = new_largest
-        part_ptrs += tl.num_programs(1).to(tl.int64) * rows
+        part_ptrs += tl.num_programs(2).to(tl.int64) * rows
     shift = tl.where(largest > float("-inf"), largest, 0.0)
     sees_any = total != 0.0
     return tl.where(sees_any, shift + tl.log(tl.where(sees_any, total, 1.0)), 0.0)
@@ -239,45 +240,42 @@ def _max_probability_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Program (visual keys, batch and key head): the maximum over the rows of that key head."""
-    batch_head = tl.program_id(1)
+    """Program (visual keys, rows, batch and key head): the maximum over those rows of that key
+    head."""
+    batch_head = tl.program_id(2)
     b, kv_head = (batch_head // num_kv_heads).to(tl.int64), batch_head % num_kv_heads
     v = tl.program_id(0) * BLOCK_S + tl.arange(0, BLOCK_S)
+    row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     q_ptr += b * stride_q_b
     k_ptr += b * stride_k_b + kv_head.to(tl.int64) * stride_k_h
     key_mask_ptr += b * S
     rows = group * Q
-    best = tl.zeros([BLOCK_S], dtype=tl.int32)  # the bits of a non-negative float
-    for first_row in range(0, rows, BLOCK_M):
-        row = first_row + tl.arange(0, BLOCK_M)
-        log_sum = _row_log_sum(log_sum_ptr, row, rows, batch_head, num_splits, BLOCK_M)
-        q = _load_queries(q_ptr, row, kv_head, group, Q, D, stride_q_h, stride_q_q, BLOCK_D)
-        logits = _logits(
-            q,
-            k_ptr,
-            first_visual + v,
-            row,
-            key_mask_ptr,
-            Q,
-            S,
-            D,
-            stride_k_s,
-            scale,
-            causal_offset,
-            HAS_MASK,
-            IS_CAUSAL,
-            INTERPRETED,
-            BLOCK_M,
-            BLOCK_S,
-            BLOCK_D,
-        )
-        probability = tl.exp(logits - log_sum[:, None])
-        # Whatever the sign and payload of a NaN, it becomes the one whose bits order highest.
-        bits = tl.where(
-            probability == probability, probability.to(tl.int32, bitcast=True), NAN_BITS
-        )
-        bits = tl.where((row < rows)[:, None], bits, 0)
-        best = tl.maximum(best, tl.max(bits, axis=0))  # [BLOCK_S]
+    q = _load_queries(q_ptr, row, kv_head, group, Q, D, stride_q_h, stride_q_q, BLOCK_D)
+    logits = _logits(
+        q,
+        k_ptr,
+        first_visual + v,
+        row,
+        key_mask_ptr,
+        Q,
+        S,
+        D,
+        stride_k_s,
+        scale,
+        causal_offset,
+        HAS_MASK,
+        IS_CAUSAL,
+        INTERPRETED,
+        BLOCK_M,
+        BLOCK_S,
+        BLOCK_D,
+    )
+    log_sum = _row_log_sum(log_sum_ptr, row, rows, batch_head, num_splits, BLOCK_M)
+    probability = tl.exp(logits - log_sum[:, None])
+    # Whatever the sign and payload of a NaN, it becomes the one whose bits order highest.
+    bits = tl.where(probability == probability, probability.to(tl.int32, bitcast=True), NAN_BITS)
+    bits = tl.where((row < rows)[:, None], bits, 0)
+    best = tl.max(bits, axis=0)  # [BLOCK_S] bits of non-negative floats
     tl.atomic_max(score_ptr + b * V + v, best, mask=v < V)
 
 
@@ -331,7 +329,7 @@ def score_visual_tokens(
     launch(
         _max_probability_kernel,
         variant,
-        (ceil_div(num_visual, config["BLOCK_S"]), batch * kv_heads, 1),
+        (ceil_div(num_visual, config["BLOCK_S"]), row_blocks, batch * kv_heads),
         (*tensors, *sizes, first_visual, num_visual, *strides, scale, causal_offset or 0, splits),
         {**flags, **config},
     )
