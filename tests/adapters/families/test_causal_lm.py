@@ -106,7 +106,7 @@ def test_announcement_that_nothing_uses_is_an_error(build_lm):
     model = build_lm()
     _, embeds, mask, announced = padded_batch(model)
     with prune(model, PruneVidConfig(layer=2)) as handle:
-        with pytest.raises(RuntimeError, match="no prompt given as inputs_embeds"):
+        with pytest.raises(RuntimeError, match="no prompt that needs it reached the model"):
             with handle.videos(announced):
                 model(input_ids=torch.tensor([text_tokens(4)]))
         with handle.videos(announced):
