@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from .engine.engine import unprune
     from .engine.interface import PromptVisuals, VideoSpan
     from .engine.method import PruningMethod, VideoSelection
-    from .engine.report import NothingPrunedWarning, PruneCall, PruneReport, VideoRecord
+    from .engine.report import (
+        NothingKeptWarning,
+        NothingPrunedWarning,
+        PruneCall,
+        PruneReport,
+        VideoRecord,
+    )
     from .families.video_model import ModelError, VideoModel, load_video_model
     from .methods.record import pruning_method
     from .methods.subset import subset_layout, subset_video
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ModelError",
+    "NothingKeptWarning",
     "NothingPrunedWarning",
     "PromptVisuals",
     "PruneCall",
@@ -43,7 +50,13 @@ __all__ = [
 _HOMES = {
     ".engine.engine": ("unprune",),
     ".engine.interface": ("PromptVisuals", "VideoSpan"),
-    ".engine.report": ("NothingPrunedWarning", "PruneCall", "PruneReport", "VideoRecord"),
+    ".engine.report": (
+        "NothingKeptWarning",
+        "NothingPrunedWarning",
+        "PruneCall",
+        "PruneReport",
+        "VideoRecord",
+    ),
     ".engine.method": ("PruningMethod", "VideoSelection"),
     ".families.video_model": ("ModelError", "VideoModel", "load_video_model"),
     ".methods.record": ("pruning_method",),

@@ -54,7 +54,7 @@ class PruneVidConfig:
 
     Args:
         tau: static threshold. A patch position of a segment is static when the mean cosine over all
-            pairs of its frames is strictly greater. In (0, 1].
+            pairs of its frames is strictly greater; no position is at 1. In (0, 1].
         segment_ratio: frame clusters per frame, gamma in the paper. In (0, 1].
         cluster_ratio: merged tokens per token of a clustered group, beta in the paper. In (0, 1].
         keep_ratio: kept tokens per merged token in the selection, alpha in the paper. In (0, 1].

@@ -56,7 +56,7 @@ def warm_up(
     for name, triples in (("shapes", shapes), ("attention", attention)):
         for triple in triples:
             require_lengths(name, triple, count=3, minimum=1, maximum=2**31 - 1)
-    require_lengths("videos", [videos], minimum=1, maximum=2**31 - 1)
+    (videos,) = require_lengths("videos", [videos], minimum=1, maximum=2**31 - 1)
     with torch.no_grad():
         for frames, tokens, channels in shapes:
             for count in {min(2**power, videos) for power in range(videos.bit_length() + 1)}:

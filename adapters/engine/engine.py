@@ -47,6 +47,7 @@ from .interface import ModelAdapter, PromptVisuals
 from .layer_attention import tensor_parallel_group
 from .method import PruningMethod
 from .prefill import PrunedModel, begin, finish
+from .prompt import require_visuals
 from .report import NothingPrunedWarning, PruneCall, PruneReport
 from .supported import (
     refuse_compiled_prompt,
@@ -175,7 +176,7 @@ class Engine:
     @contextmanager
     def announce(self, prompts: Sequence[PromptVisuals]) -> Iterator[None]:
         """See :meth:`prunevid_kernels.adapters.PruneHandle.videos`."""
-        announcement = Announcement(self, list(prompts))
+        announcement = Announcement(self, require_visuals(prompts))
         token = announced.set(announcement)
         try:
             yield

@@ -26,6 +26,10 @@ class NothingPrunedWarning(UserWarning):
     """A pruned model ran and not one token was dropped."""
 
 
+class NothingKeptWarning(UserWarning):
+    """Not one token of a video was kept: the answer is given without it."""
+
+
 class StageTimer:
     """Time spent in each stage of one call: wall clock on a CPU, events on a GPU.
 

@@ -7,6 +7,7 @@ methods.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from prunevid_kernels import MergedVideo, PruneVidConfig, merge_videos, select_t
 from ..engine.layer_attention import LayerAttention
 from ..engine.method import PruningMethod, VideoSelection
 from ..engine.prompt import VideoPlace
+from ..engine.report import NothingKeptWarning
 
 
 class PruneVid(PruningMethod):
@@ -37,4 +39,13 @@ class PruneVid(PruningMethod):
         self, attention: LayerAttention, place: VideoPlace, video: MergedVideo
     ) -> VideoSelection:
         scores = attention.score(self.config.score, place)
-        return VideoSelection(scores, select_tokens(scores, video.layout, self.config))
+        kept = select_tokens(scores, video.layout, self.config)
+        if not len(kept):
+            warnings.warn(
+                f"of the {len(scores)} merged tokens of a video none was kept: keep_ratio "
+                f"{self.config.keep_ratio:g} of each group, rounded down, is none; give a larger "
+                "budget or keep_ratio, or selection='global'",
+                NothingKeptWarning,
+                stacklevel=2,
+            )
+        return VideoSelection(scores, kept)

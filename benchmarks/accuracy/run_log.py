@@ -247,7 +247,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 def _read_lines(file: Path, kind: type[Any]) -> Iterator[Any]:
     if not file.exists():
         return
-    lines = file.read_bytes().split(b"\n")
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RunLogError(f"{file}: {error.strerror or error}") from error
     for number, line in enumerate(lines[:-1], start=1):  # the last one is empty, or half a line
         try:
             values = parse_json(line)
@@ -268,6 +271,9 @@ def _require_meaning(record: Record | Judgement) -> None:
     kind = type(record)
     require_shape(vars(record), _SHAPES[kind], kind.__name__.lower())
     if isinstance(record, Record):
+        counts = (record.tokens_kept, record.tokens_merged, record.tokens_before)
+        if list(counts) != sorted(counts):
+            raise ValueError(f"record: tokens kept, merged and before must not fall, got {counts}")
         if record.flops and "paper" not in record.flops:
             raise ValueError("record.flops has no 'paper'")
     elif record.score is not None and record.score > 5:

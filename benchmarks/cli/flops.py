@@ -32,7 +32,8 @@ def flops_command(
         ),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="Method to count; may be repeated.  [default: all]")
+        list[str] | None,
+        typer.Option(help="Methods: NAME[,NAME...]; repeatable.  [default: all]"),
     ] = None,
     frames: Annotated[
         int | None, typer.Option(help="Number of frames.  [default: as published]")
@@ -84,7 +85,8 @@ def flops_command(
     shape = _shape(model)
     given = TokenCounts(frames, visual, merged, kept, layer, text)
     results = {}
-    for name in method or METHODS:
+    named = [name.strip() for item in method or () for name in item.split(",")]
+    for name in named or METHODS:
         try:
             results[name] = method_flops(name, shape, given)
         except NotCounted as error:

@@ -66,6 +66,8 @@ def check_command(
         try:
             with refusing(folder):
                 family.processor(folder)
+            summary["processor_error"] = None
+            say("processor  complete")
         except CheckpointError as error:
             summary["processor_error"] = " ".join(str(error).split())
             say(f"processor  {summary['processor_error']}")

@@ -105,7 +105,8 @@ def _print_result(result: RunResult, report: Path) -> None:
         say(f"               {model.limits}")
     summary = result.summary()
     source = " ".join(str(summary["video"]).split())
-    say(f"video          {source} ({which}, {counts.segments} segments)")
+    segments = f"{counts.segments} segment{'' if counts.segments == 1 else 's'}"
+    say(f"video          {source} ({which}, {segments})")
     if summary["reader_reason"]:
         say(f"               read by PyAV, not decord: {summary['reader_reason']}")
     say(f"question       {_hanging(result.inputs.question)}")

@@ -77,7 +77,7 @@ def _static_split_kernel(
         square = tl.sum(direction * direction, axis=1)  # [BLOCK_N]
         # A single frame shows no stillness.
         similarity = (square - length) / tl.maximum(length * (length - 1), 1)
-        is_static = (similarity > tau) & (length > 1) & (n < N)
+        is_static = (similarity > tau) & (tau < 1) & (length > 1) & (n < N)
         tl.store(is_static_ptr + row, is_static.to(tl.int8), mask=n < N)
         stored = is_static[:, None] & (c < C)[None, :]  # [BLOCK_N, BLOCK_C]
         flag_ptrs = (

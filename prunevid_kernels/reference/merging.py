@@ -107,9 +107,9 @@ def position_similarity(segment: Tensor) -> Tensor:
 
 
 def static_positions(segment: Tensor, tau: float) -> Tensor:
-    """Which positions [N] bool of a segment [W, N, C] hold still. A single frame shows no
-    stillness: none."""
-    if segment.shape[0] == 1:
+    """Which positions [N] bool of a segment [W, N, C] hold still: none of a single frame, which
+    shows no stillness, and none for a tau of 1, which only a rounding error can exceed."""
+    if segment.shape[0] == 1 or tau >= 1:
         return torch.zeros(segment.shape[1], dtype=torch.bool, device=segment.device)
     return position_similarity(segment) > tau
 

@@ -33,6 +33,7 @@ from prunevid_kernels import (
     segment_frames,
     select_tokens,
 )
+from prunevid_kernels.reference.merging import position_similarity
 
 RUNS = stage1_runs()
 
@@ -111,7 +112,7 @@ def test_position_similarity(case: str) -> None:
         pytest.skip("the similarities are stored for the plain result's segments")
     stored = tensor(arrays(f"stage1/{case}.npz")["sim"])
     segments = features(case).split(run.temporal("window_sizes").tolist())
-    similarity = torch.stack([reference.position_similarity(segment) for segment in segments])
+    similarity = torch.stack([position_similarity(segment) for segment in segments])
     torch.testing.assert_close(similarity, stored, rtol=0, atol=2e-6)
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -142,3 +143,7 @@ def test_refused(changed: dict[str, Any], error: type[Exception], message: str) 
     arguments = {"shapes": [(2, 4, 8)], "config": PruneVidConfig(), "device": "cpu", **changed}
     with pytest.raises(error, match=message):
         warm_up(**arguments)
+
+
+def test_a_number_of_numpy_is_a_number_of_videos() -> None:
+    warm_up([(1, 2, 4)], PruneVidConfig(), videos=np.int64(1), device="cpu")

@@ -4,7 +4,7 @@ from .batch import MergedBatch, VideoPlace, merge_prompts
 from .pieces import MergedPrompt, Piece, split_prompt
 from .planes import VisualPlanes, merge_planes
 from .positions import merged_positions
-from .visuals import PromptVisuals, VideoSpan, videos_among
+from .visuals import PromptVisuals, VideoSpan, require_visuals, videos_among
 
 __all__ = [
     "MergedBatch",
@@ -17,6 +17,7 @@ __all__ = [
     "merge_planes",
     "merge_prompts",
     "merged_positions",
+    "require_visuals",
     "split_prompt",
     "videos_among",
 ]

@@ -47,6 +47,12 @@ class VideoSpan:
             frame_starts: position of the first token of each frame, ascending.
             tokens_per_frame: N.
         """
+        for name, value in (
+            *(("frame_starts", start) for start in frame_starts),
+            ("tokens_per_frame", tokens_per_frame),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name} must be integers, got {value!r:.80}")
         starts = tuple(frame_starts)
         return cls(starts[0], len(starts), tokens_per_frame, starts)
 
@@ -111,6 +117,29 @@ class PromptVisuals:
     separators: tuple[tuple[int, int], ...] = ()
 
 
+def require_visuals(prompts: object) -> list[PromptVisuals]:
+    """What a caller says of each prompt of a batch.
+
+    Raises:
+        TypeError: something else than a sequence of :class:`PromptVisuals` that hold
+            :class:`VideoSpan`.
+    """
+    if not isinstance(prompts, (list, tuple)):
+        raise TypeError(
+            "videos must be a list of PromptVisuals, one for each prompt, got "
+            f"{type(prompts).__name__}"
+        )
+    for row, prompt in enumerate(prompts):
+        if not isinstance(prompt, PromptVisuals):
+            raise TypeError(f"videos[{row}] must be a PromptVisuals, got {type(prompt).__name__}")
+        for span in prompt.videos:
+            if not isinstance(span, VideoSpan):
+                raise TypeError(
+                    f"videos[{row}].videos must hold VideoSpan, got {type(span).__name__}"
+                )
+    return list(prompts)
+
+
 def videos_among(
     found: Sequence[PromptVisuals], said: Sequence[PromptVisuals]
 ) -> list[PromptVisuals]:
@@ -132,7 +161,11 @@ def videos_among(
         for video in announced.videos:
             between = set(video.between)
             places = {p for p in range(video.start, video.stop) if p not in between}
-            if not places <= free:
+            width = video.tokens_per_frame
+            is_split = video.frame_starts is not None and not (
+                {(start, start + width) for start in video.frame_starts} <= {*own.images}
+            )
+            if is_split or not places <= free:
                 raise ValueError(
                     f"a video was announced at [{video.start}, {video.stop}) of prompt {row}, in "
                     f"{video.num_frames} frames of {video.tokens_per_frame} tokens, which is not "

@@ -68,7 +68,7 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
     is_merging = not {"merges", "drops"}.isdisjoint(changes)
     is_selecting = "selects" in changes
     if not family.selects and not {"selects", "compresses"}.isdisjoint(changes):
-        raise NotCounted(f"{name}: {family.title} cannot run it, it drops nothing in its decoder")
+        raise NotCounted(f"{name}: {family.title} drops nothing in its decoder; take merge_only")
     merged: float = before
     if is_merging and given.merged is not None:
         merged = given.merged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ from tiny_models import (
 )
 
 from prunevid_kernels import PruneVidConfig, merge_video, select_tokens
-from prunevid_kernels.adapters import PruneReport, prune
+from prunevid_kernels.adapters import NothingKeptWarning, PruneReport, prune
 from prunevid_kernels.adapters.engine.report import StageTimer
+from prunevid_kernels.adapters.methods.prunevid import PruneVid
 
 
 def test_a_line_for_each_call(model):
@@ -107,3 +109,20 @@ def test_timer_adds_up():
             time.sleep(0.01)
     assert timer.seconds("merge") >= 0.02
     assert timer.seconds("gather") == 0
+
+
+def test_a_video_of_which_nothing_is_kept_is_a_warning():
+    class Attention:
+        def score(self, mode, place):
+            return torch.rand(len(merged.tokens))
+
+    config = PruneVidConfig(budget=2)
+    merged = merge_video(torch.randn(8, 9, 16), config)
+    with pytest.warns(NothingKeptWarning, match="of the 2 merged tokens of a video none was kept"):
+        selection = PruneVid(config).select_video(Attention(), None, merged)
+    assert len(selection.kept) == 0
+    config = PruneVidConfig(budget=30)
+    merged = merge_video(torch.randn(8, 9, 16), config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(PruneVid(config).select_video(Attention(), None, merged).kept) > 0

@@ -89,7 +89,7 @@ def run_folder(stdout: str) -> Path:
 def timeless(folder: Path) -> dict[str, Record]:
     """The records of a run without what no two runs have in common."""
     return {
-        name: Record(**{**vars(record), "seconds": {}})
+        name: Record(**{**vars(record), "seconds": {}, "first_token_ms": None})
         for name, record in read_run(folder).records.items()
     }
 

@@ -53,7 +53,7 @@ def test_llava_onevision(checkpoint: Path) -> None:
     assert (
         "model      LLaVA-OneVision\n" in text
         and "\nweights loadable\n" in text
-        and "processor" not in text
+        and "\nprocessor  complete\n" in text
     )
 
 

@@ -73,3 +73,20 @@ def test_random_model():
     assert family.shape(model.config).decoder == decoder
     logits = model.eval()(**processor(FRAMES, "What is blue?")).logits
     assert logits.shape[-1] == decoder.vocab_size
+
+
+@pytest.mark.parametrize("frames", [1, 12])
+def test_runs_that_contradict_the_grid_are_refused(frames):
+    """The model itself takes them: nothing in it looks at where the frames of a prompt are. Where
+    ``generate`` encodes videos first, their grid is gone by then: the prompt's word is taken."""
+    model, inputs = TINY.build(), TINY.question()
+    ids = inputs["input_ids"][0].tolist()
+    run = [TINY.video_id] * (96 // frames)
+    prompt = ids[:9] + [token for _ in range(frames) for token in (*run, 9)] + ids[-7:]
+    inputs["input_ids"] = torch.tensor([prompt])
+    inputs["attention_mask"] = torch.ones(1, len(prompt), dtype=torch.long)
+    with (
+        pytest.raises(ValueError, match=rf"videos of \[{frames}\] frames, the videos have \[6\]"),
+        prune(model, CONFIG),
+    ):
+        model(**inputs, use_cache=True)
