@@ -28,7 +28,7 @@ class Clip(NamedTuple):
     """
 
     frames: np.ndarray
-    seconds: Sequence[float] | np.ndarray | None
+    seconds: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ class FrameProcessor(ABC):
                 a prompt template that does not render one placeholder for the video.
         """
         require_frames(frames)
-        _require_seconds(seconds, len(frames))
-        clip = Clip(frames, seconds)
+        clip = Clip(frames, _require_seconds(seconds, len(frames)))
         for name, text in (
             ("question", question),
             ("system message", "" if system is None else system),
@@ -133,11 +132,14 @@ def central_squares(frames: np.ndarray) -> np.ndarray:
     return frames[:, top : top + side, left : left + side]
 
 
-def _require_seconds(seconds: Sequence[float] | np.ndarray | None, frames: int) -> None:
+def _require_seconds(
+    seconds: Sequence[float] | np.ndarray | None, frames: int
+) -> list[float] | None:
     if seconds is None:
-        return
+        return None
     times = np.asarray(seconds, dtype=np.float64)
     if times.shape != (frames,) or not np.isfinite(times).all() or (np.diff(times) < 0).any():
         raise ValueError(
             f"seconds must be the times of the {frames} frames, in order, got {list(times)}"
         )
+    return [float(time) for time in times]
