@@ -15,6 +15,8 @@ from prunevid_kernels.benchmarks.accuracy.run_log import read_run
 from prunevid_kernels.benchmarks.accuracy.terms import at_shares, parse_shares
 from prunevid_kernels.benchmarks.cli import app
 
+pytestmark = pytest.mark.one_version
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
