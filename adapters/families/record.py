@@ -55,6 +55,12 @@ class Prompt:
     answer_prefix: str = ""
 
 
+def bare_choice_prompt(question: str, instruction: str) -> Prompt:
+    """Words around a multiple-choice question for families of which no evaluation is published: as
+    the others have it, in the family's own template and without the benchmark's instruction."""
+    return Prompt(f"{question}\nOnly give the best option.", None, "Best option:(")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Where the published evaluation on one benchmark differs from what the family does otherwise.

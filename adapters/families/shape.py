@@ -203,3 +203,40 @@ class Size:
     name: str
     shape: ModelShape
     layer: int = 10
+
+
+def grid_shape(
+    family: str,
+    decoder: DecoderShape,
+    grid: tuple[int, int, int],
+    *,
+    width: int,
+    patch_px: int,
+    layers_macs: int,
+    mergers: int = 1,
+) -> ModelShape:
+    """A model whose tower makes one frame of tokens of two frames of pixels, a token of 2 x 2
+    patches by a merger of two matrices.
+
+    Args:
+        family: its name.
+        decoder: of the language model.
+        grid: T, rows and columns of a video's tokens.
+        width: of the tower.
+        patch_px: side of a patch.
+        layers_macs: of the tower's layers, for one frame of tokens.
+        mergers: how many there are; more than one where the decoder adds features of earlier
+            layers.
+    """
+    tokens = grid[1] * grid[2]
+    patches = 4 * tokens
+    return ModelShape(
+        family=family,
+        decoder=decoder,
+        frames=grid[0],
+        tokens_per_frame=tokens,
+        vision_macs=patches * 2 * 3 * patch_px**2 * width + layers_macs,
+        projector_macs=mergers * tokens * (4 * width) * (4 * width + decoder.hidden_size),
+        importance_macs=patches**2 * width,
+        key_width=width,
+    )

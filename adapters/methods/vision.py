@@ -8,6 +8,7 @@ tower, cannot be ranked by it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
@@ -71,9 +72,10 @@ class Seen:
 _seen: ContextVar[Seen | None] = ContextVar("vision_seen", default=None)
 
 
-class TowerGuided(PruningMethod):
+class TowerGuided(PruningMethod, ABC):
     """A method that merges by what the vision tower looked at: :meth:`merge_seen` decides."""
 
+    @abstractmethod
     def merge_seen(self, features: Tensor, weights: Tensor, keys: Tensor) -> MergedVideo:
         """The tokens of one video that go into the decoder.
 
@@ -82,7 +84,6 @@ class TowerGuided(PruningMethod):
             weights: [T, N] float32, see :func:`importance`.
             keys: [T, N, H, D] float32, of the same layer of the tower.
         """
-        raise NotImplementedError
 
     def watch(self, model: nn.Module, adapter: ModelAdapter, hooks: ExitStack) -> None:
         vision = adapter.vision_attention(model)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..record import Family, Later, Prompt
+from ..record import Family, Later, bare_choice_prompt
 from ..shape import DecoderShape, ModelShape, Size, VisionShape
 
 NUM_FRAMES = 16
@@ -95,12 +95,6 @@ def _published(decoder: DecoderShape, vision: VisionShape = INTERN_VIT) -> Model
     return model_shape(decoder, vision, int(vision.side * DOWNSAMPLE))
 
 
-def _choice_prompt(question: str, instruction: str) -> Prompt:
-    """Taken from no published evaluation of this family: the question as the other families get
-    it, in this one's own template and without the instruction."""
-    return Prompt(f"{question}\nOnly give the best option.", None, "Best option:(")
-
-
 FAMILY = Family(
     name="internvl",
     title="InternVL",
@@ -135,7 +129,7 @@ FAMILY = Family(
     num_frames=NUM_FRAMES,
     sampling="half_segments",
     prompt_tokens=(3, 40),
-    choice_prompt=_choice_prompt,
+    choice_prompt=bare_choice_prompt,
     prunevid_share=None,
     prumerge_share=None,
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..record import Family, Later, Prompt
+from ..record import Family, Later, bare_choice_prompt
 from ..shape import DecoderShape, ModelShape, Size, VisionShape
 
 NUM_FRAMES = 32
@@ -66,12 +66,6 @@ def _published(decoder: DecoderShape) -> ModelShape:
     return model_shape(decoder, CLIP, CLIP.side // STRIDE)
 
 
-def _choice_prompt(question: str, instruction: str) -> Prompt:
-    """No prompt is published for these benchmarks: the question as the other families get it, in
-    this one's own template and without the instruction."""
-    return Prompt(f"{question}\nOnly give the best option.", None, "Best option:(")
-
-
 FAMILY = Family(
     name="llava_next_video",
     title="LLaVA-NeXT-Video",
@@ -91,7 +85,7 @@ FAMILY = Family(
     num_frames=NUM_FRAMES,
     sampling="linspace",
     prompt_tokens=(5, 40),
-    choice_prompt=_choice_prompt,
+    choice_prompt=bare_choice_prompt,
     prunevid_share=None,
     prumerge_share=None,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..record import Family, Later, Prompt
+from ..record import Family, Later, bare_choice_prompt
 from ..shape import DecoderShape, ModelShape, Size, VisionShape
 
 NUM_FRAMES = 32
@@ -47,12 +47,6 @@ def _shape(config: Any) -> ModelShape:
     )
 
 
-def _choice_prompt(question: str, instruction: str) -> Prompt:
-    """No published evaluation by these benchmarks' authors: the question as the other families get
-    it, in this one's own template and without the instruction."""
-    return Prompt(f"{question}\nOnly give the best option.", None, "Best option:(")
-
-
 FAMILY = Family(
     name="llava_onevision",
     title="LLaVA-OneVision",
@@ -72,7 +66,7 @@ FAMILY = Family(
     num_frames=NUM_FRAMES,
     sampling="linspace",
     prompt_tokens=(14, 40),
-    choice_prompt=_choice_prompt,
+    choice_prompt=bare_choice_prompt,
     prunevid_share=0.17,
     prumerge_share=0.552,
 )

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..record import Family, Later, Prompt
-from ..shape import DecoderShape, ModelShape, Size
+from ..record import Family, Later, bare_choice_prompt
+from ..shape import DecoderShape, ModelShape, Size, grid_shape
 
 NUM_FRAMES = 32
 GRID = (16, 13, 23)
@@ -45,20 +45,16 @@ def model_shape(
         full_layers: layers that attend to the whole frame.
         patch_px: side of a patch.
     """
-    tokens = GRID[1] * GRID[2]
-    patches = 4 * tokens
+    patches = 4 * GRID[1] * GRID[2]
     layer = 4 * patches * width**2 + 3 * patches * width * mlp
     attention = 2 * patches * width * ((depth - full_layers) * window + full_layers * patches)
-    embedding = patches * 2 * 3 * patch_px**2 * width
-    return ModelShape(
-        family="qwen2_5_vl",
-        decoder=decoder,
-        frames=GRID[0],
-        tokens_per_frame=tokens,
-        vision_macs=embedding + depth * layer + attention,
-        projector_macs=tokens * (4 * width) * (4 * width + decoder.hidden_size),
-        importance_macs=patches**2 * width,
-        key_width=width,
+    return grid_shape(
+        "qwen2_5_vl",
+        decoder,
+        GRID,
+        width=width,
+        patch_px=patch_px,
+        layers_macs=depth * layer + attention,
     )
 
 
@@ -73,12 +69,6 @@ def _shape(config: Any) -> ModelShape:
         full_layers=len(vision.fullatt_block_indexes),
         patch_px=vision.patch_size,
     )
-
-
-def _choice_prompt(question: str, instruction: str) -> Prompt:
-    """No prompt is published for these benchmarks: the question as the other families get it, in
-    this one's own template and without the instruction."""
-    return Prompt(f"{question}\nOnly give the best option.", None, "Best option:(")
 
 
 FAMILY = Family(
@@ -102,7 +92,7 @@ FAMILY = Family(
     num_frames=NUM_FRAMES,
     sampling="linspace",
     prompt_tokens=(15, 40),
-    choice_prompt=_choice_prompt,
+    choice_prompt=bare_choice_prompt,
     prunevid_share=0.181,
     prumerge_share=None,
 )

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..record import Family, Later, Prompt
-from ..shape import DecoderShape, LinearAttention, ModelShape, Size, encoder_layer_macs
+from ..record import Family, Later, bare_choice_prompt
+from ..shape import DecoderShape, LinearAttention, ModelShape, Size, encoder_layer_macs, grid_shape
 
 NUM_FRAMES = 32
 GRID = (16, 11, 20)
@@ -43,18 +43,14 @@ def model_shape(
         depth, width, mlp: of the tower.
         patch_px: side of a patch.
     """
-    tokens = GRID[1] * GRID[2]
-    patches = 4 * tokens
-    embedding = patches * 2 * 3 * patch_px**2 * width
-    return ModelShape(
-        family="qwen3_5",
-        decoder=decoder,
-        frames=GRID[0],
-        tokens_per_frame=tokens,
-        vision_macs=embedding + depth * encoder_layer_macs(patches, width, mlp),
-        projector_macs=tokens * (4 * width) * (4 * width + decoder.hidden_size),
-        importance_macs=patches**2 * width,
-        key_width=width,
+    patches = 4 * GRID[1] * GRID[2]
+    return grid_shape(
+        "qwen3_5",
+        decoder,
+        GRID,
+        width=width,
+        patch_px=patch_px,
+        layers_macs=depth * encoder_layer_macs(patches, width, mlp),
     )
 
 
@@ -67,12 +63,6 @@ def _shape(config: Any) -> ModelShape:
         mlp=vision.intermediate_size,
         patch_px=vision.patch_size,
     )
-
-
-def _choice_prompt(question: str, instruction: str) -> Prompt:
-    """No prompt is published for these benchmarks: the question as the other families get it, in
-    this one's own template and without the instruction."""
-    return Prompt(f"{question}\nOnly give the best option.", None, "Best option:(")
 
 
 FAMILY = Family(
@@ -91,7 +81,7 @@ FAMILY = Family(
     num_frames=NUM_FRAMES,
     sampling="linspace",
     prompt_tokens=(15, 40),
-    choice_prompt=_choice_prompt,
+    choice_prompt=bare_choice_prompt,
     prunevid_share=None,
     prumerge_share=None,
     selects=False,

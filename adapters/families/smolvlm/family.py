@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..record import Family, Later, Prompt
+from ..record import Family, Later, bare_choice_prompt
 from ..shape import DecoderShape, ModelShape, Size, VisionShape
 
 NUM_FRAMES = 64
@@ -70,12 +70,6 @@ def _shape(config: Any) -> ModelShape:
     )
 
 
-def _choice_prompt(question: str, instruction: str) -> Prompt:
-    """No prompt is published for these benchmarks: the question as the other families get it, in
-    this one's own template and without the instruction."""
-    return Prompt(f"{question}\nOnly give the best option.", None, "Best option:(")
-
-
 FAMILY = Family(
     name="smolvlm",
     title="SmolVLM2",
@@ -104,7 +98,7 @@ FAMILY = Family(
     num_frames=NUM_FRAMES,
     sampling="linspace",
     prompt_tokens=(30, 40),
-    choice_prompt=_choice_prompt,
+    choice_prompt=bare_choice_prompt,
     prunevid_share=None,
     prumerge_share=None,
 )

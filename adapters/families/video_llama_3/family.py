@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..record import Family, Later, Prompt
+from ..record import Family, Later, bare_choice_prompt
 from ..shape import DecoderShape, ModelShape, Size, encoder_layer_macs
 
 NUM_FRAMES = 180
@@ -66,12 +66,6 @@ def _shape(config: Any) -> ModelShape:
     )
 
 
-def _choice_prompt(question: str, instruction: str) -> Prompt:
-    """Taken from no published evaluation of this family: the question as the other families get
-    it, in this one's own template and without the instruction."""
-    return Prompt(f"{question}\nOnly give the best option.", None, "Best option:(")
-
-
 FAMILY = Family(
     name="video_llama_3",
     title="VideoLLaMA3",
@@ -91,7 +85,7 @@ FAMILY = Family(
     num_frames=NUM_FRAMES,
     sampling="linspace",
     prompt_tokens=(15, 40),
-    choice_prompt=_choice_prompt,
+    choice_prompt=bare_choice_prompt,
     prunevid_share=None,
     prumerge_share=None,
 )
