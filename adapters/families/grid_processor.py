@@ -19,7 +19,12 @@ import torch
 from torch import Tensor
 
 from ..checkpoint.preprocessor import video_pixels
-from ..video.patches import flatten_patches, resized_pixels
+from ..video.patches import (
+    capped_frame_size,
+    capped_video_size,
+    flatten_patches,
+    resized_pixels,
+)
 from .processor import Clip
 from .shape import DecoderShape
 from .templates import TemplateFrameProcessor, require_two_placeholders
@@ -164,19 +169,40 @@ class GridFrameProcessor(TemplateFrameProcessor):
         return {**inputs, "mm_token_type_ids": 2 * is_video.int()}
 
 
-def run_of_all(processor: GridFrameProcessor, grid: tuple[int, int, int]) -> str:
-    """One run of placeholders for a whole video, between its markers."""
-    start, end = processor.markers
-    return f"{start}{processor.video_token * math.prod(grid)}{end}"
+class WholeVideoProcessor(GridFrameProcessor):
+    """One run of placeholders for a whole video; the bounds are those of a frame's pixels."""
+
+    def frame_pixels(self, frames: np.ndarray) -> tuple[int, int]:
+        return capped_frame_size(
+            *frames.shape[:3],
+            group=self.group,
+            block_px=self.block_px,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+        )
+
+    def text_of_grid(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
+        start, end = self.markers
+        return f"{start}{self.video_token * math.prod(grid)}{end}"
 
 
-def run_a_frame(
-    processor: GridFrameProcessor, grid: tuple[int, int, int], seconds: Sequence[float]
-) -> str:
-    """A timestamp, and a run of placeholders between markers, for each frame."""
-    start, end = processor.markers
-    run = f"{start}{processor.video_token * (grid[1] * grid[2])}{end}"
-    return "".join(f"<{time:.1f} seconds>{run}" for time in seconds)
+class FramesApartProcessor(GridFrameProcessor):
+    """A timestamp and a run of placeholders between markers for each frame; the bounds are those of
+    a video's pixels."""
+
+    def frame_pixels(self, frames: np.ndarray) -> tuple[int, int]:
+        return capped_video_size(
+            *frames.shape[:3],
+            group=self.group,
+            block_px=self.block_px,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+        )
+
+    def text_of_grid(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
+        start, end = self.markers
+        run = f"{start}{self.video_token * (grid[1] * grid[2])}{end}"
+        return "".join(f"<{time:.1f} seconds>{run}" for time in seconds)
 
 
 # ---- for models with random weights, whose words are another model's

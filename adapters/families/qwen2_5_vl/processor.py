@@ -3,23 +3,20 @@ the seconds between its frames, which its rotary positions are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ...video.patches import capped_frame_size
-from ..grid_processor import GridFrameProcessor, run_of_all
+from ..grid_processor import WholeVideoProcessor
 from ..processor import Clip
 from .checkpoint import read_config
 from .family import NUM_FRAMES, PIXELS
 
 
 @dataclass(frozen=True)
-class Qwen2_5VLFrameProcessor(GridFrameProcessor):
+class Qwen2_5VLFrameProcessor(WholeVideoProcessor):
     """Preprocessing of one Qwen2.5-VL checkpoint; bounds are those of a frame's pixels."""
 
     @classmethod
@@ -36,18 +33,6 @@ class Qwen2_5VLFrameProcessor(GridFrameProcessor):
     @property
     def num_frames(self) -> int:
         return NUM_FRAMES
-
-    def frame_pixels(self, frames: np.ndarray) -> tuple[int, int]:
-        return capped_frame_size(
-            *frames.shape[:3],
-            group=self.group,
-            block_px=self.block_px,
-            min_pixels=self.min_pixels,
-            max_pixels=self.max_pixels,
-        )
-
-    def text_of_grid(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
-        return run_of_all(self, grid)
 
     def _visual_inputs(self, clip: Clip, question: str) -> dict[str, Tensor]:
         """Also ``second_per_grid_ts`` [1] float32: seconds from one frame of tokens to the next."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from ...video.patches import capped_frame_size
-from ..grid_processor import GridFrameProcessor, run_of_all
+from ..grid_processor import WholeVideoProcessor
 from .checkpoint import read_config
 from .family import NUM_FRAMES, PIXELS
 
 
 @dataclass(frozen=True)
-class Qwen2VLFrameProcessor(GridFrameProcessor):
+class Qwen2VLFrameProcessor(WholeVideoProcessor):
     """Preprocessing of one Qwen2-VL checkpoint; bounds are those of a frame's pixels."""
 
     @classmethod
@@ -32,15 +28,3 @@ class Qwen2VLFrameProcessor(GridFrameProcessor):
     @property
     def num_frames(self) -> int:
         return NUM_FRAMES
-
-    def frame_pixels(self, frames: np.ndarray) -> tuple[int, int]:
-        return capped_frame_size(
-            *frames.shape[:3],
-            group=self.group,
-            block_px=self.block_px,
-            min_pixels=self.min_pixels,
-            max_pixels=self.max_pixels,
-        )
-
-    def text_of_grid(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
-        return run_of_all(self, grid)

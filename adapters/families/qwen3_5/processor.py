@@ -3,20 +3,16 @@ each pair of frames."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from ...video.patches import capped_video_size
-from ..grid_processor import GridFrameProcessor, run_a_frame
+from ..grid_processor import FramesApartProcessor
 from .checkpoint import read_config
 from .family import NUM_FRAMES, PIXELS
 
 
 @dataclass(frozen=True)
-class Qwen3_5FrameProcessor(GridFrameProcessor):
+class Qwen3_5FrameProcessor(FramesApartProcessor):
     """Preprocessing of one Qwen3.5 checkpoint; bounds are those of a video's pixels."""
 
     @classmethod
@@ -33,15 +29,3 @@ class Qwen3_5FrameProcessor(GridFrameProcessor):
     @property
     def num_frames(self) -> int:
         return NUM_FRAMES
-
-    def frame_pixels(self, frames: np.ndarray) -> tuple[int, int]:
-        return capped_video_size(
-            *frames.shape[:3],
-            group=self.group,
-            block_px=self.block_px,
-            min_pixels=self.min_pixels,
-            max_pixels=self.max_pixels,
-        )
-
-    def text_of_grid(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
-        return run_a_frame(self, grid, seconds)
