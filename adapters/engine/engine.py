@@ -225,7 +225,6 @@ class Engine:
         has_videos = any(prompt.videos for prompt in prompts)
         if has_videos and inputs.get("labels") is not None:
             self._has_refused = True
-        if has_videos and inputs.get("labels") is not None:
             raise ValueError(
                 "labels: the training loss of a pruned prompt is not defined, its tokens are fewer"
             )
