@@ -1,7 +1,7 @@
 """The structure of the package as its own imports tell it: folders, their modules, their arrows.
 
-    python scripts/structure.py            # the table of CONTRIBUTING.md
-    python scripts/structure.py --write    # put it there
+    python scripts/structure.py            # the table, with the lines of every folder
+    python scripts/structure.py --write    # put it, without the lines, into CONTRIBUTING.md
 
 Every module of the three folders is parsed, never imported, so an import inside a function counts
 as well. ``tests/project/test_layering.py`` holds the rules about what is found here.
@@ -101,31 +101,39 @@ def arrows() -> dict[str, set[str]]:
     return found
 
 
-def table() -> str:
-    """Folders, their modules and lines, and what they import, as Markdown."""
-    lines = ["| folder | modules | lines | imports |", "|---|---:|---:|---|"]
+def table(*, count_lines: bool) -> str:
+    """Folders, their modules and what they import, as Markdown; with the lines of each if asked."""
+    heads = ["folder", "modules", *(["lines"] if count_lines else []), "imports"]
+    rule = ["---", *["---:"] * (len(heads) - 2), "---"]
+    rows = []
     totals = [0, 0, 0]
     for folder, targets in sorted(arrows().items()):
-        files = list((ROOT / folder).glob("*.py"))
         counts = (
             len(counted_modules(ROOT / folder)),
-            sum(len(path.read_text().splitlines()) for path in files),
+            sum(len(path.read_text().splitlines()) for path in (ROOT / folder).glob("*.py")),
             len(targets),
         )
         totals = [total + count for total, count in zip(totals, counts, strict=True)]
         names = ", ".join(f"`{target}`" for target in sorted(targets))
-        lines.append(f"| `{folder}` | {counts[0]} | {counts[1]:,} | {names} |")
-    lines.append(f"| in all | {totals[0]} | {totals[1]:,} | {totals[2]} arrows |")
+        rows.append((f"`{folder}`", counts, names))
+    rows.append(("in all", (totals[0], totals[1], 0), f"{totals[2]} arrows"))
+    lines = [f"| {' | '.join(heads)} |", f"|{'|'.join(rule)}|"]
+    for name, counts, imports in rows:
+        numbers = [f"{count:,}" for count in counts[: 2 if count_lines else 1]]
+        lines.append(f"| {' | '.join([name, *numbers, imports])} |")
     return "\n".join(lines)
 
 
 def updated(text: str) -> str:
-    """CONTRIBUTING.md with the table of today between its marks."""
+    """CONTRIBUTING.md with the table of today between its marks.
+
+    Without the number of lines, which every change alters: the page shows who imports whom.
+    """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"no {BEGIN} ... {END} to write between")
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{table(count_lines=False)}\n\n{END}{after}"
 
 
 def main() -> None:
@@ -135,7 +143,7 @@ def main() -> None:
     elif sys.argv[1:]:
         sys.exit(f"usage: {Path(sys.argv[0]).name} [--write]")
     else:
-        print(table())
+        print(table(count_lines=True))
 
 
 if __name__ == "__main__":
