@@ -182,7 +182,8 @@ def start_estimates(device: torch.device, is_tiny: bool) -> Estimates | None:
     if gpu is None:
         return None
     if is_tiny:
-        return Estimates([Case(REDUCED, REDUCED.frames, "bf16")], gpu, sample=2)
+        tiny = Case(REDUCED, REDUCED.frames, "bf16")
+        return Estimates([tiny], gpu, sample=2, works=("score", "compact"))
     cases = [Case(MODELS[name], MODELS[name].frames, "bf16") for name in HEADLINE[:3]]
     return Estimates(cases, gpu, sample=24)
 

@@ -18,7 +18,7 @@ import torch
 from prunevid_kernels import PruneVidConfig, compact, merge_video, score_visual_tokens
 
 from ..cost.kernels.cases import Case, attention_inputs, compaction_inputs, video_features
-from ..cost.kernels.estimate import GPUS
+from ..cost.kernels.estimate import GPUS, WORKS
 from ..cost.timing import profile_kernels
 
 LONGEST_WAIT_S = 86_400.0  # a system call counts milliseconds in 32 bits
@@ -31,7 +31,7 @@ from prunevid_kernels.benchmarks.cost.kernels.estimate import GPUS, estimate
 request = json.load(sys.stdin)
 for name, frames, dtype in request["cases"]:
     case = Case((MODELS | {REDUCED.name: REDUCED})[name], frames, dtype)
-    found = estimate(case, GPUS[request["gpu"]], sample=request["sample"])
+    found = estimate(case, GPUS[request["gpu"]], request["works"], sample=request["sample"])
     print(json.dumps({work.work: [asdict(one) for one in work.launches] for work in found}))
     sys.stdout.flush()
 """
@@ -51,7 +51,9 @@ def gpu_name(device: torch.device) -> str | None:
 class Estimates:
     """A process that models ``cases`` one after the other while others are at work."""
 
-    def __init__(self, cases: Sequence[Case], gpu: str, *, sample: int) -> None:
+    def __init__(
+        self, cases: Sequence[Case], gpu: str, *, sample: int, works: Sequence[str] = WORKS
+    ) -> None:
         self._cases = cases
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         self._process = subprocess.Popen(
@@ -64,7 +66,7 @@ class Estimates:
         )
         assert self._process.stdin is not None
         names = [(case.model.name, case.frames, case.dtype_name) for case in cases]
-        request = {"cases": names, "gpu": gpu, "sample": sample}
+        request = {"cases": names, "gpu": gpu, "works": works, "sample": sample}
         self._process.stdin.write(json.dumps(request))
         self._process.stdin.close()
         self._process.stdin = None  # communicate() would flush it

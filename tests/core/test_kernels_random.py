@@ -127,14 +127,14 @@ def count_near_ties() -> Iterator[None]:
     assert len(near_ties) <= 1, near_ties
 
 
-@settings(max_examples=14, phases=PHASES)
+@settings(max_examples=9, phases=PHASES)
 @given(shape=shapes(max_frames=40), config=configs)
 def test_a_random_video_is_merged_as_by_the_reference(shape: Shape, config: PruneVidConfig) -> None:
     x = shape.features()
     assert_agree(x, config, merge_video(x, config, impl="triton"))
 
 
-@settings(max_examples=6, phases=PHASES)
+@settings(max_examples=3, phases=PHASES)
 @given(shape=st.integers(1, 4).flatmap(lambda b: shapes(max_frames=8, videos=b)), config=configs)
 def test_a_video_s_result_does_not_depend_on_its_batch(
     shape: Shape, config: PruneVidConfig

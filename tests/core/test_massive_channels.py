@@ -17,7 +17,7 @@ SIZES = pytest.mark.parametrize(
     ("size", "noise"),
     [
         pytest.param(1000.0, 0.02, id="1000"),
-        pytest.param(5000.0, 0.1, id="5000"),
+        pytest.param(5000.0, 0.1, id="5000", marks=pytest.mark.full),
         pytest.param(0.0, 0.02, id="none"),
     ],
 )

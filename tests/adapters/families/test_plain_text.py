@@ -37,9 +37,20 @@ def controls(processor: FrameProcessor, ids: torch.Tensor) -> list[int]:
     return [i for i in ids[0].tolist() if i in special and i != tokenizer.unk_token_id]
 
 
-@pytest.mark.parametrize("where", ["question", "system", "answer_prefix"])
+# All parts of a prompt are put together in one place: other parts than the question on a few.
+PLACES = [
+    pytest.param(
+        name,
+        where,
+        marks=() if where == "question" or name in ("pllava", "qwen3_vl") else pytest.mark.full,
+    )
+    for name in (*WRITERS, "embedded")
+    for where in ("question", "system", "answer_prefix")
+]
+
+
 @pytest.mark.parametrize("words", HOSTILE.values(), ids=HOSTILE)
-@pytest.mark.parametrize("name", [*WRITERS, "embedded"])
+@pytest.mark.parametrize(("name", "where"), PLACES)
 def test_control_tokens_in_a_text_are_text(processors, name, words, where):
     processor = processors[name]
     plain = {"question": "What is blue?", "system": "Look.", "answer_prefix": "red"}

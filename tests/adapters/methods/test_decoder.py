@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from families import EACH_FAMILY, LLAVA_ONEVISION
+from families import EACH_FAMILY, FAMILIES, LLAVA_ONEVISION
 from slow_baselines import SlowFastV, SlowLookM
 from slow_pruning import STEPS, assert_same
 from tiny_models import generate, question, text_tokens
@@ -15,14 +15,29 @@ from transformers import StaticCache
 from prunevid_kernels.adapters import apply_method
 from prunevid_kernels.adapters.methods.registry import METHODS
 
+# The hooks that they use are the engine's, whose tests run on each version, as test_matrix.py does.
+pytestmark = pytest.mark.one_version
+
 
 def slow_for(family, model, name: str, options: dict):
     given = METHODS[name].defaults | options
     return family.slow(model, {"fastv": SlowFastV, "look_m": SlowLookM}[name], *given.values())
 
 
-@EACH_FAMILY
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+# What an eager layer hands on is the same for all families: one of them takes every case.
+ATTENTIONS = [
+    pytest.param(
+        family,
+        attention,
+        id=f"{family.name}-{attention}",
+        marks=pytest.mark.full if attention == "eager" and number else (),
+    )
+    for number, family in enumerate(FAMILIES)
+    for attention in ("eager", "sdpa")
+]
+
+
+@pytest.mark.parametrize(("family", "attention"), ATTENTIONS)
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -11,6 +11,9 @@ from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import apply_method
 from prunevid_kernels.adapters.methods.registry import METHODS, build_method
 
+# Names and options; test_matrix.py runs the methods on each version.
+pytestmark = pytest.mark.one_version
+
 NAMES = "full prunevid merge_only select_only fastv prumerge look_m random_drop drop_all".split()
 
 

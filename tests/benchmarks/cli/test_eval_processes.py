@@ -1,7 +1,7 @@
 """An evaluation that several processes share, and that survives the death of one of them.
 
 Two processes are started by a launcher, one is killed from outside between two questions, and
-another launch, as users type it, does the rest. What is left has to be what a single process
+another run, as users start it, does the rest. What is left has to be what a single process
 writes: every question once, with the same answer.
 """
 
@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import datas_tree as tree
@@ -127,8 +128,30 @@ def process_of_rank(launcher: int, rank: int) -> int:
     raise AssertionError(f"no child of {launcher} has rank {rank}")
 
 
+def resume_here(arguments: list[str], out: Path) -> str:
+    result = CliRunner().invoke(app, [*arguments, "--out", str(out)])
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def resume_by_accelerate(arguments: list[str], out: Path) -> str:
+    resumed = launch(ACCELERATE, COMMAND, arguments, out)
+    stdout, stderr = resumed.communicate(timeout=TIMEOUT_S)
+    assert resumed.returncode == 0, stderr[-3000:]
+    return stdout
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds a rank through /proc")
-def test_a_killed_rank_loses_and_doubles_nothing(arguments, alone: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "resume",
+    [
+        pytest.param(resume_here, id="this-process-does-the-rest"),
+        pytest.param(resume_by_accelerate, id="two-others-do-the-rest", marks=pytest.mark.full),
+    ],
+)
+def test_a_killed_rank_loses_and_doubles_nothing(
+    arguments, alone: Path, tmp_path: Path, resume: Callable[[list[str], Path], str]
+) -> None:
     out = tmp_path / "runs"
     stopping = tmp_path / "stopping.py"
     stopping.write_text(STOPPING)
@@ -146,9 +169,7 @@ def test_a_killed_rank_loses_and_doubles_nothing(arguments, alone: Path, tmp_pat
     done = set(read_run(out / alone.name).records)
     assert 2 <= len(done) < QUESTIONS
 
-    resumed = launch(ACCELERATE, COMMAND, [*arguments, "--resume"], out)
-    stdout, stderr = resumed.communicate(timeout=TIMEOUT_S)
-    assert resumed.returncode == 0, stderr[-3000:]
+    stdout = resume([*arguments, "--resume"], out)
     folder = run_folder(stdout)
     assert timeless(folder) == timeless(alone)
     answered = [name for name in lines(folder) if name != MISSING]

@@ -20,7 +20,8 @@ HEAVY |= {"scipy", "tokenizers", "torch", "tqdm", "transformers", "triton"}
 # A judge, drawings, a format of one data set's official file. Not scipy: transformers imports it
 # where it happens to be installed.
 NOT_TO_ANSWER = {"openai", "matplotlib", "pyarrow"}
-# Prints command -> what was loaded by its end; without a command, every one there is with --help.
+# Prints command -> what was loaded by its end, for the commands of a list, one after the other; of
+# an empty one, for every command there is with --help.
 REPORT = f"""
 import json, sys
 import typer
@@ -31,7 +32,7 @@ def paths(command, path=()):
     for name, child in getattr(command, "commands", {{}}).items():
         yield from paths(child, (*path, name))
 
-given = [tuple(sys.argv[1:])] if sys.argv[1:] else [
+given = json.loads(sys.argv[1]) or [
     (*path, "--help") for path in paths(typer.main.get_command(app))
 ]
 loaded = {{}}
@@ -43,8 +44,8 @@ print(json.dumps(loaded), file=sys.stderr)
 """
 
 
-def loaded(*arguments: str | Path) -> dict[str, list[str]]:
-    command = [sys.executable, "-c", REPORT, *map(str, arguments)]
+def loaded(*commands: list[str]) -> dict[str, list[str]]:
+    command = [sys.executable, "-c", REPORT, json.dumps(commands)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stderr.splitlines()[-1])
@@ -56,14 +57,12 @@ def test_no_help_loads_anything_heavy() -> None:
     assert {command: found for command, found in by_command.items() if found} == {}
 
 
-def test_an_evaluation_loads_no_judge_and_no_drawings(tmp_path: Path) -> None:
+def test_neither_a_check_nor_an_evaluation_loads_a_judge_or_drawings(
+    tmp_path: Path, checkpoint: Path
+) -> None:
     root = tree.all_benchmarks(tmp_path / "DATAS")
-    given = ["eval", "egoschema", "--data-root", root, "--out", tmp_path / "runs", "--limit", "1"]
-    (found,) = loaded(*given, "--frames", "2", "--max-new-tokens", "1").values()
-    assert "transformers" in found
-    assert {*found}.isdisjoint(NOT_TO_ANSWER)
-
-
-def test_checking_a_checkpoint_loads_no_judge_and_no_drawings(checkpoint: Path) -> None:
-    (found,) = loaded("models", "check", checkpoint).values()
-    assert {*found}.isdisjoint(NOT_TO_ANSWER | {"av", "decord"})
+    evaluation = ["eval", "egoschema", "--data-root", str(root), "--out", str(tmp_path / "runs")]
+    evaluation += ["--limit", "1", "--frames", "2", "--max-new-tokens", "1"]
+    check, answered = map(set, loaded(["models", "check", str(checkpoint)], evaluation).values())
+    assert "torch" in check and check.isdisjoint(NOT_TO_ANSWER | {"av", "decord"})
+    assert "transformers" in answered and answered.isdisjoint(NOT_TO_ANSWER)

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from prunevid_kernels.benchmarks.cost.kernels.cases import REDUCED, Case
 from prunevid_kernels.benchmarks.cost.timing import Quantiles
 from prunevid_kernels.benchmarks.on_gpu import command as on_gpu
 from prunevid_kernels.benchmarks.on_gpu import golden as gpu_golden
 from prunevid_kernels.benchmarks.on_gpu import sanitizer as gpu_sanitizer
 from prunevid_kernels.benchmarks.on_gpu import stress
 from prunevid_kernels.benchmarks.on_gpu.checks import Check, Outcome
+from prunevid_kernels.benchmarks.on_gpu.modelled import _compare
 from prunevid_kernels.benchmarks.support.environment import ROOT
 
 if torch.cuda.is_available():
@@ -122,10 +124,23 @@ def test_a_dry_run_claims_no_measurement(dry_run):
 
 def test_modelled_times_stand_beside_those_that_a_gpu_will_measure(dry_run):
     rows = dry_run[1]["sections"]["modelled"]["rows"]
-    assert {row["work"] for row in rows} == {"merge", "merge, budget", "score", "compact"}
+    assert {row["work"] for row in rows} == {"score", "compact"}
     assert all(row["modelled"] > 0 and row["measured_us"] is None for row in rows)
     assert {row["status"] for row in rows} == {"not timed"}
-    assert len(rows) > 15
+    kernels = {row["kernel"] for row in rows}
+    assert {"log_sum", "max_probability"} <= kernels and len(rows) == len(kernels) > 2
+
+
+def test_launches_of_one_kernel_are_added_up():
+    def launch(kernel, time_s):
+        return {"kernel": kernel, "time_s": time_s, "gap_s": 1e-6, "bound": "latency"}
+
+    launches = [launch("gram", 5e-6), launch("means", 3e-6), launch("gram", 7e-6)]
+    rows = list(_compare(Case(REDUCED, 4, "bf16"), "merge", launches, CPU))
+    assert [(row["kernel"], row["modelled"], row["modelled_launches"]) for row in rows] == [
+        ("gram", 10.0, 2),
+        ("means", 2.0, 1),
+    ]
 
 
 def test_vision_share_is_of_the_time_to_the_first_token():
