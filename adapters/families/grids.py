@@ -112,7 +112,9 @@ def one_run_each(
     return spans
 
 
-def one_run_a_frame(runs: list[Run], lengths: list[int]) -> list[tuple[int, VideoSpan]]:
+def one_run_a_frame(
+    runs: list[Run], lengths: list[int], inputs: Mapping[str, Any]
+) -> list[tuple[int, VideoSpan]]:
     """:meth:`GridAdapter.spans` where every frame is a run, all frames of a video equally long."""
     spans, taken = [], 0
     for length in lengths:
@@ -130,6 +132,13 @@ def one_run_a_frame(runs: list[Run], lengths: list[int]) -> list[tuple[int, Vide
     if taken < len(runs):
         raise ValueError(
             f"the prompts have {len(runs)} frames of video tokens, the videos have {taken}"
+        )
+    # Where generate encodes first, the grid is gone by now, and the prompt's word is taken.
+    grid, counts = inputs.get("video_grid_thw"), [span.num_frames for _, span in spans]
+    if grid is not None and counts != grid[:, 0].tolist():
+        raise ValueError(
+            f"the prompts have runs of video tokens for videos of {counts} frames, the videos have "
+            f"{grid[:, 0].tolist()}: one run a frame"
         )
     return spans
 
