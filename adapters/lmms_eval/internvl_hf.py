@@ -35,6 +35,8 @@ class PruneVidInternVlHf(PrunedClass, InternVLHf):
             be.
     """
 
+    processor: Any
+
     def __init__(self, **arguments: Any) -> None:
         known = tuple(inspect.signature(InternVLHf).parameters)[:-1]  # the last takes the rest
         require_no_more({n: v for n, v in arguments.items() if n not in (*known, *OPTIONS)}, known)
