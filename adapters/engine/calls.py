@@ -84,14 +84,18 @@ def read_prompts(
         found = adapter.locate(model, inputs)
         if adapter.tells_videos:
             return found
-        if announcement is None or announcement.is_used:
+        # Without a cache, each step of generate brings the announced prompt once more.
+        is_again = inputs.get("use_cache") is False and inputs.get("past_key_values") is None
+        if announcement is None or (announcement.is_used and not is_again):
             raise ValueError(
                 f"a call of {type(model).__name__} does not tell a video from images: run it "
                 "inside handle.videos([...]), with one PromptVisuals for each prompt, "
                 "PromptVisuals() where there are images alone"
             )
         announcement.is_used = True
-        return videos_among(found, _expand_prompts(announcement.prompts, len(found)))
+        said = _expand_prompts(announcement.prompts, len(found))
+        _require_length(said, inputs["input_ids"].shape[1])
+        return videos_among(found, said)
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
     if embeds is not None and announcement is not None and not announcement.is_used:
         announcement.is_used = True
@@ -156,6 +160,21 @@ def without_last(mask: Any, count: int) -> Any:
     if mask is None or mask.ndim == 2:
         return None if mask is None else mask[:, :-count]
     return mask[:, :, :-count]
+
+
+def _require_length(prompts: list[PromptVisuals], length: int) -> None:
+    """Announced videos end before their prompt does.
+
+    Raises:
+        ValueError: one does not.
+    """
+    stops = [video.stop for prompt in prompts for video in prompt.videos]
+    if stops and max(stops) > length:
+        raise ValueError(
+            f"a video was announced that ends at {max(stops)}, but the call brings {length} tokens "
+            "of its prompt: it is another prompt, or was cut by prefill_chunk_size, which pruning "
+            "does not support"
+        )
 
 
 def _expand_prompts(prompts: list[PromptVisuals], batch: int) -> list[PromptVisuals]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ..engine.interface import ModelAdapter, PromptVisuals, VideoSpan
+from ..engine.interface import ModelAdapter, PromptVisuals, VideoSpan, VisionAttention
 from .placeholders import Run, by_row, core_of, features_in, ids_in, require_whole, runs_of
 
 
@@ -56,6 +56,31 @@ class GridAdapter(ModelAdapter):
             PromptVisuals(videos=tuple(own), images=own_images)
             for own, own_images in zip(videos, images, strict=True)
         ]
+
+    def vision_attention(self, model: nn.Module) -> VisionAttention:
+        """There is none: the tower runs on the patches of all frames in one row, whatever their
+        grids, and rotates queries and keys after their projections.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{type(self).__name__} names no vision side whose attention could rank the tokens of "
+            f"{type(model).__name__}: its tower takes frames of any size in one row. Methods that "
+            "look at the tower do not run here; take one that looks at tokens, or into the decoder"
+        )
+
+    def frame_grid(self, model: nn.Module) -> tuple[int, int]:
+        """It differs from video to video.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{type(self).__name__} names no grid in which the tokens of a frame of "
+            f"{type(model).__name__} lie: it differs from video to video. Where all have one size, "
+            "give the option grid=[rows, columns] of tokens"
+        )
 
     def lengths(self, config: Any, inputs: Mapping[str, Any]) -> list[int]:
         """Tokens of each video of a batch; see :func:`video_lengths`."""
@@ -112,7 +137,9 @@ def one_run_each(
     return spans
 
 
-def one_run_a_frame(runs: list[Run], lengths: list[int]) -> list[tuple[int, VideoSpan]]:
+def one_run_a_frame(
+    runs: list[Run], lengths: list[int], inputs: Mapping[str, Any]
+) -> list[tuple[int, VideoSpan]]:
     """:meth:`GridAdapter.spans` where every frame is a run, all frames of a video equally long."""
     spans, taken = [], 0
     for length in lengths:
@@ -130,6 +157,13 @@ def one_run_a_frame(runs: list[Run], lengths: list[int]) -> list[tuple[int, Vide
     if taken < len(runs):
         raise ValueError(
             f"the prompts have {len(runs)} frames of video tokens, the videos have {taken}"
+        )
+    # Where generate encodes first, the grid is gone by now, and the prompt's word is taken.
+    grid, counts = inputs.get("video_grid_thw"), [span.num_frames for _, span in spans]
+    if grid is not None and counts != grid[:, 0].tolist():
+        raise ValueError(
+            f"the prompts have runs of video tokens for videos of {counts} frames, the videos have "
+            f"{grid[:, 0].tolist()}: one run a frame"
         )
     return spans
 

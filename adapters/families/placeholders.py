@@ -58,7 +58,7 @@ def require_whole(encoded: Any) -> None:
     """
     if encoded.last_hidden_state is None:
         raise ValueError(
-            "video features came without last_hidden_state, as chunks of a prompt do that "
+            "visual features came without last_hidden_state, as chunks of a prompt do that "
             "prefill_chunk_size has cut; pruning needs a prompt in one piece"
         )
 
@@ -96,8 +96,16 @@ class ImageFramesAdapter(ModelAdapter):
         return int(core_of(model).config.image_token_id)
 
     def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
-        ids = ids_in(inputs)
-        runs = by_row(runs_of(ids == self.video_token_id(model)), len(ids))
+        features = features_in(inputs, "image")
+        if not isinstance(features, Tensor):
+            require_whole(features)
+        ids, token = ids_in(inputs), self.video_token_id(model)
+        runs = by_row(runs_of(ids == token), len(ids))
+        if not any(runs):
+            raise ValueError(
+                f"image features came with prompts that have no place for them: none has the image "
+                f"token {token}"
+            )
         return [PromptVisuals(images=own) for own in runs]
 
     def one_video_each(

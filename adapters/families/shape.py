@@ -60,7 +60,10 @@ class DecoderShape:
     @classmethod
     def from_text_config(cls, config: Any) -> DecoderShape:
         """Read the dimensions from the text config of a transformers model."""
-        experts = getattr(config, "num_experts_per_tok", None)
+        mlp, experts = None, getattr(config, "num_experts_per_tok", None)
+        if experts:  # some have one more that every token runs through
+            shared = getattr(config, "shared_expert_intermediate_size", None) or 0
+            mlp = config.moe_intermediate_size * experts + shared
         head_size = getattr(config, "head_dim", None)
         if head_size == config.hidden_size // config.num_attention_heads:
             head_size = None
@@ -75,9 +78,7 @@ class DecoderShape:
         return cls(
             linear=linear,
             hidden_size=config.hidden_size,
-            mlp_size=config.moe_intermediate_size * experts
-            if experts
-            else config.intermediate_size,
+            mlp_size=config.intermediate_size if mlp is None else mlp,
             head_size=head_size,
             num_layers=config.num_hidden_layers,
             num_heads=config.num_attention_heads,

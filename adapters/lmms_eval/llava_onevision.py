@@ -11,18 +11,16 @@ to fix.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from lmms_eval.api.instance import Instance
 from lmms_eval.models.simple.llava_hf import DEFAULT_IMAGE_TOKEN, DEFAULT_VIDEO_TOKEN, LlavaHf
 from loguru import logger
 from tqdm import tqdm
 
-from .pruning import PrunedModel, continuation_of, split_options
+from .pruning import PrunedClass, continuation_of, or_stop
 
 # Jinja in front of a chat template that wants a message in parts. llava_hf gives it as one string
 # that begins with placeholders, of which such a template would render nothing, the question
@@ -42,12 +40,7 @@ _STRINGS_TO_PARTS = """
 """
 
 
-class EvaluationStopped(BaseException):
-    """A prompt that failed. llava_hf takes any ``Exception`` for an empty, hence wrong, answer;
-    this is none."""
-
-
-class PruneVidLlavaOnevision(LlavaHf):
+class PruneVidLlavaOnevision(PrunedClass, LlavaHf):
     """``prunevid_llava_onevision``: lmms-eval's ``llava_hf`` with a pruned model.
 
     Args:
@@ -59,14 +52,7 @@ class PruneVidLlavaOnevision(LlavaHf):
     """
 
     def __init__(self, **arguments: Any) -> None:
-        config, rest = split_options(arguments)
-        if PartialState().num_processes == 1:
-            # llava_hf's own default, "", is one that newer transformers versions refuse.
-            rest = {"device_map": rest.get("device", "cuda"), **rest}
-        super().__init__(**rest)
-        self.pruned = PrunedModel(self.model, config)
-        # llava_hf calls this; on the instance, so that no other model is touched.
-        self.model.generate = partial(_or_stop, self.pruned.generate)
+        super().__init__(**arguments)
         if not self._renders_strings():
             self.chat_template = _STRINGS_TO_PARTS + self.tokenizer.chat_template
             if not self._renders_strings():
@@ -74,10 +60,6 @@ class PruneVidLlavaOnevision(LlavaHf):
                     "chat_template: the checkpoint's template leaves out the text of a message; "
                     "give another one"
                 )
-
-    def clean(self) -> None:
-        self.pruned.release()
-        super().clean()
 
     def _renders_strings(self) -> bool:
         return "probe" in self._render([{"role": "user", "content": "<video>\nprobe"}], True)
@@ -91,12 +73,7 @@ class PruneVidLlavaOnevision(LlavaHf):
         )
 
     def load_video(self, video_path: Any, max_frames_num: int) -> np.ndarray:
-        return _or_stop(super().load_video, video_path, max_frames_num)
-
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        answers = super().generate_until(requests)
-        logger.info(f"prunevid: {self.pruned.totals}")
-        return answers
+        return or_stop(super().load_video, video_path, max_frames_num)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """As llava_hf's, which knows no videos and asks for a training loss, for videos too."""
@@ -125,11 +102,3 @@ class PruneVidLlavaOnevision(LlavaHf):
             )
         logger.info(f"prunevid: {self.pruned.totals}")
         return results
-
-
-def _or_stop(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """The function's result; its errors end the evaluation."""
-    try:
-        return function(*args, **kwargs)
-    except Exception as error:
-        raise EvaluationStopped(f"{type(error).__name__}: {error}") from error

@@ -7,16 +7,20 @@ pruned is added up and said, and an error ends the run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from loguru import logger
 from torch import Tensor
 
 from prunevid_kernels import PruneVidConfig
 
-from .. import prune
+from .. import PromptVisuals, prune
 
 OPTIONS = tuple(field.name for field in fields(PruneVidConfig))
 
@@ -43,6 +47,23 @@ def require_no_more(arguments: Mapping[str, Any], known: tuple[str, ...]) -> Non
 def continuation_of(target: Any, document: Any) -> str:
     """The answer that a loglikelihood request asks about; lmms-eval gives it or a way to it."""
     return target if isinstance(target, str) else target(document)
+
+
+class EvaluationStopped(BaseException):
+    """A prompt that failed. Classes of lmms-eval take any ``Exception`` for an empty, hence wrong,
+    answer; this is none."""
+
+
+def or_stop(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The function's result; its errors end the evaluation.
+
+    Raises:
+        EvaluationStopped: it failed.
+    """
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        raise EvaluationStopped(f"{type(error).__name__}: {error}") from error
 
 
 @dataclass
@@ -85,6 +106,11 @@ class PrunedModel:
         output = self._generate(**inputs)
         self.count()
         return output
+
+    def telling(self, prompts: Sequence[PromptVisuals]) -> AbstractContextManager[None]:
+        """Inside it, the next prompt's videos are where the caller says; see
+        :meth:`~prunevid_kernels.adapters.PruneHandle.videos`."""
+        return self._handle.videos(prompts)
 
     def count(self) -> None:
         """Add to the totals what was pruned since the last count."""
@@ -132,3 +158,47 @@ class PrunedModel:
         self.count()
         loss = torch.nn.functional.cross_entropy(logits.float(), targets)
         return float(loss), bool((logits.argmax(dim=-1) == targets).all())
+
+
+class PrunedClass:
+    """Mixed in before a class of lmms-eval that loads a model of transformers: prompts, frames and
+    preprocessing stay that class's own, and its model is pruned.
+
+    Args:
+        **arguments: those of the class and the fields of ``PruneVidConfig``. Unless ``device_map``
+            is given, the whole model is on ``device``, where the inputs are.
+
+    Raises:
+        TypeError, ValueError: a pruning option or a model that cannot be.
+    """
+
+    model: Any
+
+    def __init__(self, **arguments: Any) -> None:
+        config, rest = split_options(arguments)
+        if PartialState().num_processes == 1:
+            rest = {"device_map": rest.get("device", "cuda"), **rest}
+        super().__init__(**rest)
+        self.pruned = PrunedModel(self.model, config)
+        # The class calls this; on the instance, so that no other model is touched.
+        self.model.generate = partial(or_stop, self._generate)
+
+    def _generate(self, **inputs: Any) -> Any:
+        with self._telling(inputs):
+            return self.pruned.generate(**inputs)
+
+    def _telling(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Inside it, a call of ``generate`` tells where its videos are."""
+        return nullcontext()
+
+    def generate_until(self, requests: list[Any]) -> list[Any]:
+        """Answers; then, in the log, what was pruned."""
+        answers: list[Any] = super().generate_until(requests)  # type: ignore[misc]
+        logger.info(f"prunevid: {self.pruned.totals}")
+        return answers
+
+    def clean(self) -> None:
+        """Restore the model and let go of it."""
+        del self.model.generate
+        self.pruned.release()
+        super().clean()  # type: ignore[misc]

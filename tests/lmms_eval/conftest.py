@@ -89,9 +89,10 @@ def build():
 
     def build(model: str, **arguments: Any) -> Any:
         batch_size = arguments.pop("batch_size", 1)
+        force_simple = arguments.pop("force_simple", False)
         text = ",".join(f"{name}={value}" for name, value in arguments.items())
         more = {"device": "cpu", "batch_size": batch_size}
-        return get_model(model).create_from_arg_string(text, more)
+        return get_model(model, force_simple).create_from_arg_string(text, more)
 
     return build
 

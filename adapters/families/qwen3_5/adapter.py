@@ -23,4 +23,4 @@ class Qwen3_5Adapter(GridAdapter):
     def spans(
         self, runs: list[Run], lengths: list[int], inputs: Mapping[str, Any]
     ) -> list[tuple[int, VideoSpan]]:
-        return one_run_a_frame(runs, lengths)
+        return one_run_a_frame(runs, lengths, inputs)

@@ -18,8 +18,13 @@ GRID = (16, 11, 20)
 # Bounds of a video's pixels, as its preprocessor file has them.
 PIXELS = (4096, 25165824)
 
+# These two are what transformers' configs, dense and with experts, are by default.
 _DECODER_9B = DecoderShape(
-    4096, 12288, 32, 16, 4, 248320, 256, LinearAttention(layers=24, key=2048, value=4096, head=128)
+    4096, 12288, 32, 16, 4, 248320, None, LinearAttention(layers=24, key=2048, value=4096, head=128)
+)
+# 8 of 256 experts of 512, and one that all tokens share.
+_DECODER_35B_A3B = DecoderShape(
+    2048, 4608, 40, 16, 2, 248320, 256, LinearAttention(layers=30, key=2048, value=4096, head=128)
 )
 
 
@@ -77,7 +82,10 @@ FAMILY = Family(
     processor=Later(__name__, "processor:Qwen3_5FrameProcessor.from_pretrained"),
     random_model=Later(__name__, "random_model:random_qwen3_5"),
     shape=_shape,
-    sizes=(Size("qwen3.5-9b", model_shape(_DECODER_9B)),),
+    sizes=(
+        Size("qwen3.5-9b", model_shape(_DECODER_9B)),
+        Size("qwen3.5-35b-a3b", model_shape(_DECODER_35B_A3B)),
+    ),
     num_frames=NUM_FRAMES,
     sampling="linspace",
     prompt_tokens=(15, 40),

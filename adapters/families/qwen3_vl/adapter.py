@@ -25,7 +25,7 @@ class Qwen3VLAdapter(GridAdapter):
     def spans(
         self, runs: list[Run], lengths: list[int], inputs: Mapping[str, Any]
     ) -> list[tuple[int, VideoSpan]]:
-        return one_run_a_frame(runs, lengths)
+        return one_run_a_frame(runs, lengths, inputs)
 
     def planes(self, model: nn.Module) -> VisualPlanes:
         count = len(core_of(model).config.vision_config.deepstack_visual_indexes)

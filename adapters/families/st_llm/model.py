@@ -148,9 +148,11 @@ class StLlm(VideoLlm):
         for row in input_ids.cpu():
             places = (row == self.config.video_token_id).nonzero()[:, 0]
             if len(places) != count or places[-1] - places[0] != count - 1:
+                is_cut = len(places) < count and row[-1] == self.config.video_token_id
+                cut = "; a prompt cannot be cut by prefill_chunk_size" if is_cut else ""
                 raise ValueError(
-                    f"this video has {count} visual tokens, in a row in front of the prompt; "
-                    f"the prompt has {len(places)} placeholders (id {self.config.video_token_id})"
+                    f"this video has {count} visual tokens, in a row in front of the prompt; the "
+                    f"prompt has {len(places)} placeholders (id {self.config.video_token_id}){cut}"
                 )
             starts.append(int(places[0]))
         return starts

@@ -45,13 +45,4 @@ class VideoLlama3Adapter(GridAdapter):
     def spans(
         self, runs: list[Run], lengths: list[int], inputs: Mapping[str, Any]
     ) -> list[tuple[int, VideoSpan]]:
-        spans = one_run_a_frame(runs, lengths)
-        grid = inputs.get("video_grid_thw")
-        counts = [span.num_frames for _, span in spans]
-        # The model itself does not look: its positions are those of the text.
-        if grid is not None and counts != grid[:, 0].tolist():
-            raise ValueError(
-                f"the prompts have runs of video tokens for videos of {counts} frames, the videos "
-                f"have {grid[:, 0].tolist()}: one run a frame"
-            )
-        return spans
+        return one_run_a_frame(runs, lengths, inputs)

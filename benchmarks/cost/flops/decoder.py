@@ -7,7 +7,8 @@ is what the PruneVid paper prints as FLOPs; ratios do not depend on that. Two fo
   in FastV and PruneVid: full-width keys and values, two MLP matrices, no vocabulary head.
 * ``exact``: ``2 n d^2 (1 + h_kv / h) + 2 n^2 d + 3 n d m`` with grouped-query attention and the
   three matrices of a gated MLP, and the vocabulary head for the one row that is sampled. Where the
-  heads together are not d wide, one d of each product is their width.
+  heads together are not d wide, one d of each product is their width. Models with linear attention
+  gate the output of their other layers, by a projection as wide as the queries'.
 
 A method is a list of lengths, one a layer: the released PruneVid code prunes *after* layer index
 10, so eleven layers run at merged length and the others at kept length (``prunevid_lengths``).
@@ -35,7 +36,8 @@ def layer_macs(tokens: float, shape: DecoderShape, form: FlopsForm) -> float:
     if form == "exact":
         grouped = 1 + shape.num_kv_heads / shape.num_heads
         heads = shape.num_heads * shape.head_dim  # d in most models
-        return 2 * n * d * heads * grouped + 2 * n**2 * heads + 3 * n * d * m
+        gate = 0 if shape.linear is None else n * d * heads
+        return 2 * n * d * heads * grouped + gate + 2 * n**2 * heads + 3 * n * d * m
     raise ValueError(f"form must be 'paper' or 'exact', got {form!r}")
 
 

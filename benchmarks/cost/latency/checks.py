@@ -97,6 +97,7 @@ def _trace(subject: Subject, prompts: Prompts, method: str, options: Mapping[str
         given = stack.enter_context(_first_kwargs(decoder))
         merged = stack.enter_context(_first_input(decoder.layers[0]))
         handle = stack.enter_context(apply_method(model, method, options))
+        stack.enter_context(subject.video_model.telling(prompts.inputs))
         output = generate(model, prompts, TOKENS, with_logits=True)
         call = handle.report.last
     return _Trace(

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from transformers.cache_utils import LinearAttentionLayer
 
 from prunevid_kernels.adapters import PruneCall, PruneReport, apply_method
 
@@ -228,10 +229,11 @@ def _answering(
             report = stack.enter_context(apply_method(model, row.method, row.options)).report
 
         def answer(tokens: int) -> _Answer:
-            clock.start()
-            output = generate(model, prompts, tokens)
-            call = report.last
-            times = clock.stop(None if row.method == BASELINE else call)
+            with subject.video_model.telling(prompts.inputs):
+                clock.start()
+                output = generate(model, prompts, tokens)
+                call = report.last
+                times = clock.stop(None if row.method == BASELINE else call)
             del report.calls[:-1]  # they hold tensors
             return _Answer(times, call, output.past_key_values)
 
@@ -287,6 +289,7 @@ def _describe(row: LatencyRow, subject: Subject, answer: _Answer) -> None:
     row.kv_bytes = sum(
         tensor.numel() * tensor.element_size()
         for layer in answer.cache.layers
+        if not isinstance(layer, LinearAttentionLayer)  # its states are of fixed size
         for tensor in (layer.keys, layer.values)
     )
 

@@ -148,7 +148,7 @@ def make_prompts(subject: Subject, frames: int, batch: int) -> Prompts:
     inputs = {name: torch.cat([value] * batch) for name, value in encoded.items()}
     model = subject.video_model.model
     # Where the videos are, the adapter of each family knows, and its report tells.
-    with apply_method(model, "full", {}) as handle:
+    with apply_method(model, "full", {}) as handle, subject.video_model.telling(inputs):
         model.generate(**inputs, max_new_tokens=1, do_sample=False)
     unpruned = handle.report.last
     features = None

@@ -1,4 +1,4 @@
-"""``prunevid eval`` with PLLaVA and ST-LLM folders: every method, and how each family is asked."""
+"""``prunevid eval`` with a folder of each family: every method, and how each family is asked."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from typer.testing import CliRunner
 
 from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.families.grid_processor import GridFrameProcessor
+from prunevid_kernels.adapters.families.processor import FrameProcessor
 from prunevid_kernels.adapters.methods.registry import METHODS
 from prunevid_kernels.benchmarks.accuracy.run_log import read_run
 from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.report.published import published_rows
 
 pytestmark = pytest.mark.one_version
+
+FRAME_BY_FRAME = ("llava_next_video", "internvl", "smolvlm", "video_llama_3")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "st_llm-residual": tiny_folders.write_st_llm(root / "c", residual_size=4),
         "qwen2_5_vl": tiny_folders.write_grid(root / "d", "qwen2_5_vl"),
         "qwen3_vl": tiny_folders.write_grid(root / "e", "qwen3_vl"),
+        **{name: tiny_folders.WRITERS[name](root / name) for name in FRAME_BY_FRAME},
     }
 
 
@@ -154,3 +158,40 @@ def test_a_method_without_its_place_in_a_family_says_so(evaluate) -> None:
     outcome = evaluate("egoschema", "qwen3_vl", "--method", "prumerge", "--limit", "1")
     assert outcome.exit_code != 0
     assert "names no vision side" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("family", "frames"),
+    [
+        pytest.param("llava_next_video", 32, marks=pytest.mark.full),
+        ("internvl", 16),
+        pytest.param("smolvlm", 48, marks=pytest.mark.full),
+        ("video_llama_3", 12),
+    ],
+)
+def test_families_that_see_frames_one_by_one(evaluate, folders, monkeypatch, family, frames):
+    """At their own number of frames, of a clip of 12 in two seconds; VideoLLaMA3, which takes 180,
+    at fewer."""
+    if family == "video_llama_3":  # as published, 128 tokens a frame at least
+        size = {"shortest_edge": 4 * 64, "longest_edge": 12 * 16 * 64}
+        (folders[family] / "video_preprocessor_config.json").write_text(
+            json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": size})
+        )
+    seen: list[Any] = []
+    plain = FrameProcessor.__call__
+
+    def noting(self, pixels, question, **options):
+        seen.append((len(pixels), options["seconds"]))
+        return plain(self, pixels, question, **options)
+
+    monkeypatch.setattr(FrameProcessor, "__call__", noting)
+    arguments = ["--method", "full,prunevid", "--limit", "1", "--config", "layer=1"]
+    arguments += ["--frames", "12"] if family == "video_llama_3" else []
+    record = record_of(evaluate("egoschema", family, *arguments))
+    full, pruned = record["rows"]
+    assert (full["questions"], full["skipped"], full["retained"]) == (1, 0, 1)
+    assert (pruned["questions"], pruned["skipped"], pruned["family"]) == (1, 0, family)
+    assert 0 < pruned["retained"] < 1 and 0 < pruned["flops_ratio"]["exact"] < 1
+    for count, seconds in seen:
+        assert count == len(seconds) == frames
+        assert seconds[0] < 0.2 and 1.6 < seconds[-1] < 2.0

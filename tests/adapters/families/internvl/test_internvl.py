@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from families_apart import INTERNVL as TINY
 from PIL import Image
 from tiny_models import CONFIG, IMAGE_ID, TOKENS_PER_FRAME, clip, generate, logits_of, text_tokens
@@ -20,7 +22,7 @@ from prunevid_kernels.adapters import (
     load_video_model,
     prune,
 )
-from prunevid_kernels.adapters.families import FAMILIES
+from prunevid_kernels.adapters.families import FAMILIES, SIZES
 from prunevid_kernels.adapters.families.shape import DecoderShape
 
 IMAGE = [8, *[IMAGE_ID] * TOKENS_PER_FRAME, 9]
@@ -131,3 +133,15 @@ def test_random_model(folders, head_size):
     model, processor = family.random_model(decoder, words, is_reduced=True)
     assert family.shape(model.config).decoder == decoder
     assert model.eval()(**processor(FRAMES, "What is blue?")).logits.shape[-1] == 300
+
+
+def test_random_copies_of_3_5_have_the_decoder_of_3_5(folders):
+    """Qwen3, where 3 has Qwen2.5; on the meta device, where no weight is drawn."""
+    words = load_video_model(folders["llava_onevision"]).processor
+    for name, size in SIZES.items():
+        if name in ("internvl3-8b", "internvl3.5-8b", "internvl3.5-1b"):
+            decoder = replace(size.shape.decoder, num_layers=1)
+            with torch.device("meta"):
+                model, _ = FAMILIES["internvl"].random_model(decoder, words, is_reduced=True)
+            kind = model.get_decoder().config.model_type
+            assert kind == ("qwen3" if "3.5" in name else "qwen2")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import transformers
 
 from prunevid_kernels.adapters.families import SIZES
-from prunevid_kernels.adapters.families.shape import DecoderShape
+from prunevid_kernels.adapters.families.shape import DecoderShape, LinearAttention
 from prunevid_kernels.benchmarks.cost.flops.decoder import (
     flops_ratio,
     layer_macs,
@@ -96,3 +98,30 @@ def test_wrong_number_of_layers_is_named() -> None:
 def test_unknown_form_is_named() -> None:
     with pytest.raises(ValueError, match="form must be 'paper' or 'exact', got 'guess'"):
         layer_macs(1, VICUNA_7B, "guess")  # type: ignore[arg-type]
+
+
+def test_exact_form_counts_the_projections_of_gated_and_linear_attention() -> None:
+    """Those of transformers' own layers; one of each, on three tokens."""
+    linear = LinearAttention(layers=1, key=32, value=64, head=16)
+    shape = DecoderShape(64, 96, 2, 4, 2, 50, 16, linear)
+    config = transformers.Qwen3_5TextConfig(
+        **shape.config_values(),
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        layer_types=["linear_attention", "full_attention"],
+    )
+    with torch.device("meta"):
+        layers = transformers.Qwen3_5TextModel(config).layers
+    weights = {
+        name: module.weight.numel()
+        for name, module in layers.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.endswith(("in_proj_a", "in_proj_b"))
+    }
+    n = 3
+    attention = 2 * n**2 * 64
+    states = 3 * n * linear.head * linear.value
+    head = shape.hidden_size * shape.vocab_size
+    expected = n * sum(weights.values()) + attention + states + head
+    assert prefill_macs([n, n], shape, "exact") == expected
