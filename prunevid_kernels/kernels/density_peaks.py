@@ -158,7 +158,7 @@ def small_set_labels(
     # [BLOCK_N, BLOCK_N], as all tiles here; rows to the next multiple of 16: whole vectors.
     stored = (rows < n) & (columns < tl.cdiv(n, 16) * 16)
     product = tl.zeros([BLOCK_N, BLOCK_N], dtype=tl.float32)
-    for split in tl.range(0, num_splits, loop_unroll_factor=4):  # four parts under way
+    for split in tl.range(0, num_splits, loop_unroll_factor=8):  # eight parts under way
         part_ptr = gram_ptr + split * tl.cast(split_stride, tl.int64)
         product += tl.load(part_ptr + rows * pitch + columns, mask=stored, other=0.0)
     norm = tl.sum(tl.where(rows == columns, product, 0.0), axis=1)  # [BLOCK_N]
@@ -171,13 +171,14 @@ def small_set_labels(
     density = densities(bits, i, i, num_neighbors, n, sqrt_channels, BLOCK_N, BLOCK_N)
     parent = parents(bits, density, tl.where(i < n, density, -1.0), i, i, farthest)
     score = tl.where(i < n, scores(density, parent, sqrt_channels), -1.0)
-    is_better = (score[:, None] > score[None, :]) | (
-        (score[:, None] == score[None, :]) & (rows < columns)
+    is_better = (score[None, :] > score[:, None]) | (
+        (score[None, :] == score[:, None]) & (columns < rows)
     )
-    rank = tl.where(i < n, tl.sum(is_better.to(tl.int32), axis=0), 2147483647)
+    rank = tl.where(i < n, tl.sum(is_better.to(tl.int32), axis=1), 2147483647)
 
-    is_center = (rank < num_clusters)[:, None]
-    shortest = tl.min(tl.where(is_center, square, float("inf")), axis=0)  # [BLOCK_N]
-    is_nearest = is_center & (square == shortest[None, :])
-    label = tl.min(tl.where(is_nearest, rank[:, None], 2147483647), axis=0)  # [BLOCK_N]
+    # A square and its mirror image have the same bits.
+    is_center = (rank < num_clusters)[None, :]
+    shortest = tl.min(tl.where(is_center, square, float("inf")), axis=1)  # [BLOCK_N]
+    is_nearest = is_center & (square == shortest[:, None])
+    label = tl.min(tl.where(is_nearest, rank[None, :], 2147483647), axis=1)  # [BLOCK_N]
     return tl.where(rank < num_clusters, rank, label)

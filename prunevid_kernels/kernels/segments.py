@@ -28,6 +28,7 @@ from prunevid_kernels.kernels._device import (
     config_for,
     device_integers,
     double_bits,
+    power_of_2_from,
     scaled_count,
 )
 from prunevid_kernels.kernels._launch import launch
@@ -206,6 +207,7 @@ def _short_segments_kernel(
     sqrt_channels,
     num_neighbors,
     ratio_bits,
+    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """Program (video of at most BLOCK_N frames)."""
@@ -231,7 +233,7 @@ def _short_segments_kernel(
         first_frame,
         n,
         num_clusters,
-        BLOCK_N,
+        BLOCK_M,
         BLOCK_N,
     )
 
@@ -282,7 +284,7 @@ def segments(
                 num_neighbors,
                 ratio_bits,
             ),
-            {"BLOCK_N": MAX_SMALL_SET, **config_for("short_segments", device)},
+            {"BLOCK_N": max(32, power_of_2_from(max_frames)), **config_for("short_segments", device)},
         )
         return start, length, static_count
     density, score = torch.empty((2, frames), dtype=torch.float32, device=device).unbind()
