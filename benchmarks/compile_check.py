@@ -131,7 +131,7 @@ def launch_merge(
         x = torch.empty((frames, tokens, channels), dtype=dtype)
         first_frame = torch.empty(2, dtype=torch.int32)
         first_row, num_merged = torch.empty((2, 1), dtype=torch.int32)
-    mean, is_offset, is_bad = frame_mean(x)
+    mean, is_offset, is_bad, _ = frame_mean(x, [0, frames])
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
     is_static, static_mean = static_split(x, mean, is_offset, start, length, static_count, 0.8)
     budget, min_cluster_tokens = (num_merged, None) if budget_mode else (None, 14)

@@ -44,6 +44,7 @@ from prunevid_kernels.kernels.density_peaks import (
 from prunevid_kernels.kernels.gram import gram, padded_pitch
 from prunevid_kernels.kernels.group_gram import channels_per_part
 
+
 @triton.jit(
     do_not_specialize=[
         "max_points",

@@ -284,7 +284,10 @@ def segments(
                 num_neighbors,
                 ratio_bits,
             ),
-            {"BLOCK_N": max(32, power_of_2_from(max_frames)), **config_for("short_segments", device)},
+            {
+                "BLOCK_N": max(32, power_of_2_from(max_frames)),
+                **config_for("short_segments", device),
+            },
         )
         return start, length, static_count
     density, score = torch.empty((2, frames), dtype=torch.float32, device=device).unbind()
