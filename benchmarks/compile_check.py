@@ -183,7 +183,7 @@ MERGE_CASES: dict[str, Callable[[], None]] = {
     "512x196x3584 bf16, budget": partial(
         launch_merge, 512, 196, 3584, torch.bfloat16, budget_mode=True
     ),
-    "16x32x4096 fp16": partial(launch_merge, 16, 32, 4096, torch.float16, budget_mode=False),
+    "64x32x4096 fp16": partial(launch_merge, 64, 32, 4096, torch.float16, budget_mode=False),
     "16x144x4096 fp32": partial(launch_merge, 16, 144, 4096, torch.float32, budget_mode=False),
 }
 SELECTION_CASES: dict[str, Callable[[], None]] = {
