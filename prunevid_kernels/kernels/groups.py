@@ -278,9 +278,9 @@ def _group_table_kernel(
         tl.store(host_ptr + 3 * num_frames + num_videos + video, first_bad)
 
 
-def _block(n: int, least: int) -> int:
-    """A power of two from ``n`` on, not the smallest ones, so that few variants are compiled."""
-    return max(least, 1 << (n - 1).bit_length())
+def _block(n: int) -> int:
+    """A power of two from ``n`` on, at least 256, so that few variants are compiled."""
+    return max(256, 1 << (n - 1).bit_length())
 
 
 def group_table(
@@ -335,8 +335,8 @@ def group_table(
         ),
         {
             "HAS_BUDGET": budget is not None,
-            "BLOCK_N": _block(n, 256),
-            "BLOCK_T": _block(max_frames, 64),
+            "BLOCK_N": _block(n),
+            "BLOCK_T": _block(max_frames),
             "num_warps": 4,
         },
     )
