@@ -131,7 +131,7 @@ def launch_merge(
         x = torch.empty((frames, tokens, channels), dtype=dtype)
         first_frame = torch.empty(2, dtype=torch.int32)
         first_row, num_merged = torch.empty((2, 1), dtype=torch.int32)
-    mean, is_offset, is_bad = frame_mean(x)
+    mean, is_offset, is_bad, _ = frame_mean(x, [0, frames])
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
     is_static, static_mean = static_split(x, mean, is_offset, start, length, static_count, 0.8)
     budget, min_cluster_tokens = (num_merged, None) if budget_mode else (None, 14)
@@ -183,7 +183,7 @@ MERGE_CASES: dict[str, Callable[[], None]] = {
     "512x196x3584 bf16, budget": partial(
         launch_merge, 512, 196, 3584, torch.bfloat16, budget_mode=True
     ),
-    "16x32x4096 fp16": partial(launch_merge, 16, 32, 4096, torch.float16, budget_mode=False),
+    "64x32x4096 fp16": partial(launch_merge, 64, 32, 4096, torch.float16, budget_mode=False),
     "16x144x4096 fp32": partial(launch_merge, 16, 144, 4096, torch.float32, budget_mode=False),
 }
 SELECTION_CASES: dict[str, Callable[[], None]] = {

@@ -151,6 +151,7 @@ NARROW, WIDE = 12, 64
 """Integers that one launch takes."""
 
 _NAMES = tuple(f"v{i}" for i in range(WIDE))
+INTEGER_NAMES = _NAMES[:NARROW]
 
 
 @triton.jit
@@ -164,15 +165,21 @@ def _store_4(out_ptr, first: tl.constexpr, count, v0, v1, v2, v3):
 # No integer is specialised: whatever the values, there is one compiled kernel for each width and
 # dtype. The first ``count`` values are stored.
 # fmt: off
-@triton.jit(do_not_specialize=("count", *_NAMES[:NARROW]))
+@triton.jit
+def store_integers(out_ptr, count, v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11):
+    """A launch's part in :func:`device_integers` where it takes the integers along."""
+    _store_4(out_ptr, 0, count, v0, v1, v2, v3)
+    _store_4(out_ptr, 4, count, v4, v5, v6, v7)
+    _store_4(out_ptr, 8, count, v8, v9, v10, v11)
+
+
+@triton.jit(do_not_specialize=("count", *INTEGER_NAMES))
 def _narrow_kernel(
     out_ptr, count,
     v0: tl.int64, v1: tl.int64, v2: tl.int64, v3: tl.int64, v4: tl.int64, v5: tl.int64,
     v6: tl.int64, v7: tl.int64, v8: tl.int64, v9: tl.int64, v10: tl.int64, v11: tl.int64,
 ):
-    _store_4(out_ptr, 0, count, v0, v1, v2, v3)
-    _store_4(out_ptr, 4, count, v4, v5, v6, v7)
-    _store_4(out_ptr, 8, count, v8, v9, v10, v11)
+    store_integers(out_ptr, count, v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11)
 
 
 @triton.jit(do_not_specialize=("count", *_NAMES))

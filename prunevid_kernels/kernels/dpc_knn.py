@@ -33,78 +33,16 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import blocks_for, config_for, device_integers
 from prunevid_kernels.kernels._launch import launch
+from prunevid_kernels.kernels.density_peaks import (
+    densities,
+    labels,
+    parents,
+    ranks,
+    scores,
+    squares,
+)
 from prunevid_kernels.kernels.gram import gram, padded_pitch
 from prunevid_kernels.kernels.group_gram import channels_per_part
-
-# The bits of non-negative floats are ordered as the floats are, and minima of integers are one
-# instruction a warp where those of floats are ten.
-_INFINITY = tl.constexpr(0x7F800000)
-_ABOVE_INFINITY = tl.constexpr(0x7FFFFFFF)
-
-
-@triton.jit
-def _root(square_bits, sqrt_channels):
-    """The scaled distance of a squared distance that is given as its bits."""
-    return tl.sqrt_rn(square_bits.to(tl.float32, bitcast=True)) / sqrt_channels
-
-
-@triton.jit
-def _sum_with_ties(bits, counted, sqrt_channels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The squares [BLOCK_M] of the ``counted`` smallest distances of each row [BLOCK_M, BLOCK_N] of
-    bits, added up, all equal ones at a time."""
-    missing = tl.zeros([BLOCK_M], dtype=tl.int32) + counted
-    total = tl.zeros([BLOCK_M], dtype=tl.float32)
-    for _ in range(counted):
-        nearest = tl.min(bits, axis=1)  # [BLOCK_M]
-        is_nearest = bits == nearest[:, None]  # [BLOCK_M, BLOCK_N]
-        taken = tl.minimum(tl.sum(is_nearest.to(tl.int32), axis=1), missing)  # [BLOCK_M]
-        distance = _root(nearest, sqrt_channels)
-        total += tl.where(taken > 0, taken.to(tl.float32) * (distance * distance), 0.0)
-        missing -= taken
-        bits = tl.where(is_nearest, _INFINITY, bits)
-    return total
-
-
-@triton.jit
-def ranks(score_ptr, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """How many points of a set score higher than each: [BLOCK_N], very many outside."""
-    j = tl.arange(0, BLOCK_N)
-    score_j = tl.load(score_ptr + j, mask=j < n, other=-1.0)  # [BLOCK_N]
-    better = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.int32)
-    for first in range(0, n, BLOCK_M):
-        i = first + tl.arange(0, BLOCK_M)
-        score_i = tl.load(score_ptr + i, mask=i < n, other=-1.0)  # [BLOCK_M]
-        is_better = (score_i[:, None] > score_j[None, :]) | (
-            (score_i[:, None] == score_j[None, :]) & (i[:, None] < j[None, :])
-        )
-        better += is_better.to(tl.int32)
-    return tl.where(j < n, tl.sum(better, axis=0), 2147483647)
-
-
-@triton.jit
-def labels(square_ptr, rank, n, pitch, num_clusters, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The cluster [BLOCK_N] of each point of a set, from the ranks [BLOCK_N].
-
-    The rows of the centres are read in the order of their ranks, so the first of equally near ones
-    is the one of the lowest rank.
-    """
-    j = tl.arange(0, BLOCK_N)
-    shortest = tl.full([BLOCK_M, BLOCK_N], float("inf"), dtype=tl.float32)
-    nearest = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.int32)
-    for first in range(0, num_clusters, BLOCK_M):
-        r = first + tl.arange(0, BLOCK_M)
-        center = tl.max(tl.where(rank[None, :] == r[:, None], j[None, :], 0), axis=1)  # [BLOCK_M]
-        stored = (r < num_clusters)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
-        square = tl.load(
-            square_ptr + center[:, None] * pitch + j[None, :], mask=stored, other=float("inf")
-        )  # [BLOCK_M, BLOCK_N]
-        is_nearer = square < shortest
-        shortest = tl.where(is_nearer, square, shortest)
-        nearest = tl.where(is_nearer, r[:, None], nearest)
-    distance = tl.min(shortest, axis=0)  # [BLOCK_N]
-    is_nearest = shortest == distance[None, :]
-    label = tl.min(tl.where(is_nearest, nearest, 2147483647), axis=0)  # [BLOCK_N]
-    return tl.where(rank < num_clusters, rank, label)
 
 
 @triton.jit(
@@ -177,30 +115,14 @@ def _densities_kernel(
             norm_i += tl.load(part_norm_ptr + i, mask=i < n, other=0.0)  # [BLOCK_M]
             norm_j += tl.load(part_norm_ptr + j, mask=j < n, other=0.0)  # [BLOCK_N]
             product += tl.load(part_gram_ptr + tile, mask=stored, other=0.0)  # [BLOCK_M, BLOCK_N]
-        square = norm_i[:, None] + norm_j[None, :] - 2.0 * product
-        square = tl.where(square == square, tl.where(square > 0.0, square, 0.0), float("inf"))
-        square = tl.where(i[:, None] == j[None, :], 0.0, square)  # not inf - inf either
+        square = squares(product, norm_i, norm_j, i, j)  # [BLOCK_M, BLOCK_N]
         tl.store(square_ptr + tile, square, mask=stored)
 
         bits = square.to(tl.int32, bitcast=True)  # [BLOCK_M, BLOCK_N]
         farthest = tl.max(tl.where(inside, bits, 0), axis=1)  # [BLOCK_M]
         tl.store(farthest_ptr + first + i, farthest, mask=i < n)
-
-        # The k smallest, where no two of them are equal: each is the least above the one before.
-        bits = tl.where(inside, bits, _INFINITY)
-        counted = tl.minimum(num_neighbors, n)
-        nearest = tl.full([BLOCK_M], -1, dtype=tl.int32)
-        total = tl.zeros([BLOCK_M], dtype=tl.float32)
-        for _ in range(counted):
-            above = tl.where(bits > nearest[:, None], bits, _ABOVE_INFINITY)  # [BLOCK_M, BLOCK_N]
-            nearest = tl.min(above, axis=1)  # [BLOCK_M]
-            distance = _root(nearest, sqrt_channels)
-            total += distance * distance
-        found = tl.sum((bits <= nearest[:, None]).to(tl.int32), axis=1)  # [BLOCK_M]
-        is_right = ((found == counted) & (nearest <= _INFINITY)) | (i >= n)
-        if tl.min(is_right.to(tl.int32), axis=0) == 0:
-            total = _sum_with_ties(bits, counted, sqrt_channels, BLOCK_M, BLOCK_N)
-        tl.store(density_ptr + first + i, tl.exp(-total / counted), mask=i < n)
+        density = densities(bits, i, j, num_neighbors, n, sqrt_channels, BLOCK_M, BLOCK_N)
+        tl.store(density_ptr + first + i, density, mask=i < n)
 
 
 @triton.jit(
@@ -238,16 +160,11 @@ def _scores_kernel(
         stored = (i < n)[:, None] & (j < tl.cdiv(n, 16) * 16)[None, :]
         # [BLOCK_M, BLOCK_N]
         square = tl.load(square_ptr + i[:, None] * pitch + j[None, :], mask=stored, other=0.0)
-        is_denser = (density_j[None, :] > density_i[:, None]) | (
-            (density_j[None, :] == density_i[:, None]) & (j[None, :] < i[:, None])
-        )  # [BLOCK_M, BLOCK_N], none of them outside
-        bits = tl.where(is_denser, square.to(tl.int32, bitcast=True), _ABOVE_INFINITY)
-        parent = tl.min(bits, axis=1)  # [BLOCK_M]
         # The largest of [BLOCK_N].
         farthest = tl.max(tl.load(farthest_ptr + first + j, mask=j < n, other=0), axis=0)
-        parent = tl.where(parent == _ABOVE_INFINITY, farthest, parent)
-        score = density_i * _root(parent, sqrt_channels)
-        score = tl.where(density_i == 0.0, 0.0, score)  # never 0 * inf
+        bits = square.to(tl.int32, bitcast=True)
+        parent = parents(bits, density_i, density_j, i, j, farthest)  # [BLOCK_M]
+        score = scores(density_i, parent, sqrt_channels)
         tl.store(score_ptr + first + i, score, mask=i < n)
 
 

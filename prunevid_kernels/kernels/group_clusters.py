@@ -18,7 +18,8 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import blocks_for
 from prunevid_kernels.kernels._launch import launch
-from prunevid_kernels.kernels.dpc_knn import Points, labels, ranks, score_points
+from prunevid_kernels.kernels.density_peaks import labels, ranks
+from prunevid_kernels.kernels.dpc_knn import Points, score_points
 from prunevid_kernels.kernels.groups import GroupTable, sharers, video_of
 
 

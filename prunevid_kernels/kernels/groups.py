@@ -269,7 +269,7 @@ def _group_table_kernel(
         num_merged = tl.sum(static_size, axis=0) + tl.sum(frame_size, axis=0)
         tl.store(host_ptr + 3 * num_frames + video, num_merged)
         is_bad = tl.zeros([BLOCK_T], dtype=tl.int32)
-        for block in range(num_bad_blocks):
+        for block in tl.range(0, num_bad_blocks, loop_unroll_factor=8):  # all under way
             # [BLOCK_T]
             is_bad |= tl.load(
                 is_bad_ptr + (frame + t) * num_bad_blocks + block, mask=inside, other=0

@@ -1,14 +1,15 @@
-"""The merge of a batch of videos, put together: thirteen launches and one copy to the host.
+"""The merge of a batch of videos, put together: ten launches and one copy to the host.
 
-    features [F, N, C] -> frame_mean -> segments (Gram, densities, scores, segments)
+    features [F, N, C] -> frame_mean -> segments (Gram, segments)
                        -> static_split -> group_table -> group_gram
                        -> group_clusters (densities, scores, clusters) -> group_mean
                        -> merged tokens [L, C]
 
-All videos of the batch lie one after the other in F frames; a table of their first frames, which
-the first launch writes from its own arguments, replaces padding. The length of the output depends
-on the data, so the host has to be told. It learns it from the group table and waits for that only
-after the clustering has been launched: the device does not wait for the host.
+A batch with a video of more than 64 frames takes two launches more. All videos lie one after the
+other in F frames; a table of their first frames, which the first launch writes from its own
+arguments, replaces padding. The length of the output depends on the data, so the host has to be
+told. It learns it from the group table and waits for that only after the clustering has been
+launched: the device does not wait for the host.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import MAX_POINTS, device_integers
+from prunevid_kernels.kernels._device import MAX_POINTS
 from prunevid_kernels.kernels.group_clusters import GroupClusters, group_clusters
 from prunevid_kernels.kernels.group_gram import group_gram
 from prunevid_kernels.kernels.groups import GroupTable, group_table
@@ -76,24 +77,18 @@ class _Decisions(NamedTuple):
 
 
 def _tables(
-    first_frame: list[int],
-    first_row: list[int],
-    budgets: Sequence[int] | None,
-    device: torch.device,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """First frames [B + 1], first rows [B + 1] and budgets [B] on the device, int32.
+    frames: Sequence[int], room: Sequence[int], budgets: Sequence[int] | None
+) -> tuple[list[int], int]:
+    """First frames [B + 1], first rows [B + 1] and budgets [B], where there are any, as one list,
+    and how far they lie apart.
 
     Each starts at a multiple of 16 bytes: Triton compiles for other alignments apart.
     """
-    length = len(first_frame)
-    pitch = (length + 3) // 4 * 4
-    padding = [0] * (pitch - length)
-    values = [*first_frame, *padding, *first_row]
-    if budgets is None:
-        table = device_integers(values, device)
-        return table[:length], table[pitch:], None
-    table = device_integers([*values, *padding, *budgets], device)
-    return table[:length], table[pitch : pitch + length], table[2 * pitch :]
+    first_frame = list(itertools.accumulate(frames, initial=0))
+    pitch = (len(first_frame) + 3) // 4 * 4
+    padding = [0] * (pitch - len(first_frame))
+    values = [*first_frame, *padding, *itertools.accumulate(room, initial=0)]
+    return (values if budgets is None else [*values, *padding, *budgets]), pitch
 
 
 def _decide(
@@ -109,16 +104,14 @@ def _decide(
     x = features.contiguous()
     # Room for every token where the host does not know yet how many there will be.
     room = [n * count for count in frames] if budgets is None else list(budgets)
-    first_frame, first_row, budget = _tables(
-        list(itertools.accumulate(frames, initial=0)),
-        list(itertools.accumulate(room, initial=0)),
-        budgets,
-        x.device,
-    )
+    values, pitch = _tables(frames, room, budgets)
     min_cluster_tokens = p.min_cluster_tokens if budgets is None else None
     longest = max(frames)
 
-    mean, is_offset, is_bad = frame_mean(x)
+    mean, is_offset, is_bad, tables = frame_mean(x, values)
+    first_frame = tables[: len(frames) + 1]
+    first_row = tables[pitch : pitch + len(frames) + 1]
+    budget = None if budgets is None else tables[2 * pitch :]
     start, length, static_count = segments(
         mean, first_frame, longest, p.segment_ratio, p.num_neighbors
     )

@@ -11,19 +11,34 @@ the length of the run that they end is a function of one of two kinds,
 
 and functions of these kinds composed are of these kinds again. So the lengths are found by a
 parallel scan over functions, and no step waits for another frame's. One program a video holds its
-frames in registers from their scores to their segments.
+frames in registers from their scores to their segments; of at most 64 frames, from their products.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import blocks_for, device_integers, double_bits, scaled_count
+from prunevid_kernels.kernels._device import (
+    blocks_for,
+    config_for,
+    device_integers,
+    double_bits,
+    power_of_2_from,
+    scaled_count,
+)
 from prunevid_kernels.kernels._launch import launch
-from prunevid_kernels.kernels.dpc_knn import labels, points_of, ranks, score_points
+from prunevid_kernels.kernels.density_peaks import (
+    MAX_SMALL_SET,
+    labels,
+    ranks,
+    small_set_labels,
+)
+from prunevid_kernels.kernels.dpc_knn import MAX_INT32, points_of, score_points
 
 
 @triton.jit
@@ -113,6 +128,30 @@ def _refined(label, n, num_labels, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr)
     return tl.where(j < n, refined, -1)
 
 
+@triton.jit
+def _store_segments(
+    # Written.
+    segment_start_ptr,
+    segment_length_ptr,
+    static_count_ptr,
+    # Of the video.
+    label,
+    first_frame,
+    n,
+    num_clusters,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """The segments of n frames, the first of all being ``first_frame``, from their labels."""
+    j = tl.arange(0, BLOCK_N)
+    label = tl.where(j < n, label, -1)
+    start, end = _runs(_refined(label, n, num_clusters, BLOCK_M, BLOCK_N), n, BLOCK_N)
+    frame = first_frame.to(tl.int64) + j
+    tl.store(segment_start_ptr + frame, first_frame + start, mask=j < n)
+    tl.store(segment_length_ptr + frame, end - start, mask=j < n)
+    tl.store(static_count_ptr + frame, tl.zeros([BLOCK_N], dtype=tl.int32), mask=j < n)
+
+
 @triton.jit(do_not_specialize_on_alignment=["score_ptr", "segment_length_ptr", "static_count_ptr"])
 def _segments_kernel(
     # Read: of the clustering of frames.
@@ -136,12 +175,67 @@ def _segments_kernel(
     num_clusters = scaled_count(n, ratio_bits)
     rank = ranks(score_ptr + first, n, BLOCK_M, BLOCK_N)
     label = labels(square_ptr + first * pitch, rank, n, pitch, num_clusters, BLOCK_M, BLOCK_N)
-    j = tl.arange(0, BLOCK_N)
-    label = tl.where(j < n, label, -1)
-    start, end = _runs(_refined(label, n, num_clusters, BLOCK_M, BLOCK_N), n, BLOCK_N)
-    tl.store(segment_start_ptr + first + j, first_frame + start, mask=j < n)
-    tl.store(segment_length_ptr + first + j, end - start, mask=j < n)
-    tl.store(static_count_ptr + first + j, tl.zeros([BLOCK_N], dtype=tl.int32), mask=j < n)
+    _store_segments(
+        segment_start_ptr,
+        segment_length_ptr,
+        static_count_ptr,
+        label,
+        first_frame,
+        n,
+        num_clusters,
+        BLOCK_M,
+        BLOCK_N,
+    )
+
+
+@triton.jit(
+    do_not_specialize=["num_splits", "num_neighbors"],
+    do_not_specialize_on_alignment=["segment_length_ptr", "static_count_ptr"],
+)
+def _short_segments_kernel(
+    # Read: parts of Gram matrices, and where each video's frames are.
+    gram_ptr,
+    first_frame_ptr,
+    # Written.
+    segment_start_ptr,
+    segment_length_ptr,
+    static_count_ptr,
+    # Sizes, stride and ratio.
+    num_splits,
+    gram_split_stride,
+    pitch,
+    sqrt_channels,
+    num_neighbors,
+    ratio_bits,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Program (video of at most BLOCK_N frames)."""
+    first_frame = tl.load(first_frame_ptr + tl.program_id(0))
+    n = tl.load(first_frame_ptr + tl.program_id(0) + 1) - first_frame
+    num_clusters = scaled_count(n, ratio_bits)
+    label = small_set_labels(
+        gram_ptr + first_frame.to(tl.int64) * pitch,
+        num_splits,
+        gram_split_stride,
+        n,
+        pitch,
+        sqrt_channels,
+        num_neighbors,
+        num_clusters,
+        BLOCK_N,
+    )
+    _store_segments(
+        segment_start_ptr,
+        segment_length_ptr,
+        static_count_ptr,
+        label,
+        first_frame,
+        n,
+        num_clusters,
+        BLOCK_M,
+        BLOCK_N,
+    )
 
 
 def segments(
@@ -151,7 +245,7 @@ def segments(
     segment_ratio: float,
     num_neighbors: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut every video into segments, in four launches.
+    """Cut every video into segments: in two launches, or in four if one is long.
 
     Args:
         frame_mean: [F, C] frame descriptors of all videos.
@@ -166,25 +260,43 @@ def segments(
     """
     frames = frame_mean.shape[0]
     device = frame_mean.device
-    density, score = torch.empty((2, frames), dtype=torch.float32, device=device).unbind()
     points = points_of(frame_mean, first_frame[:-1], first_frame[1:], max_frames)
-    square = score_points(points, num_neighbors, density, score)
     of_frames = torch.empty((3, frames), dtype=torch.int32, device=device)
     start, length, static_count = of_frames.unbind()
+    grid = (first_frame.shape[0] - 1, 1, 1)
+    ratio_bits = double_bits(segment_ratio)
+    pitch = points.gram.shape[-1]
+    if max_frames <= MAX_SMALL_SET:
+        launch(
+            _short_segments_kernel,
+            (device, pitch, segment_ratio, points.gram_stride > MAX_INT32),
+            grid,
+            (
+                points.gram,
+                first_frame,
+                start,
+                length,
+                static_count,
+                points.num_splits,
+                points.gram_stride,
+                pitch,
+                math.sqrt(points.channels),
+                num_neighbors,
+                ratio_bits,
+            ),
+            {
+                "BLOCK_N": max(32, power_of_2_from(max_frames)),
+                **config_for("short_segments", device),
+            },
+        )
+        return start, length, static_count
+    density, score = torch.empty((2, frames), dtype=torch.float32, device=device).unbind()
+    square = score_points(points, num_neighbors, density, score)
     launch(
         _segments_kernel,
-        (device, square.shape[1], segment_ratio),
-        (first_frame.shape[0] - 1, 1, 1),
-        (
-            square,
-            score,
-            first_frame,
-            start,
-            length,
-            static_count,
-            square.shape[1],
-            double_bits(segment_ratio),
-        ),
+        (device, pitch, segment_ratio),
+        grid,
+        (square, score, first_frame, start, length, static_count, pitch, ratio_bits),
         blocks_for("segments", device, max_frames),
     )
     return start, length, static_count

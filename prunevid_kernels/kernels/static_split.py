@@ -28,7 +28,7 @@ from prunevid_kernels.kernels.means.frame_mean import channels_per_offset_block
 
 
 @triton.jit(
-    do_not_specialize=["N"],
+    do_not_specialize=["num_frames", "N"],
     do_not_specialize_on_alignment=["segment_start_ptr", "segment_length_ptr", "static_count_ptr"],
 )
 def _static_split_kernel(
@@ -44,6 +44,7 @@ def _static_split_kernel(
     is_static_ptr,
     static_mean_ptr,
     # Sizes, and the threshold.
+    num_frames,
     N,
     C,
     tau,
@@ -52,12 +53,20 @@ def _static_split_kernel(
     BLOCK_F: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Program (frame, positions), positions fastest: works if a segment starts at the frame."""
+    """Program (two frames, positions), positions fastest: works if a segment starts at one of them.
+    Where one starts at both, the first is a single frame."""
     blocks_n = tl.cdiv(N, BLOCK_N)
-    start = tl.program_id(0) // blocks_n
-    if tl.load(segment_start_ptr + start) == start:
+    pair = tl.program_id(0) // blocks_n
+    n = tl.program_id(0) % blocks_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    starts_first = tl.load(segment_start_ptr + 2 * pair) == 2 * pair
+    second = tl.minimum(2 * pair + 1, num_frames - 1)
+    starts_second = (tl.load(segment_start_ptr + second) == second) & (second > 2 * pair)
+    if starts_first & starts_second:
+        single = tl.zeros([BLOCK_N], dtype=tl.int8)
+        tl.store(is_static_ptr + pair.to(tl.int64) * 2 * N + n, single, mask=n < N)
+    if starts_first | starts_second:
+        start = tl.where(starts_second, second, 2 * pair)
         length = tl.load(segment_length_ptr + start)
-        n = tl.program_id(0) % blocks_n * BLOCK_N + tl.arange(0, BLOCK_N)
         c = tl.arange(0, BLOCK_C)
         row = start.to(tl.int64) * N + n  # rows of one position lie N apart
         direction = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
@@ -87,7 +96,7 @@ def _static_split_kernel(
         center_ptrs = frame_mean_ptr + start.to(tl.int64) * C + c[None, :]
         # [BLOCK_N, BLOCK_C]
         mean = total / length - tl.load(center_ptrs, mask=stored & is_offset, other=0.0)
-        mean_row = (start // 2).to(tl.int64) * N + n
+        mean_row = pair.to(tl.int64) * N + n
         tl.store(static_mean_ptr + mean_row[:, None] * C + c[None, :], mean, mask=stored)
         num_static = tl.sum(is_static.to(tl.int32), axis=0)
         if num_static > 0:
@@ -128,7 +137,7 @@ def static_split(
     launch(
         _static_split_kernel,
         (*alike(x), channels),
-        (-(-n // config["BLOCK_N"]) * frames, 1, 1),
+        (-(-n // config["BLOCK_N"]) * -(-frames // 2), 1, 1),
         (
             x,
             frame_mean,
@@ -138,6 +147,7 @@ def static_split(
             static_count,
             is_static,
             static_mean,
+            frames,
             n,
             channels,
             tau,

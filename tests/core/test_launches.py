@@ -20,7 +20,8 @@ from prunevid_kernels.benchmarks.cost.kernels.cases import video_features
 from prunevid_kernels.benchmarks.cost.launches import LaunchCounts, count_launches
 
 CPU = torch.device("cpu")
-MERGE = 13  # launches of a merge: a table of the videos, then twelve that compute
+MERGE = 10  # launches of a merge; the first takes the integers of up to three videos along
+LONG = 2  # more for a batch with a video of more than 64 frames
 
 
 def count(work, *inputs):
@@ -39,7 +40,15 @@ def count(work, *inputs):
 def test_merge_takes_as_many_launches_and_one_host_copy_whatever_the_batch(frames, tokens):
     features = video_features(sum(frames), tokens, 24, seed=0)
     counts = count(lambda: merge_videos(features, frames, PruneVidConfig(), impl="triton"))
-    assert counts == LaunchCounts(triton=MERGE, host_copies=1)
+    assert counts == LaunchCounts(triton=MERGE + (len(frames) > 3), host_copies=1)
+
+
+@pytest.mark.parametrize(("frames", "launches"), [(64, MERGE), (65, MERGE + LONG)])
+def test_a_video_of_more_than_64_frames_takes_two_launches_more(frames, launches):
+    features = video_features(frames, 2, 8, seed=0)
+    config = PruneVidConfig(budget=100)
+    counts = count(lambda: merge_videos(features, [frames], config, impl="triton"), features)
+    assert counts == LaunchCounts(triton=launches)
 
 
 @pytest.mark.parametrize("frames", [[8], [3, 9, 1, 6]], ids=["one-video", "ragged-batch"])
@@ -49,14 +58,14 @@ def test_merge_to_a_budget_never_waits(frames):
     features = video_features(sum(frames), 20, 24, seed=0)
     config = PruneVidConfig(budget=0.41)
     counts = count(lambda: merge_videos(features, frames, config, impl="triton"), features)
-    assert counts == LaunchCounts(triton=MERGE)
+    assert counts == LaunchCounts(triton=MERGE + (len(frames) > 3))
 
 
 def test_many_videos_take_more_launches_for_their_table():
     frames = [1] * 21
     features = video_features(sum(frames), 4, 8, seed=0)
     counts = count(lambda: merge_videos(features, frames, PruneVidConfig(budget=3), impl="triton"))
-    assert counts == LaunchCounts(triton=MERGE + 1)  # 64 of 22 + 22 + 21 numbers a launch
+    assert counts == LaunchCounts(triton=MERGE + 2)  # 64 of 22 + 22 + 21 numbers a launch
 
 
 def test_a_budget_below_one_token_a_group_takes_a_launch_more():

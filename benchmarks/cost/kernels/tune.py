@@ -45,6 +45,9 @@ Table = dict[str, dict[str, Config]]
 
 CONFIGS = Path(_device.__file__).with_name("configs.json")
 
+# Frames of a video whose segments are not found in one launch.
+LONG = 128
+
 # The grid of each kernel: every combination is tried.
 GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
     "frame_mean": {
@@ -55,7 +58,7 @@ GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "gram": {
         "BLOCK": (32, 64),
-        "BLOCK_C": (16, 32, 64),
+        "TILE": (1024, 2048, 4096),
         "SPLIT_C": (128, 256, 512),
         "num_warps": (4, 8),
         "num_stages": (2, 3),
@@ -80,8 +83,9 @@ GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
         "WARP_COLUMNS": (128, 256, 1024),
         "WARP_TILE": (512, 1024, 2048),
     },
+    "short_segments": {"BLOCK_M": (8, 16, 32), "num_warps": (2, 4, 8)},
     "segments": {
-        "MIN_BLOCK_N": (64,),
+        "MIN_BLOCK_N": (128,),
         "WARP_COLUMNS": (16, 32, 64),
         "WARP_TILE": (256, 512, 1024),
     },
@@ -132,7 +136,9 @@ def workloads(shape: CaseModel, device: torch.device) -> dict[str, Callable[[], 
     x = video_features(frames, n, channels, seed=0, device=device, dtype=torch.bfloat16)
     first_frame = torch.tensor([0, frames], dtype=torch.int32, device=device)
     first_row = first_frame[:1] * n
-    mean, is_offset, is_bad = frame_mean(x)
+    many = torch.randn((LONG, channels), device=device)
+    whole = torch.tensor([0, LONG], dtype=torch.int32, device=device)
+    mean, is_offset, is_bad, _ = frame_mean(x, [0, frames])
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
     scratch_count = static_count.clone()  # each run of static_split counts on in it
     is_static, static_mean = static_split(x, mean, is_offset, start, length, static_count, 0.8)
@@ -166,13 +172,14 @@ def workloads(shape: CaseModel, device: torch.device) -> dict[str, Callable[[], 
     kept = torch.randperm(length_s, device=device)[: int(0.4 * length_s)].sort().values
     visual = slice(shape.text_before, shape.text_before + total)
     return {
-        "frame_mean": lambda: frame_mean(x),
+        "frame_mean": lambda: frame_mean(x, [0, frames]),
         "gram": lambda: gram(mean, first_frame[:-1], first_frame[1:], padded_pitch(frames)),
         "cluster_rows": lambda: group_clusters(matrices, norms, *cluster_arguments),
         "static_split": lambda: static_split(x, mean, is_offset, start, length, scratch_count, 0.8),
         "group_gram": lambda: group_gram(*gram_arguments),
         # With the two launches before it, whose part is the same for every candidate.
-        "segments": lambda: segments(mean, first_frame, frames, 0.25, 7),
+        "short_segments": lambda: segments(mean, first_frame, frames, 0.25, 7),
+        "segments": lambda: segments(many, whole, LONG, 0.25, 7),
         "group_clusters": lambda: group_clusters(matrices, norms, *cluster_arguments),
         "group_mean": lambda: group_mean(x, first_row, num_merged, length, clusters, total),
         "token_score": lambda: score_visual_tokens(query, keys[0], visual, impl="triton"),

@@ -13,16 +13,26 @@ channels are looked at in blocks: a block is *offset* where, over the frame's to
     sum_c mean_c^2 > 3 sum_c var_c
 
 that is, where taking the mean away leaves less than a quarter of the block's square.
+
+As the first launch of a merge it also takes the host's integers to the device, where they are few.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import config_for
+from prunevid_kernels.kernels._device import (
+    INTEGER_NAMES,
+    NARROW,
+    config_for,
+    device_integers,
+    store_integers,
+)
 from prunevid_kernels.kernels._launch import alike, launch
 
 MAX_OFFSET_BLOCKS = 64
@@ -47,7 +57,7 @@ def _is_bad(x_ptr, f, c, N, C, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
     return (tl.sum(tl.sum(bad, axis=0), axis=0) != 0.0).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["N"])
+@triton.jit(do_not_specialize=["N", "count", *INTEGER_NAMES])
 def _frame_mean_kernel(
     # Read.
     x_ptr,
@@ -55,15 +65,34 @@ def _frame_mean_kernel(
     mean_ptr,
     is_offset_ptr,
     is_bad_ptr,
+    integers_ptr,
     # Sizes.
     N,
     C,
+    # The integers.
+    # fmt: off
+    count,
+    v0: tl.int64,
+    v1: tl.int64,
+    v2: tl.int64,
+    v3: tl.int64,
+    v4: tl.int64,
+    v5: tl.int64,
+    v6: tl.int64,
+    v7: tl.int64,
+    v8: tl.int64,
+    v9: tl.int64,
+    v10: tl.int64,
+    v11: tl.int64,
+    # fmt: on
     OFFSET_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     f, block_c = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    if (f == 0) & (block_c == 0):
+        store_integers(integers_ptr, count, v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11)
     c = block_c * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
     square = tl.zeros([BLOCK_N, BLOCK_C], dtype=tl.float32)
@@ -96,13 +125,13 @@ def _frame_mean_kernel(
     tl.store(is_offset_ptr + f * num_blocks + block, is_offset, mask=block < num_blocks)
 
 
-def frame_mean(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def frame_mean(x: Tensor, integers: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Read x [F, N, C] once.
 
     Returns:
         frame means [F, C] float32; is_offset [F, blocks of channels] int32, 1 where a block of
         :func:`channels_per_offset_block` channels lies off 0; is_bad [F, blocks] int32, 1 where a
-        block of a frame holds a NaN or an infinity.
+        block of a frame holds a NaN or an infinity; the integers [len(integers)] int32.
     """
     assert x.is_contiguous()
     frames, n, channels = x.shape
@@ -115,11 +144,16 @@ def frame_mean(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = torch.empty((frames, channels), dtype=torch.float32, device=x.device)
     is_offset = torch.empty((frames, offset_blocks), dtype=torch.int32, device=x.device)
     is_bad = torch.empty((frames, blocks), dtype=torch.int32, device=x.device)
+    if len(integers) <= NARROW:
+        stored = torch.empty(len(integers), dtype=torch.int32, device=x.device)
+    else:  # of many videos
+        stored, integers = device_integers(integers, x.device), ()
+    padding = (0,) * (NARROW - len(integers))
     launch(
         _frame_mean_kernel,
         (*alike(x), channels),
         (frames, blocks, 1),
-        (x, mean, is_offset, is_bad, n, channels),
+        (x, mean, is_offset, is_bad, stored, n, channels, len(integers), *integers, *padding),
         {"OFFSET_C": offset_c, "BLOCK_C": block_c, **config},
     )
-    return mean, is_offset, is_bad
+    return mean, is_offset, is_bad, stored

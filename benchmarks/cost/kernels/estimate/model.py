@@ -181,7 +181,7 @@ def demand_of(compiled: Compiled, timing: Timing, program: Program) -> Demand:
     for index, times in counts.of.items():
         block = timing.blocks[index]
         use.add(block.use, times)
-        alone += times * max(block.use.largest()[0], block.wait_cycles)
+        alone += times * max(block.use.longest_alone(compiled.warps), block.wait_cycles)
         for kind, number in block.counts.items():
             kinds[kind] = kinds.get(kind, 0.0) + times * number
     num_bytes = float(sum(program.read.values()) + sum(program.written.values()))

@@ -34,8 +34,8 @@ _TENSOR_LATER = {"UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCBAR", "LDTM", "STTM", "UTC
 
 @dataclass
 class Use:
-    """What something occupies. Cycles of a sub-core but for ``shared``: cycles of an SM's memory
-    pipe; ``bytes`` are not here, they come from the trace."""
+    """What something occupies. Cycles of a sub-core, the mean of an SM's four, but for ``shared``:
+    cycles of an SM's memory pipe; ``bytes`` are not here, they come from the trace."""
 
     issue: float = 0.0
     alu: float = 0.0
@@ -53,6 +53,13 @@ class Use:
     def largest(self) -> tuple[float, str]:
         """The resource that is occupied longest, in cycles of a program's SM."""
         return max((getattr(self, item.name), item.name) for item in fields(self))
+
+    def longest_alone(self, warps: int) -> float:
+        """Cycles of a program without others on its SM: one of its sub-cores may have more of its
+        ``warps`` than the mean, as where there are fewer warps than sub-cores."""
+        uneven = -(-warps // SUB_CORES) * SUB_CORES / warps
+        of_sub_cores = (getattr(self, item.name) for item in fields(self) if item.name != "shared")
+        return max(self.shared, uneven * max(of_sub_cores))
 
 
 @dataclass(frozen=True)
@@ -119,9 +126,9 @@ def _width(item: Instruction) -> int:
 
 
 def _use(item: Instruction, gpu: Gpu, warps: int, accesses: dict[int, Access]) -> Use:
-    """Of all warps of a program, each on its sub-core."""
-    per_sub_core = -(-warps // SUB_CORES)
-    use = Use(issue=float(per_sub_core))
+    """Of all warps of a program, spread over the sub-cores: the programs of an SM take turns."""
+    per_sub_core = warps / SUB_CORES
+    use = Use(issue=per_sub_core)
     name = item.name
     if name in _GLOBAL:
         use.shared = warps * max(1.0, WARP * _width(item) / 128)

@@ -263,6 +263,8 @@ class _Counter:
                 tensor = bound[name]
                 if tensor.shape == values.shape:
                     tensor.copy_(values)
+                elif name in _DECIDE and tensor.shape[1:] == values.shape[1:]:
+                    tensor.zero_()[0] = values.sum(dim=0)  # other parts of the same sum
                 else:  # depends on the block sizes: no value is known
                     tensor.zero_()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from prunevid_kernels.kernels import _device
 
 from ..cases import MODELS, Case
-from ..tune import CONFIGS, GRIDS, Config, Table, candidates, write_table
+from ..tune import CONFIGS, GRIDS, LONG, Config, Table, candidates, write_table
 from . import GPUS, estimate_configs
 
 # Kernel of the config table -> the work that launches it, words in the names of its kernels.
@@ -25,7 +25,8 @@ LAUNCHED_BY: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "static_split": ("merge", ("static_split:",)),
     "group_gram": ("merge", (":_group_gram_kernel",)),
     "cluster_rows": ("merge", ("dpc_knn:",)),
-    "segments": ("merge", ("segments:",)),
+    "short_segments": ("merge", (":_short_segments_kernel",)),
+    "segments": ("merge", (":_segments_kernel",)),
     "group_clusters": ("merge", ("group_clusters:",)),
     "group_mean": ("merge", ("group_mean:",)),
     "token_score": ("score", ("token_score:",)),
@@ -53,7 +54,7 @@ def modelled(kernel: str, gpu: str, configs: list[Config]) -> list[Modelled]:
     """
     work, words = LAUNCHED_BY[kernel]
     model = next(iter(MODELS.values()))
-    case = Case(model, model.frames, "bf16")
+    case = Case(model, LONG if kernel == "segments" else model.frames, "bf16")
     runs = estimate_configs(case, GPUS[gpu], work, words, [{kernel: config} for config in configs])
     found = []
     for config, launches in zip(configs, runs, strict=True):

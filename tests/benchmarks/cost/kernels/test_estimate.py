@@ -85,10 +85,11 @@ def traced(launch: Callable[[], object], sample: int = 8) -> Launch:
     return found
 
 
-def copy(elements: int) -> Launch:
+def copy(elements: int, warps: int = 4) -> Launch:
     x, out = torch.zeros(elements), torch.zeros(elements)
-    kernel = small_kernels.copy[(-(-elements // 1024),)]
-    return traced(lambda: kernel(x, out, elements, BLOCK=1024, num_warps=4))
+    block = 256 * warps
+    kernel = small_kernels.copy[(-(-elements // block),)]
+    return traced(lambda: kernel(x, out, elements, BLOCK=block, num_warps=warps))
 
 
 def chain(steps: int) -> Launch:
@@ -241,3 +242,10 @@ def test_the_command_models_every_launch_of_the_merge(compiler: Compiler) -> Non
             assert launch["floor_s"] < launch["time_s"] < 1e-3, launch["kernel"]
             assert launch["spill_bytes"] == 0 and launch["at_once"] >= 1
             assert not any("not matched" in note for note in launch["notes"]), launch["kernel"]
+
+
+def test_programs_of_one_warp_share_the_sub_cores_of_an_sm(compiler: Compiler) -> None:
+    """As many warps do the same work, four to a program or one."""
+    four, one = compiler.estimates([copy(2**20), copy(2**20, warps=1)])
+    assert one["instructions"] == pytest.approx(four["instructions"], rel=0.1)
+    assert one["details"]["alone"] == pytest.approx(four["details"]["alone"], rel=0.1)

@@ -48,7 +48,7 @@ def test_ranks_by_time_and_leaves_out_what_does_not_launch() -> None:
 
     ranked = tune.fastest_first("segments", entry, "sm_90", measure)
     assert len(ranked) == 2 * 3
-    assert ranked[0].config == {"MIN_BLOCK_N": 64, "WARP_COLUMNS": 64, "WARP_TILE": 256}
+    assert ranked[0].config == {"MIN_BLOCK_N": 128, "WARP_COLUMNS": 64, "WARP_TILE": 256}
     assert [c.latency_ms for c in ranked] == sorted(c.latency_ms for c in ranked)
     assert entry == {"default": {"WARP_TILE": 1}}
 
