@@ -7,16 +7,24 @@ begins with the embedded model's, and learns in a few hundred steps to read time
 where there were places. The embedded model's tower and projector see for it, frozen as they are in
 their own training; the small tower that its class brings is not used.
 
-Two formats of prompts, those of Qwen2.5-VL and of Qwen3-VL: a video as one run of tokens, its time
-in the positions alone; or every frame after a word for its time, between markers. How far apart
-frames are varies from clip to clip, as it does between real videos. No content is merged in
-training, and no position is one that a merge would give.
+Two formats of prompts, in the way of Qwen2.5-VL and of Qwen3-VL: a video as one run of tokens, its
+time in the positions alone; or every frame after a word for its time, between markers. Positions
+are those of Qwen3-VL in the second one; the decoder is Qwen2.5-VL's in both, because Qwen3-VL's
+matrices are not the embedded model's (it has no biases, and norms of heads). How far apart
+frames are varies from clip to clip, as it does between real videos.
+
+What comes later stands later in a prompt, and a causal decoder this small tells a direction from
+that alone: trained on frames in order it gave the same answers with the time reversed. So in half
+of the clips the frames stand in random order, and only what the format says of the time is right.
+No content is merged in training, and no position is one that a merge would give.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,13 +53,16 @@ from .model import EMBEDDING_STD, TOKENS_PER_FRAME
 from .muon import Muon
 from .training import schedule
 
-FORMATS = {"one run": "qwen2_5_vl", "frames apart": "qwen3_vl"}
+FORMATS = ("one run", "frames apart")
+FAMILY = FAMILIES["qwen2_5_vl"]
+SHUFFLED_SHARE = 0.5
 SPACINGS = (1, 2, 4)  # from one frame to the next, in positions or in words for times
 STREAM = 2000  # of random numbers; the embedded model's own training has others
 CLIPS = 8  # of a step
 LENGTHS = (4, 6, 8)
 MUON_LR, ADAM_LR = 0.01, 0.002
-STEPS = 300
+STEPS = 240
+TRAINED = "training.json"
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class TimedModel:
     """A model with positions of three axes, and what makes its prompts.
 
     Attributes:
-        model: of a family of :data:`FORMATS`.
+        model: Qwen2.5-VL.
         tower: whose tower and projector see for it.
         tokenizer: of the words; words for times have the ids after its own.
         is_apart: whether frames stand apart, each after a word for its time.
@@ -70,13 +81,14 @@ class TimedModel:
     tokenizer: Any
     is_apart: bool
 
-    def prompt(self, num_frames: int, spacing: int) -> tuple[list[int], VideoSpan]:
+    def prompt(self, told: Sequence[int], spacing: int) -> tuple[list[int], VideoSpan]:
         """Ids up to the end of the video, and where its tokens are among them.
 
         Args:
-            num_frames: T.
+            told: for each of T frames as they stand in the prompt, its number in time.
             spacing: from frame to frame.
         """
+        num_frames = len(told)
         config = self.model.config
         start, end = config.vision_start_token_id, config.vision_end_token_id
         ids = self.tokenizer(PROMPT, add_special_tokens=False).input_ids
@@ -84,34 +96,38 @@ class TimedModel:
             span = VideoSpan(len(ids) + 1, num_frames, TOKENS_PER_FRAME)
             return [*ids, start, *[config.video_token_id] * span.num_tokens, end], span
         places = []
-        for frame in range(num_frames):
+        for frame in told:
             ids += [len(self.tokenizer) + frame * spacing, start]
             places.append(len(ids))
             ids += [config.video_token_id] * TOKENS_PER_FRAME + [end]
         return ids, VideoSpan.apart(places, TOKENS_PER_FRAME)
 
-    def positions(self, ids: list[int], num_frames: int, spacing: int) -> Tensor:
-        """[3, S] what the model's own class gives to a prompt with one video.
+    def positions(self, ids: list[int], told: Sequence[int], spacing: int) -> Tensor:
+        """[3, S] what the model's own class gives to a prompt with one video. Of frames in one run
+        they tell the time; frames apart have theirs by their place in the prompt.
 
         Args:
             ids: of the prompt, what follows the video included.
-            num_frames: T.
+            told: as of :meth:`prompt`.
             spacing: from frame to frame.
         """
         row = torch.tensor([ids])
         vision = self.model.config.vision_config
         side = synthetic.GRID * vision.spatial_merge_size
-        timing = {}
-        if not self.is_apart:
-            seconds = spacing / vision.tokens_per_second
-            timing["second_per_grid_ts"] = torch.tensor([seconds])
+        # Frames apart are grids of their own.
+        grids = [[1, side, side]] * len(told) if self.is_apart else [[len(told), side, side]]
         positions, _ = self.model.model.get_rope_index(
             row,
             2 * (row == self.model.config.video_token_id).int(),
-            video_grid_thw=torch.tensor([[num_frames, side, side]]),
-            **timing,
+            video_grid_thw=torch.tensor(grids),
+            second_per_grid_ts=torch.tensor([spacing / vision.tokens_per_second] * len(grids)),
         )
-        return positions[:, 0]
+        positions = positions[:, 0]
+        if not self.is_apart:
+            places = (row[0] == self.model.config.video_token_id).nonzero()[:, 0]
+            frames = places.view(len(told), -1)
+            positions[:, frames] = positions[:, frames[list(told)]]
+        return positions
 
     def embed(self, ids: Tensor, span: VideoSpan, features: Tensor) -> Tensor:
         """[B, S, C] of prompts [B, S] with a video's tokens ``features`` [B, T * N, C] in place."""
@@ -127,12 +143,7 @@ class TimedModel:
 
 
 def begin(name: str) -> TimedModel:
-    """The untrained model of a format of :data:`FORMATS`: the embedded decoder's matrices wherever
-    its own have the same name and shape.
-
-    Raises:
-        KeyError: an unknown format.
-    """
+    """The untrained model of a format of :data:`FORMATS`: the embedded model's decoder."""
     embedded = load_embedded_model()
     decoder = embedded.model.model.language_model
     times = SPACINGS[-1] * (synthetic.FRAMES - 1) + 1
@@ -140,20 +151,12 @@ def begin(name: str) -> TimedModel:
     shape = replace(DecoderShape.from_text_config(decoder.config), vocab_size=words + times)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, _ = FAMILIES[FORMATS[name]].random_model(
-            shape, embedded.processor, is_reduced=True
-        )
+        model, _ = FAMILY.random_model(shape, embedded.processor, is_reduced=True)
         table = torch.randn(words + times, shape.hidden_size) * EMBEDDING_STD
     table[:words] = embedded.model.get_input_embeddings().weight.detach()
-    own = model.model.language_model.state_dict()
-    trained = {
-        key: value
-        for key, value in decoder.state_dict().items()
-        if key in own and own[key].shape == value.shape
-    }
-    model.model.language_model.load_state_dict({**own, **trained})
+    matrices = {**decoder.state_dict(), "embed_tokens.weight": table}
+    model.model.language_model.load_state_dict(matrices)
     with torch.no_grad():
-        model.get_input_embeddings().weight.copy_(table)
         model.lm_head.weight.copy_(table)
     tokenizer = embedded.processor.tokenizer
     return TimedModel(model.eval(), embedded.model, tokenizer, is_apart=name == "frames apart")
@@ -187,7 +190,7 @@ def train(timed: TimedModel, steps: int, *, seed: int = 0) -> Iterator[tuple[flo
         clips = [
             make_clip("train", first + i, seed=seed, num_frames=num_frames) for i in range(CLIPS)
         ]
-        loss, right = _answer_loss(timed, clips, int(rng.choice(SPACINGS)))
+        loss, right = _answer_loss(timed, clips, rng)
         loss.backward()
         for optimizer, _ in optimizers:
             optimizer.step()
@@ -195,9 +198,15 @@ def train(timed: TimedModel, steps: int, *, seed: int = 0) -> Iterator[tuple[flo
         yield loss.item(), right
 
 
-def _answer_loss(timed: TimedModel, clips: list[Clip], spacing: int) -> tuple[Tensor, float]:
+def _answer_loss(
+    timed: TimedModel, clips: list[Clip], rng: np.random.Generator
+) -> tuple[Tensor, float]:
     """Loss and accuracy of several questions on each clip, which share its video."""
-    num_frames = len(clips[0].frames)
+    spacing, num_frames = int(rng.choice(SPACINGS)), len(clips[0].frames)
+    order = list(range(num_frames))
+    if rng.random() < SHUFFLED_SHARE:
+        order = rng.permutation(num_frames).tolist()
+    features = timed.see(clips).unflatten(1, (num_frames, -1))[:, order].flatten(1, 2)
     asked = min(MAX_QUESTIONS, *(len(clip.questions) for clip in clips))
     rows = [
         encode_question(timed.tokenizer, question)
@@ -207,13 +216,13 @@ def _answer_loss(timed: TimedModel, clips: list[Clip], spacing: int) -> tuple[Te
     longest, pad = max(len(ids) for ids, _ in rows), timed.tokenizer.pad_token_id
     questions = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows])
     labels = torch.tensor([row + [IGNORE] * (longest - len(row)) for _, row in rows])
-    ids, span = timed.prompt(num_frames, spacing)
-    positions = timed.positions([*ids, *[pad] * longest], num_frames, spacing)
+    ids, span = timed.prompt(order, spacing)
+    positions = timed.positions([*ids, *[pad] * longest], order, spacing)
     tail = positions[:, len(ids) :].repeat(1, asked - 1)
     positions = torch.cat([positions, tail], dim=1)[:, None].expand(-1, len(clips), -1)
     prompts = torch.cat([torch.tensor([ids] * len(clips)), questions.view(len(clips), -1)], dim=1)
     output = timed.model.model.language_model(
-        inputs_embeds=timed.embed(prompts, span, timed.see(clips)),
+        inputs_embeds=timed.embed(prompts, span, features),
         attention_mask=shared_prefix_mask(len(ids), asked, longest),
         position_ids=positions,
         use_cache=False,
@@ -224,3 +233,34 @@ def _answer_loss(timed: TimedModel, clips: list[Clip], spacing: int) -> tuple[Te
     is_answer &= is_answer.cumsum(dim=-1) == 1  # after it comes its end
     right = (logits.argmax(dim=-1) == target)[is_answer.flatten()].float().mean()
     return F.cross_entropy(logits, target, ignore_index=IGNORE), float(right)
+
+
+def save(timed: TimedModel, folder: Path, steps: int) -> None:
+    """Write the weights, as transformers does, and how long they were trained.
+
+    Args:
+        timed: a trained model.
+        folder: to write to.
+        steps: of its training.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    timed.model.save_pretrained(folder)
+    (folder / TRAINED).write_text(json.dumps({"steps": steps}) + "\n", encoding="utf-8")
+
+
+def load(name: str, folder: Path) -> tuple[TimedModel, int]:
+    """A model that :func:`save` wrote, and the steps of its training.
+
+    Args:
+        name: of a format of :data:`FORMATS`.
+        folder: of the model.
+
+    Raises:
+        CheckpointError: files missing or damaged, or of another format.
+        OSError: no record of the training.
+    """
+    steps = json.loads((folder / TRAINED).read_text(encoding="utf-8"))["steps"]
+    model = FAMILY.load(folder, dtype=torch.float32, device="cpu")
+    return replace(begin(name), model=model), int(steps)
