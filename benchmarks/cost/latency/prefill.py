@@ -271,8 +271,9 @@ def run(
     for name in models:
         if name not in SIZES:
             raise ValueError(f"model must be one of {', '.join(SIZES)}, got {name!r}")
-    rows = []
     device = torch.device("cpu")
+    environment = {**describe(device), "cpu_threads": 1}
+    rows = []
     for name in models:
         model = shallow_model(name, layers, device, torch.float32)
         subject = Subject(model, layer=0, has_own_features=False)
@@ -286,11 +287,11 @@ def run(
     results = {
         "schema_version": SCHEMA_VERSION,
         "kind": "prefill",
-        "environment": {**describe(device), "cpu_threads": 1},
+        "environment": environment,
         "rows": rows,
     }
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"prefill-{stamp(results['environment'])}.json"
+    path = out / f"prefill-{stamp(environment)}.json"
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return path
 
