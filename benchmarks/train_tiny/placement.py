@@ -320,7 +320,7 @@ def run(
     questions: int = 1000,
     progress: Callable[[str], object] = print,
 ) -> Path:
-    """Take or train the models, measure, and write the results file, whose path is returned.
+    """Take or train the models, measure, and write the results file after each of them; its path.
 
     Args:
         folder: of the models, in a folder each; those that are missing are trained.
@@ -341,6 +341,8 @@ def run(
         "questions": questions,
         "models": [],
     }
+    path = out / f"placement-{stamp(results['environment'])}.json"
+    out.mkdir(parents=True, exist_ok=True)
     for name in formats:
         place = folder / name.replace(" ", "-")
         if not place.is_dir():
@@ -360,9 +362,7 @@ def run(
         results["models"].append({"format": name, "steps": trained, **measured})
         for row in measured["rows"]:
             progress(f"{name}, {row['placement']}: " + _summary(row))
-    path = out / f"placement-{stamp(results['environment'])}.json"
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return path
 
 
