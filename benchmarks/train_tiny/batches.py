@@ -30,7 +30,7 @@ COMPRESSED_SHARE = 0.5
 SLOWEST_RATE = 0.1  # positions per visual token in a compressed frame
 
 KINDS = (*synthetic.SHAPES, synthetic.FLASH_SHAPE, *synthetic.BACKGROUNDS)
-_PROMPT = "<|im_start|>user\n"
+PROMPT = "<|im_start|>user\n"
 _MOTIONS = ("none", *synthetic.DIRECTIONS)
 
 
@@ -101,13 +101,13 @@ def clip_batch(tokenizer: Any, clips: list[Clip], rng: np.random.Generator) -> B
     shown = show_clips(clips, rng)
     num_questions = min(MAX_QUESTIONS, *(len(clip.questions) for clip in clips))
     questions = [q for clip in clips for q in clip.questions[:num_questions]]
-    rows = [_encode(tokenizer, question) for question in questions]
+    rows = [encode_question(tokenizer, question) for question in questions]
     shape = (len(clips), num_questions)
     longest = max(len(ids) for ids, _ in rows)
     pad = tokenizer.pad_token_id
     ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows])
     labels = torch.tensor([labels + [IGNORE] * (longest - len(labels)) for _, labels in rows])
-    prefix = torch.tensor(tokenizer(_PROMPT, add_special_tokens=False).input_ids)
+    prefix = torch.tensor(tokenizer(PROMPT, add_special_tokens=False).input_ids)
 
     visual = len(prefix) + shown.positions
     newline = visual[:, -1:] + 1
@@ -123,7 +123,7 @@ def clip_batch(tokenizer: Any, clips: list[Clip], rng: np.random.Generator) -> B
         kind=torch.tensor([_kind_of(question) for question in questions]).view(shape),
         color=torch.tensor([_color_of(question) for question in questions]).view(shape),
         positions=torch.cat([before, visual, newline, asked], dim=1),
-        may_attend=_mask(len(prefix) + visual.shape[1] + 1, num_questions, longest),
+        may_attend=shared_prefix_mask(len(prefix) + visual.shape[1] + 1, num_questions, longest),
     )
 
 
@@ -189,7 +189,7 @@ def dense_frames(count: int, rng: np.random.Generator) -> DenseFrames:
     )
 
 
-def _encode(tokenizer: Any, question: Question) -> tuple[list[int], list[int]]:
+def encode_question(tokenizer: Any, question: Question) -> tuple[list[int], list[int]]:
     """Ids of one question with its answer, and the labels: only the answer and its end count."""
     text = f"\n{question.text}<|im_end|>\n<|im_start|>assistant\n{question.answer}<|im_end|>"
     ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -213,7 +213,7 @@ def _visual_positions(rng: np.random.Generator, num_frames: int) -> np.ndarray:
     return np.cumsum(rng.random(rates.shape) < rates)
 
 
-def _mask(num_prefix: int, num_questions: int, longest: int) -> Tensor:
+def shared_prefix_mask(num_prefix: int, num_questions: int, longest: int) -> Tensor:
     """[1, 1, S, S]: causal, and no question sees another one."""
     question = torch.arange(num_questions).repeat_interleave(longest)
     owner = torch.cat([torch.full((num_prefix,), -1), question])  # -1: shared by all
