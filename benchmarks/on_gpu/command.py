@@ -4,9 +4,10 @@
 
 First what many warps at once can break (races, graphs, waits), then correctness, kernel timings,
 the model's times beside measured ones, the end-to-end latency of a model of real size, the vLLM
-plugin where vLLM is installed, and compute-sanitizer. Each section has a share of the time and hands on what it leaves; the results
-file is rewritten after every row, so that a run that is cut leaves what it has. ``--dry-run`` takes
-the same way with tiny shapes, on a CPU under Triton's interpreter, and times nothing.
+plugin where vLLM is installed, and compute-sanitizer. Each section has a share of the time and
+hands on what it leaves; the results file is rewritten after every row, so that a run that is cut
+leaves what it has. ``--dry-run`` takes the same way with tiny shapes, on a CPU under Triton's
+interpreter, and times nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The vLLM plugin on a GPU: no wait for the device while it serves, the vision tower as CUDA graphs.
+"""The vLLM plugin on a GPU: no wait for the device while it serves, the tower as CUDA graphs.
 
-vLLM's CPU engine shows all the rest. What it cannot show is in one file of the plugin's tests, which
-runs here in a process of its own, with vLLM's check for waits set to raise.
+vLLM's CPU engine shows all the rest. What it cannot show is in one file of the plugin's tests,
+which runs here in a process of its own, with vLLM's check for waits set to raise.
 """
 
 from __future__ import annotations
