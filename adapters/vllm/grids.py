@@ -244,16 +244,11 @@ class PruningGridModel(_Model):
         """For vLLM's older runner, which keeps positions in host memory: there it waits itself.
         The newer one asks :meth:`place`, see model_state.py."""
         offset = int(mrope_positions.max()) + 1 - len(input_ids)
-        device = (
-            multimodal_embeddings[0].device if multimodal_embeddings else mrope_positions.device
+        if not multimodal_embeddings:
+            return [], mrope_positions, offset
+        device = multimodal_embeddings[0].device
+        ids, positions = (
+            value if value.device == device else async_tensor_h2d(value, device)
+            for value in (torch.as_tensor(input_ids), mrope_positions)
         )
-        ids = torch.as_tensor(input_ids)
-        if multimodal_embeddings:
-            ids, mrope_positions = (
-                value if value.device == device else async_tensor_h2d(value, device)
-                for value in (ids, mrope_positions)
-            )
-        tokens, positions = self.place(
-            ids, multimodal_embeddings, mrope_positions, num_computed_tokens
-        )
-        return tokens, positions, offset
+        return *self.place(ids, multimodal_embeddings, positions, num_computed_tokens), offset

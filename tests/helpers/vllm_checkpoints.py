@@ -157,8 +157,8 @@ _EXPERTS = {
     "norm_topk_prob": True,
 }
 _LINEAR = {
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
+    "linear_key_head_dim": 128,  # published; the CPU engine's kernel takes few others
+    "linear_value_head_dim": 128,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],

@@ -94,6 +94,7 @@ def engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
 def pruned_server(family: str) -> list[str]:
     """Options of a server that keeps :data:`RETAIN`, or what a request asks for."""
     options = [*SERVER_OPTIONS, "--hf-overrides", json.dumps(overrides(family))]
+    options += ["--dtype", DTYPE.get(family, "float32")]
     return [*options, "--trust-request-mm-kwargs", "--worker-cls", WORKER.get(family, "auto")]
 
 
