@@ -7,6 +7,7 @@ Weights are drawn wide enough that the next token depends on the video.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -98,17 +99,10 @@ def write_llava_onevision(folder: Path) -> None:
     )
     _write(folder, LlavaOnevisionForConditionalGeneration, config, processor)
     # transformers leaves a level out of the tower's names when it saves; vLLM wants it.
-    weights = folder / "model.safetensors"
-    tower = "vision_tower."
-    save_file(
-        {
-            name.replace(tower, f"{tower}vision_model.")
-            if f"{tower}vision_model." not in name
-            else name: tensor
-            for name, tensor in load_file(weights).items()
-        },
-        weights,
-        metadata={"format": "pt"},
+    tower, full = "vision_tower.", "vision_tower.vision_model."
+    _rewrite(
+        folder,
+        lambda key, value: (key if full in key else key.replace(tower, full), value),
     )
 
 
@@ -152,7 +146,7 @@ def write_qwen2_5_vl(folder: Path) -> None:
 _EXPERTS = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
-    "moe_intermediate_size": 64,
+    "moe_intermediate_size": 96,
     "decoder_sparse_step": 1,
     "norm_topk_prob": True,
 }
@@ -218,6 +212,12 @@ def write_qwen3(kind: str, folder: Path) -> None:
         chat_template=QWEN_TEMPLATE,
     )
     _write(folder, getattr(transformers, f"{name}ForConditionalGeneration"), config, processor)
+    if kind == "qwen3_vl_moe":
+        # Published with inputs before outputs, as transformers reads them but does not save them.
+        _rewrite(
+            folder,
+            lambda key, value: (key, value.mT.contiguous()) if ".experts." in key else (key, value),
+        )
 
 
 WRITERS = {
@@ -248,6 +248,13 @@ def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
+
+
+def _rewrite(folder: Path, change: Callable[[str, Tensor], tuple[str, Tensor]]) -> None:
+    """Change names or values in a checkpoint's file."""
+    weights = folder / "model.safetensors"
+    changed = dict(change(key, value) for key, value in load_file(weights).items())
+    save_file(changed, weights, metadata={"format": "pt"})
 
 
 @torch.no_grad()

@@ -22,11 +22,14 @@ from vllm_engines import (
     IMAGE_PLACEHOLDERS,
     MAX_TOKENS,
     PLACEHOLDERS,
+    Answer,
     metadata,
 )
 
 from prunevid_kernels import PruneVidConfig, budget_tokens, merge_video
 from prunevid_kernels.adapters import prune
+
+NEAR_TIE = 0.05  # of the logits' spread
 
 
 class Oracle:
@@ -35,10 +38,26 @@ class Oracle:
     def __init__(self, checkpoint: Path) -> None:
         self.family = checkpoint.name
         dtype = getattr(torch, DTYPE.get(self.family, "float32"))
+        self.near_tie = 0.0 if dtype == torch.float32 else NEAR_TIE
+        self._steps: tuple[Tensor, ...] = ()
         self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=dtype)
         self.model.eval()
         self.model.generation_config.eos_token_id = None  # answers have MAX_TOKENS tokens
         self.processor = AutoProcessor.from_pretrained(checkpoint)
+
+    def confirm(self, said: Answer, video: NDArray[np.uint8], retain: float) -> None:
+        """Assert that an engine said what this model says. In bfloat16, up to the first token that
+        this model finds about as likely as its own choice: two ways to round part there."""
+        length, tokens = self.answer(video, retain)
+        assert said.prompt_tokens == length
+        pairs = enumerate(zip(said.tokens, tokens, strict=True))
+        step = next((i for i, (own, other) in pairs if own != other), None)
+        if step is not None and self.near_tie:
+            logits = self._steps[step][0].float()
+            gap = logits[tokens[step]] - logits[said.tokens[step]]
+            assert gap <= self.near_tie * logits.std(), (said.tokens, tokens)
+        else:
+            assert said.tokens == tokens
 
     @torch.no_grad()
     def answer(
@@ -95,9 +114,16 @@ class Oracle:
         tokens_per_frame = rows * columns // 4
         length = inputs["input_ids"].shape[1]
         with prune(self.model, PruneVidConfig(budget=float(retain), select=False)):
-            output = self.model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=MAX_TOKENS,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
         merged = budget_tokens(frames, tokens_per_frame, retain)
-        tokens = tuple(output[0, length:].tolist())
+        tokens = tuple(output.sequences[0, length:].tolist())
+        self._steps = output.logits
         return length - frames * tokens_per_frame + merged, tokens
 
     def _id(self, token: str) -> int:

@@ -17,5 +17,5 @@ def test_experts_say_what_transformers_says(family: str, checkpoints: dict[str, 
     with engine(checkpoints[family]) as llm:
         said = answers(llm, [prompt(family, [video]) for video in clips])
     oracle = Oracle(checkpoints[family])
-    expected = [oracle.answer(video, RETAIN) for video in clips]
-    assert [(answer.prompt_tokens, answer.tokens) for answer in said] == expected
+    for answer, video in zip(said, clips, strict=True):
+        oracle.confirm(answer, video, RETAIN)

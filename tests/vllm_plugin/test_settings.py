@@ -31,8 +31,8 @@ def test_chunked_prefill_with_the_engines_own_rate(checkpoint: Path) -> None:
         chunked = answers(llm, prompts)
     assert all(answer.prompt_tokens > 48 for answer in chunked)
     oracle = Oracle(checkpoint)
-    expected = [oracle.answer(video, 0.8) for video in clips]
-    assert [(answer.prompt_tokens, answer.tokens) for answer in chunked] == expected
+    for answer, video in zip(chunked, clips, strict=True):
+        oracle.confirm(answer, video, 0.8)
 
 
 @pytest.mark.parametrize(

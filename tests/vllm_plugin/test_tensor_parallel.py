@@ -15,5 +15,5 @@ def test_two_workers_say_what_transformers_says(family: str, checkpoints: dict[s
     with engine(checkpoints[family], tensor_parallel_size=2) as llm:
         said = answers(llm, [prompt(family, [video]) for video in clips])
     oracle = Oracle(checkpoints[family])
-    expected = [oracle.answer(video, RETAIN) for video in clips]
-    assert [(answer.prompt_tokens, answer.tokens) for answer in said] == expected
+    for answer, video in zip(said, clips, strict=True):
+        oracle.confirm(answer, video, RETAIN)
