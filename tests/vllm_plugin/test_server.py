@@ -15,9 +15,9 @@ from prunevid_kernels.benchmarks.cost.serve.server import running_server
 from prunevid_kernels.benchmarks.embedded.sample_clip import SAMPLE_CLIP
 
 # Of the sample clip, eight seconds long: of eight frames 36 tokens each; of two frames a second, as
-# vLLM samples for Qwen2.5-VL, 49 tokens for every two.
-VISUAL = {"llava_onevision": 288, "qwen2_5_vl": 392, "qwen3_vl": 1, "qwen3_5": 1}
-KEPT = {"llava_onevision": 72, "qwen2_5_vl": 98, "qwen3_vl": 1, "qwen3_5": 1}
+# vLLM samples for the Qwen models, 49 or 121 tokens for every two.
+VISUAL = {"llava_onevision": 288, "qwen2_5_vl": 392, "qwen3_vl": 968, "qwen3_5": 968}
+KEPT = {"llava_onevision": 72, "qwen2_5_vl": 98, "qwen3_vl": 242, "qwen3_5": 242}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
