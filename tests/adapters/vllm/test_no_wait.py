@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from no_wait import pretended_device
 
 from prunevid_kernels import apply_layout
+from prunevid_kernels.adapters import vllm
 from prunevid_kernels.adapters.vllm.apart import Stretch
 from prunevid_kernels.adapters.vllm.merging import merge_within
 from prunevid_kernels.adapters.vllm.positions import Grid, MediaRows, fill_positions
@@ -54,3 +56,10 @@ def test_waiting_is_noticed(monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
         numbers = torch.zeros(3, dtype=torch.int64, device=device)
         with pytest.raises((RuntimeError, NotImplementedError), match="meta|[Mm]eta"):
             look(numbers)
+
+
+def test_vllms_check_for_waits_is_not_asked_to_look_away() -> None:
+    sources = sorted(Path(vllm.__file__).parent.rglob("*.py"))
+    assert len(sources) > 5
+    for source in sources:
+        assert "gpu_sync_allowed" not in source.read_text(), source
