@@ -91,6 +91,12 @@ def engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
         cleanup_dist_env_and_memory()
 
 
+def model_of(llm: LLM) -> Any:
+    """The model of an engine in this process with one worker."""
+    core: Any = llm.llm_engine.engine_core
+    return core.engine_core.model_executor.driver_worker.worker.model_runner.model
+
+
 def pruned_server(family: str) -> list[str]:
     """Options of a server that keeps :data:`RETAIN`, or what a request asks for."""
     options = [*SERVER_OPTIONS, "--hf-overrides", json.dumps(overrides(family))]

@@ -20,6 +20,7 @@ from vllm_engines import (
     answers,
     clip,
     engine,
+    model_of,
     prompt,
 )
 from vllm_oracle import Oracle
@@ -52,10 +53,20 @@ def oracle(checkpoint: Path) -> Oracle:
 
 @pytest.mark.parametrize("retain", [None, 0.1, 0.5, 1.0])
 def test_same_tokens_as_transformers_with_the_same_merge(
-    llm: LLM, oracle: Oracle, retain: float | None
+    llm: LLM, oracle: Oracle, monkeypatch: pytest.MonkeyPatch, retain: float | None
 ) -> None:
+    features: list[Tensor] = []
+    if oracle.near_tie:
+        tower = model_of(llm).visual
+        encode = tower.forward
+
+        def recorded(*args: Any, **options: Any) -> Tensor:
+            features.append(encode(*args, **options))
+            return features[-1]
+
+        monkeypatch.setattr(tower, "forward", recorded)
     (answer,) = answers(llm, [prompt(oracle.family, [clip(8)], retain=retain)])
-    oracle.confirm(answer, clip(8), retain or RETAIN)
+    oracle.confirm(answer, clip(8), retain or RETAIN, *features)
 
 
 def test_a_prompt_holds_the_budget(llm: LLM, checkpoint: Path) -> None:
