@@ -7,6 +7,7 @@ import os
 import urllib.request
 from pathlib import Path
 
+import pytest
 import vllm_digests
 from vllm_engines import START_LIMIT_S, pruned_server
 
@@ -18,6 +19,7 @@ FAMILY = "qwen3_vl"
 ENGINES, WORKERS = 2, 2
 
 
+@pytest.mark.full  # seven processes, each of which loads vLLM
 def test_every_worker_of_every_engine_merges_alike(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
