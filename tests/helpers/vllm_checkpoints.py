@@ -7,13 +7,16 @@ Weights are drawn wide enough that the next token depends on the video.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -27,11 +30,14 @@ from transformers import (
     Qwen2Config,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
     SiglipVisionConfig,
 )
 
 IMAGE_SIZE_PX, PATCH_PX = 96, 8  # LLaVA-OneVision: 12 x 12 patches, 6 x 6 tokens after pooling
 QWEN_PATCH_PX = 14
+QWEN3_PATCH_PX = 8
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _LLAVA_SPECIAL = ("<image>", "<video>")
 _QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -93,17 +99,10 @@ def write_llava_onevision(folder: Path) -> None:
     )
     _write(folder, LlavaOnevisionForConditionalGeneration, config, processor)
     # transformers leaves a level out of the tower's names when it saves; vLLM wants it.
-    weights = folder / "model.safetensors"
-    tower = "vision_tower."
-    save_file(
-        {
-            name.replace(tower, f"{tower}vision_model.")
-            if f"{tower}vision_model." not in name
-            else name: tensor
-            for name, tensor in load_file(weights).items()
-        },
-        weights,
-        metadata={"format": "pt"},
+    tower, full = "vision_tower.", "vision_tower.vision_model."
+    _rewrite(
+        folder,
+        lambda key, value: (key if full in key else key.replace(tower, full), value),
     )
 
 
@@ -144,6 +143,90 @@ def write_qwen2_5_vl(folder: Path) -> None:
     _write(folder, Qwen2_5_VLForConditionalGeneration, config, processor)
 
 
+_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 96,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": True,
+}
+_LINEAR = {
+    "linear_key_head_dim": 128,  # published; the CPU engine's kernel takes few others
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+_QWEN3 = {  # checkpoint -> transformers' name, what its decoder has beside the others'
+    "qwen3_vl": ("Qwen3VL", {}),
+    "qwen3_vl_moe": ("Qwen3VLMoe", _EXPERTS),
+    "qwen3_5": ("Qwen3_5", _LINEAR),
+    "qwen3_5_moe": ("Qwen3_5Moe", {**_LINEAR, **_EXPERTS, "shared_expert_intermediate_size": 64}),
+}
+QWEN3_PLANES = 2
+
+
+def write_qwen3(kind: str, folder: Path) -> None:
+    """A Qwen3-VL or a Qwen3.5 checkpoint, dense or with experts; frames stand apart in the
+    prompt. The video's size decides how many tokens a frame has."""
+    name, own = _QWEN3[kind]
+    tokenizer = _tokenizer(_QWEN_SPECIAL)
+    vision = {
+        "depth": 3,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 2,
+        "out_hidden_size": _TEXT["hidden_size"],
+        "patch_size": QWEN3_PATCH_PX,
+        "num_position_embeddings": 64,
+    }
+    if kind.startswith("qwen3_vl"):
+        vision["deepstack_visual_indexes"] = [0, 1][:QWEN3_PLANES]
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_interleaved": True}
+    rope |= {"mrope_section": [6, 5, 5], "partial_rotary_factor": 1.0}
+    config = getattr(transformers, f"{name}Config")(
+        text_config={
+            **_TEXT,
+            **_token_ids(tokenizer),
+            **own,
+            "head_dim": 32,
+            "rope_parameters": rope,
+        },
+        vision_config=vision,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
+    # Of all frames together; the longest clips of the tests stay as they are.
+    video_size = {"shortest_edge": 32 * 32, "longest_edge": 112 * 112 * 40}
+    common = {"patch_size": QWEN3_PATCH_PX, "merge_size": 2, "temporal_patch_size": 2}
+    # The same for both kinds, as in published checkpoints: vLLM normalizes in the tower.
+    common |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=size, **common),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(size=video_size, **common),
+        chat_template=QWEN_TEMPLATE,
+    )
+    _write(folder, getattr(transformers, f"{name}ForConditionalGeneration"), config, processor)
+    if kind == "qwen3_vl_moe":
+        # Published with inputs before outputs, as transformers reads them but does not save them.
+        _rewrite(
+            folder,
+            lambda key, value: (key, value.mT.contiguous()) if ".experts." in key else (key, value),
+        )
+
+
+WRITERS = {
+    "llava_onevision": write_llava_onevision,
+    "qwen2_5_vl": write_qwen2_5_vl,
+    **{kind: partial(write_qwen3, kind) for kind in _QWEN3},
+}
+
+
 def _tokenizer(special: tuple[str, ...]) -> PreTrainedTokenizerFast:
     """Single bytes, so that every question can be read."""
     entries = [*_SPECIAL, *special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
@@ -165,6 +248,13 @@ def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
+
+
+def _rewrite(folder: Path, change: Callable[[str, Tensor], tuple[str, Tensor]]) -> None:
+    """Change names or values in a checkpoint's file."""
+    weights = folder / "model.safetensors"
+    changed = dict(change(key, value) for key, value in load_file(weights).items())
+    save_file(changed, weights, metadata={"format": "pt"})
 
 
 @torch.no_grad()

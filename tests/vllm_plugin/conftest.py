@@ -20,6 +20,9 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault(
+    "VLLM_GPU_SYNC_CHECK", "error"
+)  # on a GPU: a wait that vLLM has not asked for
 
 HAS_VLLM = find_spec("vllm") is not None
 collect_ignore_glob = [] if HAS_VLLM else ["test_*.py"]
@@ -41,9 +44,9 @@ def unpoisoned_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from vllm_checkpoints import write_llava_onevision, write_qwen2_5_vl
+    from vllm_checkpoints import WRITERS
 
     folder = tmp_path_factory.mktemp("checkpoints")
-    write_llava_onevision(folder / "llava_onevision")
-    write_qwen2_5_vl(folder / "qwen2_5_vl")
+    for family, write in WRITERS.items():
+        write(folder / family)
     return {path.name: path for path in folder.iterdir()}

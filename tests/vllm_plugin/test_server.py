@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from vllm_engines import ARCHITECTURES, RETAIN, START_LIMIT_S, pruned_server
+from vllm_engines import FAMILIES, RETAIN, START_LIMIT_S, pruned_server
 
 from prunevid_kernels.benchmarks.cost.serve.bench import ServeCheckError, check
 from prunevid_kernels.benchmarks.cost.serve.client import Client, RequestError
@@ -15,12 +15,12 @@ from prunevid_kernels.benchmarks.cost.serve.server import running_server
 from prunevid_kernels.benchmarks.embedded.sample_clip import SAMPLE_CLIP
 
 # Of the sample clip, eight seconds long: of eight frames 36 tokens each; of two frames a second, as
-# vLLM samples for Qwen2.5-VL, 49 tokens for every two.
-VISUAL = {"llava_onevision": 288, "qwen2_5_vl": 392}
-KEPT = {"llava_onevision": 72, "qwen2_5_vl": 98}
+# vLLM samples for the Qwen models, 49 or 121 tokens for every two.
+VISUAL = {"llava_onevision": 288, "qwen2_5_vl": 392, "qwen3_vl": 968, "qwen3_5": 968}
+KEPT = {"llava_onevision": 72, "qwen2_5_vl": 98, "qwen3_vl": 242, "qwen3_5": 242}
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

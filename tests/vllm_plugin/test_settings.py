@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from vllm_engines import ARCHITECTURES, answers, clip, engine, prompt
+from vllm_engines import ARCHITECTURES, FAMILIES, answers, clip, engine, prompt
 from vllm_oracle import Oracle
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Path:
     return checkpoints[request.param]
 
@@ -31,8 +31,8 @@ def test_chunked_prefill_with_the_engines_own_rate(checkpoint: Path) -> None:
         chunked = answers(llm, prompts)
     assert all(answer.prompt_tokens > 48 for answer in chunked)
     oracle = Oracle(checkpoint)
-    expected = [oracle.answer(video, 0.8) for video in clips]
-    assert [(answer.prompt_tokens, answer.tokens) for answer in chunked] == expected
+    for answer, video in zip(chunked, clips, strict=True):
+        oracle.confirm(answer, video, 0.8)
 
 
 @pytest.mark.parametrize(
