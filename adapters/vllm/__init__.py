@@ -29,6 +29,11 @@ def register() -> None:
     Called in each of vLLM's processes, possibly more than once.
     """
     from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+    from .engine_config import configured
 
     for architecture, module in ARCHITECTURES.items():
         ModelRegistry.register_model(architecture, f"{__name__}.{module}:{architecture}")
+        plain = MODELS_CONFIG_MAP.get(architecture.removeprefix("PruneVid"))
+        MODELS_CONFIG_MAP[architecture] = configured(plain)

@@ -25,6 +25,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.platforms import current_platform
 from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
+from .limits import SECONDS, check_positions
 from .merging import merge_within
 from .positions import (
     Grid,
@@ -47,6 +48,16 @@ class PruneVidQwen2_5_VLProcessor(PruningProcessor, Qwen2_5_VLMultiModalProcesso
         merge_size = self.info.get_hf_config().vision_config.spatial_merge_size
         grids = data["video_grid_thw"].tolist() if "video_grid_thw" in data else []
         return [(frames, rows * columns // merge_size**2) for frames, rows, columns in grids]
+
+    def check(self, data: Mapping[str, Any], positions: int) -> None:
+        super().check(data, positions)
+        if (seconds := data.get(SECONDS)) is not None:
+            check_positions(
+                data["video_grid_thw"][:, 0].tolist(),
+                torch.as_tensor(seconds, dtype=torch.float64).tolist(),
+                getattr(self.info.get_hf_config().vision_config, "tokens_per_second", 1.0),
+                positions,
+            )
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -79,9 +79,18 @@ def request_retain(kwargs: Mapping[str, object]) -> tuple[float | None, dict[str
 
 def checked_retain(value: object, setting: str) -> float:
     """``value`` as a share in (0, 1]; ValueError naming ``setting`` if it is none."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) <= 1.0:
-        raise ValueError(f"{setting} must be a share in (0, 1], got {value!r}")
+    # Compared as it came: an integer that is too large for a float is a share out of range as well.
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+        raise ValueError(f"{setting} must be a share in (0, 1], got {_shown(value)}")
     return float(value)
+
+
+def _shown(value: object) -> str:
+    """``repr`` that fits a line; a request may send anything."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def cache_salt(retain: float) -> str:
