@@ -62,8 +62,8 @@ def check_size(frames: int, tokens_per_frame: int) -> None:
     for name, count in (("frames", frames), ("tokens a frame", tokens_per_frame)):
         if count > MAX_POINTS:
             raise ValueError(
-                f"video must have at most {MAX_POINTS} {name} to be merged, got {count}: send fewer "
-                "or smaller frames, or keep all"
+                f"video must have at most {MAX_POINTS} {name} to be merged, got {count}: send "
+                "fewer or smaller frames, or keep all"
             )
 
 
@@ -157,8 +157,8 @@ def _check_frames(field: str, videos: Any, vision: Any) -> None:
 
 
 def _check_seconds(seconds: Any, videos: int) -> None:
-    values = torch.as_tensor(seconds, dtype=torch.float64)
-    if values.shape != (videos,):
+    values = torch.as_tensor(seconds, dtype=torch.float64).flatten()
+    if len(values) != videos:
         raise ValueError(
             f"{SECONDS} must have one entry for each of {videos} videos, got {seconds}"
         )

@@ -54,7 +54,7 @@ class PruneVidQwen2_5_VLProcessor(PruningProcessor, Qwen2_5_VLMultiModalProcesso
         if (seconds := data.get(SECONDS)) is not None:
             check_positions(
                 data["video_grid_thw"][:, 0].tolist(),
-                torch.as_tensor(seconds, dtype=torch.float64).tolist(),
+                torch.as_tensor(seconds, dtype=torch.float64).flatten().tolist(),
                 getattr(self.info.get_hf_config().vision_config, "tokens_per_second", 1.0),
                 positions,
             )
