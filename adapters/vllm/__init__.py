@@ -1,7 +1,7 @@
 """The vLLM plugin: PruneVid's merge, within a budget, in vLLM's video models.
 
 vLLM finds :func:`register` through the entry point group ``vllm.general_plugins`` and then knows
-two more architectures, chosen with ``--hf-overrides``::
+more architectures, chosen with ``--hf-overrides``::
 
     vllm serve MODEL --hf-overrides '{"architectures":
         ["PruneVidLlavaOnevisionForConditionalGeneration"], "prunevid": {"retain": 0.2}}'
@@ -20,6 +20,10 @@ from __future__ import annotations
 ARCHITECTURES = {
     "PruneVidLlavaOnevisionForConditionalGeneration": "llava_onevision",
     "PruneVidQwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+    "PruneVidQwen3VLForConditionalGeneration": "qwen3_vl",
+    "PruneVidQwen3VLMoeForConditionalGeneration": "qwen3_vl",
+    "PruneVidQwen3_5ForConditionalGeneration": "qwen3_5",
+    "PruneVidQwen3_5MoeForConditionalGeneration": "qwen3_5",
 }
 
 
@@ -35,5 +39,7 @@ def register() -> None:
 
     for architecture, module in ARCHITECTURES.items():
         ModelRegistry.register_model(architecture, f"{__name__}.{module}:{architecture}")
+        # What vLLM settles before it builds a model, such as the dtype of Qwen3.5's states, it
+        # looks up by the architecture's name.
         plain = MODELS_CONFIG_MAP.get(architecture.removeprefix("PruneVid"))
         MODELS_CONFIG_MAP[architecture] = configured(plain)

@@ -65,7 +65,7 @@ def _unmerged(features: Tensor) -> MergedVideo:
         frame,
         torch.zeros_like(frame),
         torch.full_like(frame, tokens_per_frame),
-        source_to_merged=place,
+        source_to_merged=place.view(frames, tokens_per_frame),
         merged_anchor=place,
         merged_count=torch.ones_like(place),
     )

@@ -3,12 +3,15 @@
 A merged token keeps the time, row and column of its first source token, so its place is known only
 when features are. Text does not depend on that: after a video it goes on where it would go on
 without pruning. So the whole prompt is numbered when the request comes (:func:`prompt_positions`),
-and the merged tokens' places, which come out of the encoder together with the features, are filled
+and the places of what comes out of the encoder, which come together with the features, are filled
 in when they are needed (:func:`fill_positions`).
 
 vLLM's own pruning sends positions the same way, as extra channels of the embeddings, but as plain
 numbers in the embeddings' dtype: bfloat16 has 8 bits, so that 301 arrives as 300. Here each is
-sent as two bytes.
+sent byte by byte.
+
+How much text goes on after a prompt's media is settled by the host before anything is computed,
+so that nobody has to ask the device for it.
 """
 
 from __future__ import annotations
@@ -19,7 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHANNELS = 6  # time, row and column, two bytes each
+# Two bytes of each time, row and column; three of a row's number among its medium's; one of how
+# many of those stand before its first placeholder.
+_BYTES = (2, 2, 2, 3, 1)
+CHANNELS = sum(_BYTES)
 LIMIT = 1 << 16
 
 
@@ -57,11 +63,66 @@ class Grid:
 
 @dataclass(frozen=True)
 class Media:
-    """A video or an image in a prompt: its first token there, its tokens there, its grid."""
+    """A video or an image in a prompt.
+
+    Attributes:
+        offset: its first token there.
+        tokens: its tokens there; of a video whose frames stand apart, with the text between them.
+        extent: positions that it takes, as many as without merging.
+    """
 
     offset: int
     tokens: int
-    grid: Grid
+    extent: int
+
+
+@dataclass(frozen=True)
+class MediaRows:
+    """What comes out of the encoder for (a part of) a medium.
+
+    Attributes:
+        features: [K, C].
+        positions: [3, K] int64, counted from the medium's start.
+        index: [K] int64, each row's number among the medium's.
+        lead: [K] int64, the same in each: the medium's tokens before its first placeholder.
+    """
+
+    features: Tensor
+    positions: Tensor
+    index: Tensor
+    lead: Tensor
+
+    @classmethod
+    def whole(cls, features: Tensor, positions: Tensor, lead: int = 0) -> MediaRows:
+        """All rows of a medium, in the prompt's order."""
+        index = torch.arange(len(features), device=features.device)
+        return cls(features, positions, index, torch.full_like(index, lead))
+
+    def joined(self) -> Tensor:
+        """[K, C + CHANNELS]: features and, in the last channels, the rest."""
+        numbers = torch.cat([self.positions, self.index[None], self.lead[None]])
+        parts = []
+        for size, number in zip(_BYTES, numbers, strict=True):
+            for byte in range(size):
+                parts.append((number >> 8 * byte) & 255)
+        channels = torch.stack(parts, dim=1).to(self.features.dtype)
+        return torch.cat([self.features, channels], dim=1)
+
+    @classmethod
+    def split(cls, embeddings: Tensor) -> MediaRows:
+        """What :meth:`joined` has put together, or some consecutive rows of it."""
+        parts = embeddings[:, -CHANNELS:].T.long().split(_BYTES)
+        numbers = [
+            sum((part[byte] << 8 * byte for byte in range(1, len(part))), part[0]) for part in parts
+        ]
+        features = embeddings[:, :-CHANNELS]
+        return cls(features, torch.stack(numbers[:3]), numbers[3], numbers[4])
+
+
+def check_extent(extent: int) -> None:
+    """ValueError for a medium that takes more positions than two bytes can tell apart."""
+    if extent > LIMIT:
+        raise ValueError(f"a video must have positions below {LIMIT}, got one that takes {extent}")
 
 
 def prompt_positions(num_tokens: int, media: Sequence[Media]) -> tuple[Tensor, int]:
@@ -72,65 +133,58 @@ def prompt_positions(num_tokens: int, media: Sequence[Media]) -> tuple[Tensor, i
         media: in the prompt's order.
 
     Returns:
-        [3, num_tokens] int64, where tokens of media have the position that their grid starts at
-        (:func:`fill_positions` moves them from there); and what is to be added to a token's index
-        after the prompt to get its position.
+        [3, num_tokens] int64, where a medium's last token has its last position, and its others
+        have the one that it starts at (:func:`fill_positions` moves them from there); and what is
+        to be added to a token's index after the prompt to get its position.
 
     Raises:
-        ValueError: a grid that is too large for two bytes.
+        ValueError: a medium that is too large for two bytes.
     """
     parts: list[Tensor] = []
     length = position = 0
     for item in media:
-        if item.grid.extent > LIMIT:
-            raise ValueError(
-                f"a video must have positions below {LIMIT}, got one that takes {item.grid.extent}"
-            )
-        text = item.offset - length
-        parts += [position + torch.arange(text), torch.full((item.tokens,), position + text)]
-        position += text + item.grid.extent
+        check_extent(item.extent)
+        start = position + item.offset - length
+        position = start + item.extent
+        parts += [torch.arange(start - item.offset + length, start)]
+        parts += [torch.full((item.tokens - 1,), start), torch.tensor([position - 1])]
         length = item.offset + item.tokens
     parts.append(position + torch.arange(num_tokens - length))
     return torch.cat(parts).expand(3, -1).clone(), position - length
 
 
-def append_positions(tokens: Tensor, positions: Tensor) -> Tensor:
-    """[K, C + CHANNELS]: tokens and, in the last channels, their positions.
-
-    Args:
-        tokens: [K, C].
-        positions: [3, K] within the grid.
-    """
-    low_and_high = torch.cat([positions % 256, torch.div(positions, 256, rounding_mode="floor")])
-    return torch.cat([tokens, low_and_high.T.to(tokens.dtype)], dim=1)
-
-
-def split_positions(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """What :func:`append_positions` has put together: tokens [K, C], positions [3, K] int64."""
-    low, high = tokens[:, -CHANNELS:].T.long().chunk(2)
-    return tokens[:, :-CHANNELS], low + 256 * high
-
-
-def fill_positions(positions: Tensor, is_media: Tensor, first: int, in_grid: Tensor) -> Tensor:
-    """Put media tokens at their places; the same again changes nothing.
+def fill_positions(
+    positions: Tensor, is_placeholder: Tensor, first: int, media: Sequence[MediaRows]
+) -> Tensor:
+    """Put what comes out of the encoder at its places; the same again changes nothing.
 
     Args:
         positions: [3, S] int64 of the prompt, where text is numbered right.
-        is_media: [S] bool. Between two media there is text.
-        first: the prompt's token from which on ``in_grid`` counts.
-        in_grid: [3, K] int64 positions within their grids of the first K media tokens from
-            ``first`` on.
+        is_placeholder: [S] bool: tokens of videos and images as such. Of each medium the first
+            ``lead`` tokens are none, the next one is, and the last one is, or is text.
+        first: the prompt's token from which on ``media`` are.
+        media: of the prompt's stretch that begins at ``first``, in order; of a medium that began
+            before it, the rows from there on.
 
     Returns:
-        [3, S] int64. All shapes are fixed, so that nothing waits for the device.
+        [3, S] int64. All shapes are fixed and no number is looked at, so nothing waits for the
+        device.
     """
-    length, count = positions.shape[1], in_grid.shape[1]
-    if count == 0:
+    if not any(len(rows.index) for rows in media):
         return positions
+    positions, length = positions.clone(), positions.shape[1]
     index = torch.arange(length, device=positions.device)
-    # A grid starts one after the text before it.
-    start = torch.where(is_media, -1, positions[0]).cummax(dim=0).values + 1
-    pending = is_media & (index >= first)
-    rank = pending.cumsum(dim=0) - 1
-    is_filled = pending & (rank < count)
-    return torch.where(is_filled, start + in_grid[:, rank.clamp(0, count - 1)], positions)
+    # For each token, itself or the next placeholder after it.
+    upcoming = torch.where(is_placeholder, index, length).flip(0).cummin(dim=0).values.flip(0)
+    cursor = index.new_full((1,), first)
+    for rows in media:
+        if not len(rows.index):
+            continue
+        own, lead = rows.index, rows.lead[:1]
+        fresh = upcoming[cursor.clamp(max=length - 1)] - lead
+        begin = torch.where(own[:1] > 0, first - own[:1], fresh)
+        before = positions[0, (begin - 1).clamp(0, length - 1)]
+        start = torch.where(begin > 0, before + 1, 0)
+        positions[:, (begin + own).clamp(0, length - 1)] = start + rows.positions
+        cursor = begin + own[-1:] + 1
+    return positions

@@ -128,10 +128,14 @@ class PruningProcessor(BaseMultiModalProcessor):
         updates = super()._get_prompt_updates(mm_items, others, out_mm_kwargs)
 
         def shortened(update: PromptReplacement) -> PromptReplacement:
-            def placeholders(index: int) -> list[int]:
-                tokens = int(out_mm_kwargs["video"][index][TOKENS_FIELD].data)
-                return list(update.target) * (tokens + self.tokens_after_video)
+            def placeholders(index: int) -> Any:
+                return self.placeholders(update, out_mm_kwargs["video"][index])
 
             return replace(update, replacement=placeholders)
 
         return [shortened(item) if item.modality == "video" else item for item in updates]
+
+    def placeholders(self, update: PromptReplacement, video: Any) -> Any:
+        """What stands in the prompt for a processed video."""
+        tokens = int(video[TOKENS_FIELD].data)
+        return list(update.target) * (tokens + self.tokens_after_video)

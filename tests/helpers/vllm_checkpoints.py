@@ -7,10 +7,12 @@ Weights are drawn wide enough that the next token depends on the video.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
@@ -27,11 +29,14 @@ from transformers import (
     Qwen2Config,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
     SiglipVisionConfig,
 )
 
 IMAGE_SIZE_PX, PATCH_PX = 96, 8  # LLaVA-OneVision: 12 x 12 patches, 6 x 6 tokens after pooling
 QWEN_PATCH_PX = 14
+QWEN3_PATCH_PX = 8
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _LLAVA_SPECIAL = ("<image>", "<video>")
 _QWEN_SPECIAL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -142,6 +147,83 @@ def write_qwen2_5_vl(folder: Path) -> None:
         chat_template=QWEN_TEMPLATE,
     )
     _write(folder, Qwen2_5_VLForConditionalGeneration, config, processor)
+
+
+_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": True,
+}
+_LINEAR = {
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+_QWEN3 = {  # checkpoint -> transformers' name, what its decoder has beside the others'
+    "qwen3_vl": ("Qwen3VL", {}),
+    "qwen3_vl_moe": ("Qwen3VLMoe", _EXPERTS),
+    "qwen3_5": ("Qwen3_5", _LINEAR),
+    "qwen3_5_moe": ("Qwen3_5Moe", {**_LINEAR, **_EXPERTS, "shared_expert_intermediate_size": 64}),
+}
+QWEN3_PLANES = 2
+
+
+def write_qwen3(kind: str, folder: Path) -> None:
+    """A Qwen3-VL or a Qwen3.5 checkpoint, dense or with experts; frames stand apart in the
+    prompt. The video's size decides how many tokens a frame has."""
+    name, own = _QWEN3[kind]
+    tokenizer = _tokenizer(_QWEN_SPECIAL)
+    vision = {
+        "depth": 3,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 2,
+        "out_hidden_size": _TEXT["hidden_size"],
+        "patch_size": QWEN3_PATCH_PX,
+        "num_position_embeddings": 64,
+    }
+    if kind.startswith("qwen3_vl"):
+        vision["deepstack_visual_indexes"] = [0, 1][:QWEN3_PLANES]
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_interleaved": True}
+    rope |= {"mrope_section": [6, 5, 5], "partial_rotary_factor": 1.0}
+    config = getattr(transformers, f"{name}Config")(
+        text_config={
+            **_TEXT,
+            **_token_ids(tokenizer),
+            **own,
+            "head_dim": 32,
+            "rope_parameters": rope,
+        },
+        vision_config=vision,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
+    video_size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64 * 32}
+    common = {"patch_size": QWEN3_PATCH_PX, "merge_size": 2, "temporal_patch_size": 2}
+    # The same for both kinds, as in published checkpoints: vLLM normalizes in the tower.
+    common |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=size, **common),
+        tokenizer=tokenizer,
+        video_processor=Qwen3VLVideoProcessor(size=video_size, **common),
+        chat_template=QWEN_TEMPLATE,
+    )
+    _write(folder, getattr(transformers, f"{name}ForConditionalGeneration"), config, processor)
+
+
+WRITERS = {
+    "llava_onevision": write_llava_onevision,
+    "qwen2_5_vl": write_qwen2_5_vl,
+    **{kind: partial(write_qwen3, kind) for kind in _QWEN3},
+}
 
 
 def _tokenizer(special: tuple[str, ...]) -> PreTrainedTokenizerFast:

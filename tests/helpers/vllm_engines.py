@@ -16,20 +16,30 @@ from vllm.distributed import cleanup_dist_env_and_memory
 
 RETAIN = 0.25
 MAX_TOKENS = 8
-PLACEHOLDERS = {
-    "llava_onevision": "<video>",
-    "qwen2_5_vl": "<|vision_start|><|video_pad|><|vision_end|>",
-}
-IMAGE_PLACEHOLDERS = {
-    "llava_onevision": "<image>",
-    "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
-}
 ARCHITECTURES = {
     "llava_onevision": "PruneVidLlavaOnevisionForConditionalGeneration",
     "qwen2_5_vl": "PruneVidQwen2_5_VLForConditionalGeneration",
+    "qwen3_vl": "PruneVidQwen3VLForConditionalGeneration",
+    "qwen3_vl_moe": "PruneVidQwen3VLMoeForConditionalGeneration",
+    "qwen3_5": "PruneVidQwen3_5ForConditionalGeneration",
+    "qwen3_5_moe": "PruneVidQwen3_5MoeForConditionalGeneration",
 }
-# What a family needs on the CPU engine, see cpu_worker.py.
-WORKER = {"qwen2_5_vl": "prunevid_kernels.adapters.vllm.cpu_worker.CPUWorker"}
+# Those that differ in more than their decoder's MLP.
+FAMILIES = tuple(family for family in ARCHITECTURES if not family.endswith("_moe"))
+GRIDS = tuple(family for family in ARCHITECTURES if family != "llava_onevision")
+APART = tuple(family for family in GRIDS if family != "qwen2_5_vl")
+PLACEHOLDERS = {
+    "llava_onevision": "<video>",
+    **dict.fromkeys(GRIDS, "<|vision_start|><|video_pad|><|vision_end|>"),
+}
+IMAGE_PLACEHOLDERS = {
+    "llava_onevision": "<image>",
+    **dict.fromkeys(GRIDS, "<|vision_start|><|image_pad|><|vision_end|>"),
+}
+# What families need on the CPU engine, see cpu_worker.py.
+WORKER = dict.fromkeys(GRIDS, "prunevid_kernels.adapters.vllm.cpu_worker.CPUWorker")
+# The CPU engine's kernels for gated linear attention take nothing else.
+DTYPE = {"qwen3_5": "bfloat16", "qwen3_5_moe": "bfloat16"}
 SERVER_OPTIONS = (
     *("--dtype", "float32", "--enforce-eager", "--max-model-len", "4096"),
     *("--media-io-kwargs", '{"video": {"num_frames": 8}}'),
@@ -59,7 +69,7 @@ def engine(checkpoint: Path, **options: Any) -> Iterator[LLM]:
     the process's."""
     family = checkpoint.name
     values: dict[str, Any] = {
-        "dtype": "float32",
+        "dtype": DTYPE.get(family, "float32"),
         "enforce_eager": True,
         "max_model_len": 4096,
         "max_num_seqs": 32,
@@ -111,7 +121,7 @@ def prompt(
     retain: object = None,
 ) -> dict[str, Any]:
     """All videos first, then the text."""
-    needs_metadata = family == "qwen2_5_vl"
+    needs_metadata = family in GRIDS
     items = [(video, metadata(len(video))) if needs_metadata else video for video in videos]
     request: dict[str, Any] = {
         "prompt": PLACEHOLDERS[family] * len(videos) + text,

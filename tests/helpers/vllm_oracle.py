@@ -1,7 +1,8 @@
 """The same answers from transformers: its features, our merge, a decoder run token by token.
 
-Nothing of the plugin is used. The prompt's embeddings and positions are put together in plain
-Python, and each new token runs the whole sequence again, without a cache.
+Nothing of the plugin is used. Where a video is one run of the prompt, the prompt's embeddings and
+positions are put together in plain Python, and each new token runs the whole sequence again,
+without a cache. Where frames stand apart, our adapter for transformers prunes ``generate``.
 """
 
 from __future__ import annotations
@@ -14,17 +15,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from vllm_engines import FPS, IMAGE_PLACEHOLDERS, MAX_TOKENS, metadata
+from vllm_engines import (
+    APART,
+    DTYPE,
+    FPS,
+    IMAGE_PLACEHOLDERS,
+    MAX_TOKENS,
+    PLACEHOLDERS,
+    metadata,
+)
 
 from prunevid_kernels import PruneVidConfig, budget_tokens, merge_video
+from prunevid_kernels.adapters import prune
 
 
 class Oracle:
-    """One checkpoint in transformers, float32, on the CPU."""
+    """One checkpoint in transformers, on the CPU, in the dtype of the engine."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.family = checkpoint.name
-        self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32)
+        dtype = getattr(torch, DTYPE.get(self.family, "float32"))
+        self.model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=dtype)
         self.model.eval()
         self.model.generation_config.eos_token_id = None  # answers have MAX_TOKENS tokens
         self.processor = AutoProcessor.from_pretrained(checkpoint)
@@ -34,6 +45,8 @@ class Oracle:
         self, video: NDArray[np.uint8], retain: float, text: str = "\nwhat happens?"
     ) -> tuple[int, tuple[int, ...]]:
         """Prompt length and greedy tokens."""
+        if self.family in APART:
+            return self._from_adapter(video, retain, text)
         tokenizer = self.processor.tokenizer
         before = [] if self.family == "llava_onevision" else [self._id("<|vision_start|>")]
         after = [] if self.family == "llava_onevision" else [self._id("<|vision_end|>")]
@@ -68,6 +81,25 @@ class Oracle:
         length = inputs["input_ids"].shape[1]
         return length, tuple(output[0, length:].tolist())
 
+    def _from_adapter(
+        self, video: NDArray[np.uint8], retain: float, text: str
+    ) -> tuple[int, tuple[int, ...]]:
+        inputs = self.processor(
+            text=PLACEHOLDERS[self.family] + text,
+            videos=[video],
+            video_metadata=[_facts(video)],
+            do_sample_frames=False,
+            return_tensors="pt",
+        )
+        frames, rows, columns = inputs["video_grid_thw"][0].tolist()
+        tokens_per_frame = rows * columns // 4
+        length = inputs["input_ids"].shape[1]
+        with prune(self.model, PruneVidConfig(budget=float(retain), select=False)):
+            output = self.model.generate(**inputs, max_new_tokens=MAX_TOKENS, do_sample=False)
+        merged = budget_tokens(frames, tokens_per_frame, retain)
+        tokens = tuple(output[0, length:].tolist())
+        return length - frames * tokens_per_frame + merged, tokens
+
     def _id(self, token: str) -> int:
         return int(self.processor.tokenizer.convert_tokens_to_ids(token))
 
@@ -95,9 +127,8 @@ class Oracle:
         return torch.cat([_merged(features, retain).tokens, core.image_newline[None]])
 
     def _qwen(self, video: NDArray[np.uint8], retain: float) -> tuple[Tensor, Tensor, int]:
-        facts = {k: v for k, v in metadata(len(video)).items() if k != "do_sample_frames"}
         inputs = self.processor.video_processor(
-            [video], video_metadata=[facts], do_sample_frames=False, return_tensors="pt"
+            [video], video_metadata=[_facts(video)], do_sample_frames=False, return_tensors="pt"
         )
         grid = inputs["video_grid_thw"]
         frames, rows, columns = (grid[0] // torch.tensor([1, 2, 2])).tolist()
@@ -111,6 +142,10 @@ class Oracle:
             places.append([int(frame * step), *divmod(place, columns)])
         extent = max(int((frames - 1) * step) + 1, rows, columns)
         return merged.tokens, torch.tensor(places).T, extent
+
+
+def _facts(video: NDArray[np.uint8]) -> dict[str, Any]:
+    return {k: v for k, v in metadata(len(video)).items() if k != "do_sample_frames"}
 
 
 def _merged(features: Tensor, retain: float) -> Any:

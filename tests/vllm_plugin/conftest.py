@@ -41,9 +41,9 @@ def unpoisoned_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from vllm_checkpoints import write_llava_onevision, write_qwen2_5_vl
+    from vllm_checkpoints import WRITERS
 
     folder = tmp_path_factory.mktemp("checkpoints")
-    write_llava_onevision(folder / "llava_onevision")
-    write_qwen2_5_vl(folder / "qwen2_5_vl")
+    for family, write in WRITERS.items():
+        write(folder / family)
     return {path.name: path for path in folder.iterdir()}

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from vllm import LLM
 from vllm_engines import (
-    ARCHITECTURES,
+    FAMILIES,
     IMAGE_PLACEHOLDERS,
     MAX_TOKENS,
     RETAIN,
@@ -26,7 +26,7 @@ from prunevid_kernels import budget_tokens
 FRAMES = (8, 1, 13, 2)  # of the clips that are asked about together
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Path:
     return checkpoints[request.param]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from vllm_engines import ARCHITECTURES, RETAIN, START_LIMIT_S, pruned_server
+from vllm_engines import FAMILIES, RETAIN, START_LIMIT_S, pruned_server
 
 from prunevid_kernels.benchmarks.cost.serve.bench import ServeCheckError, check
 from prunevid_kernels.benchmarks.cost.serve.client import Client, RequestError
@@ -20,7 +20,7 @@ VISUAL = {"llava_onevision": 288, "qwen2_5_vl": 392}
 KEPT = {"llava_onevision": 72, "qwen2_5_vl": 98}
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

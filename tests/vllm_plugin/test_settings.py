@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from vllm_engines import ARCHITECTURES, answers, clip, engine, prompt
+from vllm_engines import ARCHITECTURES, FAMILIES, answers, clip, engine, prompt
 from vllm_oracle import Oracle
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def checkpoint(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Path:
     return checkpoints[request.param]
 

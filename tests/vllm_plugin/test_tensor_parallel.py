@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from vllm_engines import ARCHITECTURES, RETAIN, answers, clip, engine, prompt
+from vllm_engines import FAMILIES, RETAIN, answers, clip, engine, prompt
 from vllm_oracle import Oracle
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_two_workers_say_what_transformers_says(family: str, checkpoints: dict[str, Path]) -> None:
     clips = [clip(frames) for frames in (8, 3)]
     with engine(checkpoints[family], tensor_parallel_size=2) as llm:
