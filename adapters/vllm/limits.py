@@ -35,8 +35,8 @@ def check_media(data: Mapping[str, Any], config: Any) -> None:
 
     Args:
         data: a processor's output. Grids are [videos, 3] integers (time, rows, columns); pixels of
-            models with grids [patches, values of a patch], of others [T, 3, height, width] for each
-            video; embeddings [tokens, C].
+            models with grids [patches, values of a patch], of others [pictures, 3, height, width]
+            for each video or image; embeddings [tokens, C].
         config: the model's, with ``vision_config`` and ``text_config``.
 
     Raises:
@@ -47,8 +47,13 @@ def check_media(data: Mapping[str, Any], config: Any) -> None:
             _check_finite(field, data.get(field))
         if grid_field in data:
             _check_grids(data, kind, config)
-        elif kind == "video":
-            _check_frames(PIXELS[kind], data.get(PIXELS[kind]), config.vision_config)
+        else:
+            _check_pictures(PIXELS[kind], data.get(PIXELS[kind]), config.vision_config)
+    if EMBEDDINGS["video"] in data and GRIDS["video"] not in data:
+        raise ValueError(
+            f"{EMBEDDINGS['video']} must come with {GRIDS['video']}, which only models with grids "
+            "take: send this model the video itself"
+        )
     if (seconds := data.get(SECONDS)) is not None:
         _check_seconds(seconds, len(data[GRIDS["video"]]))
 
@@ -146,22 +151,20 @@ def _check_rows(field: str, values: Any, rows: int, width: int) -> None:
         )
 
 
-def _check_frames(field: str, videos: Any, vision: Any) -> None:
-    for video in () if videos is None else videos:
+def _check_pictures(field: str, items: Any, vision: Any) -> None:
+    for pictures in () if items is None else items:
         side = vision.image_size
-        if video.ndim != 4 or not len(video) or video.shape[1:] != (3, side, side):
+        if pictures.ndim != 4 or not len(pictures) or pictures.shape[1:] != (3, side, side):
             raise ValueError(
-                f"{field} must be [frames, 3, {side}, {side}], as the vision tower takes them, "
-                f"got {_shape(video)}"
+                f"{field} must be [pictures, 3, {side}, {side}], as the vision tower takes them, "
+                f"got {_shape(pictures)}"
             )
 
 
 def _check_seconds(seconds: Any, videos: int) -> None:
     values = torch.as_tensor(seconds, dtype=torch.float64).flatten()
     if len(values) != videos:
-        raise ValueError(
-            f"{SECONDS} must have one entry for each of {videos} videos, got {seconds}"
-        )
+        raise ValueError(f"{SECONDS} must have one entry a video ({videos}), got {seconds}")
     if not (values.isfinite() & (values > 0)).all():
         raise ValueError(f"{SECONDS} must be positive and finite, got {values.tolist()}")
 

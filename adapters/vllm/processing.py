@@ -106,6 +106,8 @@ class PruningProcessor(BaseMultiModalProcessor):
         own, others = request_retain(kwargs)
         positions = others.pop(POSITIONS_KEY, POSITIONS)
         assert isinstance(positions, int)  # apply has put it there
+        if (tensors := others.get("return_tensors", "pt")) != "pt":
+            raise ValueError(f'mm_processor_kwargs["return_tensors"] must be "pt", got {tensors!r}')
         return self._retain if own is None else own, positions, others
 
     def _get_mm_fields_config(
