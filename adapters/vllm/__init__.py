@@ -35,7 +35,7 @@ def register() -> None:
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    from .engine_config import configured
+    from .guard.config import configured
 
     for architecture, module in ARCHITECTURES.items():
         ModelRegistry.register_model(architecture, f"{__name__}.{module}:{architecture}")

@@ -6,7 +6,7 @@ asserted.
 
 Features that are not finite cannot be merged by similarity, and an error here would end the engine
 for everybody. So such a video becomes NaN as a whole: the request's logits are NaN then, and the
-scheduler ends that request (scheduler.py).
+scheduler ends that request (guard/scheduler.py).
 """
 
 from __future__ import annotations

@@ -23,7 +23,13 @@ from vllm.multimodal.processing import BaseMultiModalProcessor, ProcessorInputs,
 
 from prunevid_kernels import budget_tokens
 
-from .limits import POSITIONS, ROWS_PER_POSITION, check_media, check_size, positions_of_a_video
+from .guard.limits import (
+    POSITIONS,
+    ROWS_PER_POSITION,
+    check_media,
+    check_size,
+    positions_of_a_video,
+)
 from .settings import REQUEST_SETTING, cache_salt, request_retain, server_retain
 
 TOKENS_FIELD = "prunevid_tokens"
@@ -65,7 +71,7 @@ class PruningProcessor(BaseMultiModalProcessor):
         """(T, N) of each video in the processed data, as its features [T, N, C] will be."""
 
     def check(self, data: Mapping[str, Any], positions: int) -> None:
-        """Refuse what the worker could not take, see :mod:`.limits`.
+        """Refuse what the worker could not take, see :mod:`.guard.limits`.
 
         Args:
             data: processed.

@@ -21,7 +21,7 @@ from vllm.model_executor.models.qwen2_5_vl import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from .grids import GridProcessor, PruningGridModel
-from .limits import SECONDS, check_positions
+from .guard.limits import SECONDS, check_positions
 from .merging import merge_within
 from .positions import Grid, MediaRows
 from .processing import TOKENS_FIELD

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from prunevid_kernels.adapters.vllm.limits import (
+from prunevid_kernels.adapters.vllm.guard.limits import (
     MAX_POINTS,
     POSITIONS,
     check_media,

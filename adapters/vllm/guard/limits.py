@@ -4,7 +4,7 @@ Behind the front end an error is the engine's: its worker dies and takes everybo
 it. So whatever the worker would trip over is looked at here, in the processed data in host memory,
 and answered with a ValueError, which the server turns into a 400. Each message begins with the
 field's name. What nobody can know before the features exist (a tower that overflows) is dealt with
-in :mod:`.merging`.
+in :mod:`..merging`.
 
 Nothing here needs vLLM, so that every rule is tested without it.
 """

@@ -12,7 +12,7 @@ import os
 from vllm.config import ModelConfig, VllmConfig
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
-SCHEDULER = "prunevid_kernels.adapters.vllm.scheduler.scheduler_for"
+SCHEDULER = "prunevid_kernels.adapters.vllm.guard.scheduler.scheduler_for"
 COUNT_NANS = "VLLM_COMPUTE_NANS_IN_LOGITS"
 
 
