@@ -1,10 +1,10 @@
 """A request whose logits are NaN ends with an error, and nobody else's.
 
 A video whose features are not finite, as a tower that overflows gives them, becomes NaN
-(:mod:`..merging`), and so does everything that is computed from it. vLLM by itself samples from that
-until the answer is as long as was asked. It can count the NaNs in each request's logits, and the
-counts come to the host together with the sampled tokens; these schedulers end the requests that
-have any, and their clients get a server error.
+(:mod:`..merging`), and so does everything that is computed from it. vLLM by itself would sample
+from that until the answer is as long as was asked. It can count the NaNs in each request's logits,
+and the counts come to the host together with the sampled tokens; these schedulers end the requests
+that have any, and their clients get a server error.
 """
 
 from __future__ import annotations
