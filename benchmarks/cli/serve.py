@@ -30,6 +30,9 @@ def serve_command(
     waves: Annotated[
         int, typer.Option(help="Times the servers take turns at each --concurrency.")
     ] = 4,
+    warm_waves: Annotated[
+        int, typer.Option(help="Turns before those, which do not count: a first batch may compile.")
+    ] = 1,
     max_tokens: Annotated[int, typer.Option(help="Number of tokens to generate.")] = 16,
     engine_method: Annotated[
         list[str] | None,
@@ -90,6 +93,7 @@ def serve_command(
             retain=retain,
             concurrency=tuple(concurrency or (1, 4, 16, 32)),
             waves=waves,
+            warm_waves=warm_waves,
             max_tokens=max_tokens,
             methods=_methods(engine_method),
             urls=urls,

@@ -62,6 +62,7 @@ class ServeRequest:
         retain: share of the visual tokens that pruned servers keep.
         concurrency: levels, each 1 to :data:`MAX_CONCURRENCY`.
         waves: how often the servers take turns at each level, with as many requests as the level.
+        warm_waves: such waves before those that count; the first batch of a size may compile.
         max_tokens: of every answer.
         methods: the engine's own methods to measure as well; None: those it has for the model.
         urls: running servers to measure instead, by subject: ``"unpruned"`` and ``"pruned"``, which
@@ -76,6 +77,7 @@ class ServeRequest:
     retain: float
     concurrency: tuple[int, ...]
     waves: int = 4
+    warm_waves: int = 1
     max_tokens: int = 16
     methods: tuple[str, ...] | None = None
     urls: dict[str, str] = field(default_factory=dict)
@@ -94,6 +96,8 @@ class ServeRequest:
         most = MAX_REQUESTS_A_LEVEL // max(self.concurrency)
         if not 1 <= self.waves <= most:
             raise ValueError(f"waves must be between 1 and {most}, got {self.waves}")
+        if not 0 <= self.warm_waves <= most:
+            raise ValueError(f"warm_waves must be between 0 and {most}, got {self.warm_waves}")
         if not 0.0 < self.retain < 1.0:
             raise ValueError(f"retain must be in (0, 1), got {self.retain}")
         if self.max_tokens < 1:
@@ -193,7 +197,7 @@ def bench_serve(
         loads: dict[str, list[Load]] = {subject: [] for subject in clients}
         ratios = []
         for level in request.concurrency:
-            waves = _level(clients, level, request.waves)
+            waves = _level(clients, level, request.warm_waves, request.waves)
             for subject, done in waves.items():
                 replies = [reply for wave, _ in done for reply in wave]
                 loads[subject].append(Load.of(level, replies, sum(wall for _, wall in done)))
@@ -208,6 +212,7 @@ def bench_serve(
         "retain": request.retain,
         "max_tokens": request.max_tokens,
         "waves": request.waves,
+        "warm_waves": request.warm_waves,
         "prompt_tokens": asdict(tokens) | counted,
         "servers": {name: [asdict(load) for load in done] for name, done in loads.items()},
         "ratios": ratios,
@@ -249,10 +254,12 @@ def _start(
 Wave = tuple[list[Reply], float]
 
 
-def _level(clients: dict[str, Client], level: int, waves: int) -> dict[str, list[Wave]]:
+def _level(
+    clients: dict[str, Client], level: int, warm_waves: int, waves: int
+) -> dict[str, list[Wave]]:
     """The servers take turns, each time beginning with another one."""
-    for client in clients.values():
-        client.wave(level, level)  # warm: the first batch of a size compiles
+    for client in [*clients.values()] * warm_waves:
+        client.wave(level, level)
     done: dict[str, list[Wave]] = {subject: [] for subject in clients}
     order = list(clients)
     for _ in range(waves):

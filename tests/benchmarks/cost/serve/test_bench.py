@@ -229,6 +229,7 @@ def test_a_server_that_refuses_is_an_error(tmp_path: Path) -> None:
     [
         pytest.param(["--concurrency", "65"], "between 1 and 64, got 65", id="concurrency"),
         pytest.param(["--waves", "0"], "waves must be between 1 and 256", id="waves"),
+        pytest.param(["--warm-waves", "-1"], "warm_waves must be between 0 and 256", id="warm"),
         pytest.param(["--retain", "1"], r"retain must be in (0, 1), got 1.0", id="retain"),
         pytest.param(["--max-tokens", "0"], "max_tokens must be at least 1", id="max-tokens"),
         pytest.param(["--video", "no.mp4"], "video must be a file, got no.mp4", id="video"),
