@@ -46,7 +46,8 @@ class _Positions:
         self._state.update_prefill_positions(req_idx, positions, shift)
 
 
-def _keep_shifts(state: DefaultModelState) -> None:
+def keep_shifts(state: DefaultModelState) -> None:
+    """Let the pruner of a state replace positions alone."""
     pruner = state.mm_pruner
     if pruner is not None:
         pruner.model, pruner.rope_state = _Places(pruner.model), _Positions(pruner.rope_state)
@@ -55,10 +56,10 @@ def _keep_shifts(state: DefaultModelState) -> None:
 class PrunedModelState(DefaultModelState):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _keep_shifts(self)
+        keep_shifts(self)
 
 
 class PrunedHybridState(MambaHybridModelState):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _keep_shifts(self)
+        keep_shifts(self)

@@ -3,10 +3,11 @@
     python -m prunevid_kernels.benchmarks.on_gpu --minutes 8
 
 First what many warps at once can break (races, graphs, waits), then correctness, kernel timings,
-the model's times beside measured ones, the end-to-end latency of a model of real size, and
-compute-sanitizer. Each section has a share of the time and hands on what it leaves; the results
-file is rewritten after every row, so that a run that is cut leaves what it has. ``--dry-run`` takes
-the same way with tiny shapes, on a CPU under Triton's interpreter, and times nothing.
+the model's times beside measured ones, the end-to-end latency of a model of real size, the vLLM
+plugin where vLLM is installed, and compute-sanitizer. Each section has a share of the time and
+hands on what it leaves; the results file is rewritten after every row, so that a run that is cut
+leaves what it has. ``--dry-run`` takes the same way with tiny shapes, on a CPU under Triton's
+interpreter, and times nothing.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 SHARES = {
     "stress": 0.15,
     "correctness": 0.35,
-    "kernels": 0.65,
-    "modelled": 0.72,
-    "end_to_end": 0.9,
+    "kernels": 0.6,
+    "modelled": 0.66,
+    "end_to_end": 0.78,
+    "serving": 0.94,
     "sanitizer": 1.0,
 }
 
@@ -260,6 +262,16 @@ def vision_share(stages: Mapping[str, Quantiles] | None) -> float | None:
     return stages["vision"].median / stages["first_token"].median
 
 
+def serving_rows(device: torch.device, clock: Clock) -> Iterator[dict[str, Any]]:
+    """The vLLM plugin: no waits, graphs kept."""
+    from .serving import run_serving
+
+    if device.type != "cuda":
+        yield {"status": "skipped", "reason": "no GPU"}
+    else:
+        yield run_serving(clock.left_s("serving"))
+
+
 def sanitizer_rows(device: torch.device, clock: Clock) -> Iterator[dict[str, Any]]:
     """Each tool gets half of what is left."""
     from .sanitizer import TOOLS, run_sanitizer
@@ -299,6 +311,7 @@ def run(
         "kernels": lambda: kernel_rows(device, is_dry, clock, report.content),
         "modelled": lambda: modelled_rows(device, clock, estimates),
         "end_to_end": lambda: end_to_end_rows(device, is_dry, clock),
+        "serving": lambda: serving_rows(device, clock),
         "sanitizer": lambda: sanitizer_rows(device, clock),
     }
     for name, rows in sections.items():

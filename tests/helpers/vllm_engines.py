@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.platforms import current_platform
 
 RETAIN = 0.25
 MAX_TOKENS = 8
@@ -37,7 +38,10 @@ IMAGE_PLACEHOLDERS = {
     **dict.fromkeys(GRIDS, "<|vision_start|><|image_pad|><|vision_end|>"),
 }
 # What families need on the CPU engine, see cpu_worker.py.
-WORKER = dict.fromkeys(GRIDS, "prunevid_kernels.adapters.vllm.cpu_worker.CPUWorker")
+WORKER = dict.fromkeys(
+    GRIDS if current_platform.is_cpu() else (),
+    "prunevid_kernels.adapters.vllm.cpu_worker.CPUWorker",
+)
 # The CPU engine's kernels for gated linear attention take nothing else.
 DTYPE = {"qwen3_5": "bfloat16", "qwen3_5_moe": "bfloat16"}
 SERVER_OPTIONS = (

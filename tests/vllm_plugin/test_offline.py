@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from torch import Tensor
 from vllm import LLM
 from vllm_engines import (
+    APART,
     FAMILIES,
+    FPS,
     IMAGE_PLACEHOLDERS,
     MAX_TOKENS,
     RETAIN,
@@ -21,9 +24,14 @@ from vllm_engines import (
 )
 from vllm_oracle import Oracle
 
-from prunevid_kernels import budget_tokens
+from prunevid_kernels import MergedVideo, PruneVidConfig, budget_tokens, merge_video
+from prunevid_kernels.adapters.vllm import merging
 
-FRAMES = (8, 1, 13, 2)  # of the clips that are asked about together
+
+def lengths(family: str) -> tuple[int, ...]:
+    """Frames of the clips that are asked about together; the processor of models whose frames stand
+    apart takes no single one."""
+    return (8, 3, 13, 2) if family in APART else (8, 1, 13, 2)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -53,16 +61,24 @@ def test_same_tokens_as_transformers_with_the_same_merge(
 def test_a_prompt_holds_the_budget(llm: LLM, checkpoint: Path) -> None:
     family = checkpoint.name
     (text,) = answers(llm, [{"prompt": "what?"}])
-    for frames in FRAMES:
+    for frames in lengths(family):
         (answer,) = answers(llm, [prompt(family, [clip(frames)], text="what?")])
-        # Qwen2.5-VL puts two frames into a token, and marks start and end of a video.
-        shape = (frames, 36) if family == "llava_onevision" else ((frames + 1) // 2, 16)
-        marks = 1 if family == "llava_onevision" else 2
-        assert answer.prompt_tokens == text.prompt_tokens + marks + budget_tokens(*shape, RETAIN)
+        # The Qwen models put two frames into a token, and mark start and end of a video.
+        pairs = (frames + 1) // 2
+        shape = {"llava_onevision": (frames, 36), "qwen2_5_vl": (pairs, 16)}.get(
+            family, (pairs, 49)
+        )
+        others = 1 if family == "llava_onevision" else 2
+        if family in APART:
+            # A token a character of the mean of a pair's times, and both marks.
+            seconds = [min(2 * i + 0.5, frames - 1) / FPS for i in range(pairs)]
+            others += sum(len(f"<{time:.1f} seconds>") + 2 for time in seconds)
+        assert answer.prompt_tokens == text.prompt_tokens + others + budget_tokens(*shape, RETAIN)
 
 
 def test_videos_of_different_length_together_are_as_one_by_one(llm: LLM, checkpoint: Path) -> None:
-    prompts = [prompt(checkpoint.name, [clip(frames, frames)]) for frames in FRAMES]
+    frames = lengths(checkpoint.name)
+    prompts = [prompt(checkpoint.name, [clip(count, count)]) for count in frames]
     alone = [answers(llm, [one])[0].tokens for one in prompts]
     assert llm.reset_prefix_cache()
     together = [answer.tokens for answer in answers(llm, prompts)]
@@ -135,3 +151,32 @@ def test_a_request_with_a_share_out_of_range_is_refused(
     with pytest.raises(ValueError, match=r'mm_processor_kwargs\["prunevid_retain"\] must be a'):
         answers(llm, [prompt(checkpoint.name, [clip(2)], retain=retain)])
     assert len(answers(llm, [prompt(checkpoint.name, [clip(2)])])[0].tokens) == MAX_TOKENS
+
+
+def test_another_question_about_a_video_does_not_merge_it_again(
+    llm: LLM, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged: list[int] = []
+
+    def counted(features: Tensor, config: PruneVidConfig) -> MergedVideo:
+        merged.append(len(features))
+        return merge_video(features, config)
+
+    monkeypatch.setattr(merging, "merge_video", counted)
+    video = clip(6, 99)
+    questions = [
+        prompt(checkpoint.name, [video], text=text) for text in ("a?", "b?", "c?", "much longer?")
+    ]
+    first = answers(llm, questions[:2])
+    assert len(merged) == 1
+    for question in questions[2:]:
+        assert llm.reset_prefix_cache()  # so that the video is prefilled anew
+        (answer,) = answers(llm, [question])
+        assert answer.cached == 0
+    assert len(merged) == 1
+    assert llm.reset_prefix_cache()
+    (again,) = answers(llm, questions[:1])
+    assert again.tokens == first[0].tokens
+    # Another share is another merge.
+    answers(llm, [prompt(checkpoint.name, [video], retain=0.6)])
+    assert len(merged) == 2
