@@ -126,7 +126,8 @@ def write_qwen2_5_vl(folder: Path, *, half_billion: bool = False) -> None:
 
     Args:
         half_billion: a decoder with the shape and the vocabulary of Qwen2's of 0.5 billion
-            parameters, to measure with. The vision tower stays tiny.
+            parameters, to measure with. The vision tower stays tiny, and frames have at most 4 x 4
+            tokens, so that a CPU answers within seconds.
     """
     tokenizer = _tokenizer(_QWEN_SPECIAL, entries=151936 if half_billion else 0)
     sections = [8, 12, 12] if half_billion else [4, 6, 6]
@@ -151,7 +152,8 @@ def write_qwen2_5_vl(folder: Path, *, half_billion: bool = False) -> None:
         tie_word_embeddings=half_billion,
     )
     # Small pictures stay small: real processors would blow them up to a minimum of pixels.
-    size = {"shortest_edge": 56 * 56, "longest_edge": 224 * 224}
+    side = 112 if half_billion else 224
+    size = {"shortest_edge": 56 * 56, "longest_edge": side * side}
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=QWEN_PATCH_PX, size=size),
         tokenizer=tokenizer,
