@@ -52,7 +52,8 @@ def _merged(features: Tensor, tokens: int) -> MergedVideo:
         merged = merge_video(torch.zeros_like(features), config)  # for a layout that is one
         return replace(merged, tokens=torch.full_like(merged.tokens, torch.nan))
     merged = merge_video(features, config)
-    is_bad = merged.first_bad_frame < features.shape[0]
+    assert merged.first_bad_frame is not None  # with a budget the kernels always tell
+    is_bad = merged.first_bad_frame.lt(features.shape[0])
     return replace(merged, tokens=merged.tokens.masked_fill(is_bad, torch.nan))
 
 

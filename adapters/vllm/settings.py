@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Real
+from typing import Any
 
 from prunevid_kernels import __version__
 
@@ -80,9 +81,10 @@ def request_retain(kwargs: Mapping[str, object]) -> tuple[float | None, dict[str
 def checked_retain(value: object, setting: str) -> float:
     """``value`` as a share in (0, 1]; ValueError naming ``setting`` if it is none."""
     # Compared as it came: an integer that is too large for a float is a share out of range as well.
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+    number: Any = value  # Real has no order that a type checker knows
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < number <= 1:
         raise ValueError(f"{setting} must be a share in (0, 1], got {_shown(value)}")
-    return float(value)
+    return float(number)
 
 
 def _shown(value: object) -> str:
