@@ -95,6 +95,19 @@ def check_positions(
             )
 
 
+def check_timestamps(timestamps: Any, frames: Sequence[int]) -> None:
+    """Each video has a timestamp for each of its frames.
+
+    Raises:
+        ValueError: fewer, or none.
+    """
+    counts = [len(one) for one in (() if timestamps is None else timestamps)]
+    if counts != list(frames):
+        raise ValueError(
+            f"timestamps must be as many as the videos' frames, {list(frames)}, got {counts}"
+        )
+
+
 def positions_of_a_video(videos: int, rows: int, prompt: int) -> int:
     """Positions that each of a prompt's videos may take, so that all fit the model's table.
 

@@ -14,6 +14,7 @@ from prunevid_kernels.adapters.vllm.guard.limits import (
     check_media,
     check_positions,
     check_size,
+    check_timestamps,
     positions_of_a_video,
 )
 from prunevid_kernels.adapters.vllm.merging import merge_within
@@ -129,6 +130,13 @@ def test_a_video_lasts_as_long_as_positions_reach() -> None:
         check_positions([2, 2], [1.0, 10 * 3600], 2.0, POSITIONS)
     with pytest.raises(ValueError, match="65536 positions at 2 a second"):
         check_positions([32770], [1.0], 2.0, POSITIONS)
+
+
+def test_every_frame_has_a_timestamp() -> None:
+    check_timestamps([[0.5, 1.5], torch.tensor([0.5])], [2, 1])
+    for timestamps in (None, [], [[0.5, 1.5]], [[0.5], [0.5]]):
+        with pytest.raises(ValueError, match=r"timestamps must be as many.*\[2, 1\]"):
+            check_timestamps(timestamps, [2, 1])
 
 
 def test_all_videos_of_a_prompt_fit_the_rotary_table() -> None:
