@@ -24,7 +24,6 @@ ENGINE_METHODS = ("evs", "vidcom2")
 ENGINE_SHARE, SPARED_SHARE = 0.92, 0.1
 MEMORY_OPTIONS = ("--gpu-memory-utilization", "--kv-cache-memory-bytes")
 WORKER_OPTION = "--worker-cls"
-WHOLE_VIDEOS = "--disable-chunked-mm-input"
 CPU_WORKER = "prunevid_kernels.adapters.vllm.cpu_worker.CPUWorker"
 
 
@@ -78,9 +77,7 @@ def device_options(given: Sequence[str], subject: str, servers: int) -> list[str
     """What this machine asks for beside the given options: a part of the memory that is there.
 
     vLLM wants 92 % of the memory to be free, whatever it needs, and does not start otherwise. On a
-    CPU a worker that asks models for positions is needed wherever anything is pruned, and the
-    engine's own methods must not get a video in two chunks: Qwen2.5-VL's EVS ends the engine then
-    (0.32; PruneVid's merge takes chunks).
+    CPU a worker that asks models for positions is needed wherever anything is pruned.
 
     Args:
         given: the user's own options, which stay as they are.
@@ -93,9 +90,6 @@ def device_options(given: Sequence[str], subject: str, servers: int) -> list[str
         options += [MEMORY_OPTIONS[0], str(memory_share(*free_memory(), servers))]
     if not torch.cuda.is_available() and subject != UNPRUNED and WORKER_OPTION not in names:
         options += [WORKER_OPTION, CPU_WORKER]
-    is_engines_own = subject not in (UNPRUNED, PRUNED)
-    if not torch.cuda.is_available() and is_engines_own and WHOLE_VIDEOS not in names:
-        options.append(WHOLE_VIDEOS)
     return options
 
 

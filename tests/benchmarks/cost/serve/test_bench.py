@@ -196,9 +196,7 @@ def test_given_options_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_options([], "unpruned", 2) == ["--gpu-memory-utilization", "0.27"]
     own = ["--gpu-memory-utilization=0.5", "--worker-cls", "mine"]
     assert device_options(own, "pruned", 2) == []
-    assert device_options(own[:1], "pruned", 2) == ["--worker-cls", CPU_WORKER]
-    assert device_options(own, "evs", 2) == ["--disable-chunked-mm-input"]
-    assert device_options([*own, "--disable-chunked-mm-input"], "evs", 2) == []
+    assert device_options(own[:1], "evs", 2) == ["--worker-cls", CPU_WORKER]
 
 
 @pytest.mark.parametrize("wrong_by", [1, -1, VISUAL], ids="{:+d}".format)
