@@ -40,6 +40,7 @@ setup(
         "prunevid_kernels.adapters.methods.in_decoder",
         "prunevid_kernels.adapters.video",
         "prunevid_kernels.adapters.vllm",
+        "prunevid_kernels.adapters.vllm.guard",
         "prunevid_kernels.benchmarks",
         "prunevid_kernels.benchmarks.accuracy",
         "prunevid_kernels.benchmarks.cli",

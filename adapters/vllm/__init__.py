@@ -35,10 +35,11 @@ def register() -> None:
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
+    from .guard.config import configured
+
     for architecture, module in ARCHITECTURES.items():
         ModelRegistry.register_model(architecture, f"{__name__}.{module}:{architecture}")
         # What vLLM settles before it builds a model, such as the dtype of Qwen3.5's states, it
         # looks up by the architecture's name.
-        stock = architecture.removeprefix("PruneVid")
-        if stock in MODELS_CONFIG_MAP:
-            MODELS_CONFIG_MAP[architecture] = MODELS_CONFIG_MAP[stock]
+        plain = MODELS_CONFIG_MAP.get(architecture.removeprefix("PruneVid"))
+        MODELS_CONFIG_MAP[architecture] = configured(plain)

@@ -3,13 +3,20 @@
 The engine has laid out the prompt before any feature exists. One token too few and it fails; one
 too many and it silently cuts the last, which is LLaVA-OneVision's newline. So the count is
 asserted.
+
+Features that are not finite cannot be merged by similarity, and an error here would end the engine
+for everybody. So such a video becomes NaN as a whole: the request's logits are NaN then, and the
+scheduler ends that request (guard/scheduler.py).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
-from prunevid_kernels import MergedVideo, PruneVidConfig, merge_video
+from prunevid_kernels import MergedVideo, PruneVidConfig, TokenLayout, merge_video
 
 
 def merge_within(features: Tensor, tokens: int) -> MergedVideo:
@@ -21,11 +28,46 @@ def merge_within(features: Tensor, tokens: int) -> MergedVideo:
     Args:
         features: what the text decoder would get without pruning.
         tokens: at most ``T * N``, as :func:`~prunevid_kernels.budget_tokens` counts; with ``T * N``
-            the features come back as they are.
+            the features come back as they are, whatever their size.
+
+    Returns:
+        Tokens and layout; the tokens are all NaN if any of the features is not finite.
     """
-    merged = merge_video(features, PruneVidConfig(budget=tokens))
+    if tokens == features.shape[0] * features.shape[1]:
+        merged = _unmerged(features)
+    else:
+        merged = _merged(features, tokens)
     expected = (tokens, features.shape[-1])
     assert merged.tokens.shape == expected, (
         f"{list(features.shape)} must merge to {list(expected)}, got {list(merged.tokens.shape)}"
     )
     return merged
+
+
+def _merged(features: Tensor, tokens: int) -> MergedVideo:
+    config = PruneVidConfig(budget=tokens)
+    if features.device.type == "cpu":
+        if features.isfinite().all():
+            return merge_video(features, config)
+        merged = merge_video(torch.zeros_like(features), config)  # for a layout that is one
+        return replace(merged, tokens=torch.full_like(merged.tokens, torch.nan))
+    merged = merge_video(features, config)
+    assert merged.first_bad_frame is not None  # with a budget the kernels always tell
+    is_bad = merged.first_bad_frame.lt(features.shape[0])
+    return replace(merged, tokens=merged.tokens.masked_fill(is_bad, torch.nan))
+
+
+def _unmerged(features: Tensor) -> MergedVideo:
+    """Every token its own: no kernel, so none of their limits, and nothing to compute."""
+    frames, tokens_per_frame, _ = features.shape
+    place = torch.arange(frames * tokens_per_frame, device=features.device)
+    frame = torch.arange(frames, device=features.device)
+    layout = TokenLayout.deferred(
+        frame,
+        torch.zeros_like(frame),
+        torch.full_like(frame, tokens_per_frame),
+        source_to_merged=place.view(frames, tokens_per_frame),
+        merged_anchor=place,
+        merged_count=torch.ones_like(place),
+    )
+    return MergedVideo(features.flatten(0, 1), layout)

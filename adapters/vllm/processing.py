@@ -17,14 +17,24 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from vllm.inputs import MultiModalInput
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import BaseMultiModalProcessor, ProcessorInputs, PromptReplacement
 
 from prunevid_kernels import budget_tokens
 
+from .guard.limits import (
+    POSITIONS,
+    ROWS_PER_POSITION,
+    check_media,
+    check_size,
+    positions_of_a_video,
+)
 from .settings import REQUEST_SETTING, cache_salt, request_retain, server_retain
 
 TOKENS_FIELD = "prunevid_tokens"
+# How many positions each video of a prompt may take, from apply to what it calls.
+POSITIONS_KEY = "prunevid_positions"
 
 
 def configured_retain(model_config: Any) -> float:
@@ -60,18 +70,51 @@ class PruningProcessor(BaseMultiModalProcessor):
     def video_shapes(self, data: Mapping[str, Any]) -> list[tuple[int, int]]:
         """(T, N) of each video in the processed data, as its features [T, N, C] will be."""
 
+    def check(self, data: Mapping[str, Any], positions: int) -> None:
+        """Refuse what the worker could not take, see :mod:`.guard.limits`.
+
+        Args:
+            data: processed.
+            positions: that each of the videos may take at most.
+
+        Raises:
+            ValueError: names the field.
+        """
+        check_media(data, self.info.get_hf_config())
+
+    def apply(self, inputs: ProcessorInputs, *args: Any, **kwargs: Any) -> MultiModalInput:
+        videos = inputs.mm_data_items.get_count("video", strict=False)
+        model_config = self.info.ctx.model_config
+        rows = ROWS_PER_POSITION * model_config.hf_text_config.max_position_embeddings
+        limit = positions_of_a_video(videos, rows, model_config.max_model_len)
+        own = {**inputs.hf_processor_mm_kwargs, POSITIONS_KEY: limit}
+        return super().apply(replace(inputs, hf_processor_mm_kwargs=own), *args, **kwargs)
+
     def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> ProcessorInputs:
         inputs = super().get_dummy_inputs(*args, **kwargs)
         inputs.hf_processor_mm_kwargs = {**inputs.hf_processor_mm_kwargs, REQUEST_SETTING: 1.0}
         return inputs
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
-        own, others = request_retain(hf_kwargs)
-        retain = self._retain if own is None else own
+        retain, positions, others = self._settings(hf_kwargs)
         data = super()._apply_hf_processor_main(mm_items, others)
+        self.check(data, positions)
         if shapes := self.video_shapes(data):
-            data[TOKENS_FIELD] = torch.tensor([budget_tokens(*shape, retain) for shape in shapes])
+            counts = [budget_tokens(*shape, retain) for shape in shapes]
+            for (frames, tokens_per_frame), count in zip(shapes, counts, strict=True):
+                if count < frames * tokens_per_frame:
+                    check_size(frames, tokens_per_frame)
+            data[TOKENS_FIELD] = torch.tensor(counts)
         return data
+
+    def _settings(self, kwargs: Mapping[str, object]) -> tuple[float, int, dict[str, object]]:
+        """A request's share, the positions a video may take, and its other arguments."""
+        own, others = request_retain(kwargs)
+        positions = others.pop(POSITIONS_KEY, POSITIONS)
+        assert isinstance(positions, int)  # apply has put it there
+        if (tensors := others.get("return_tensors", "pt")) != "pt":
+            raise ValueError(f'mm_processor_kwargs["return_tensors"] must be "pt", got {tensors!r}')
+        return self._retain if own is None else own, positions, others
 
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, object]
@@ -80,15 +123,16 @@ class PruningProcessor(BaseMultiModalProcessor):
         return fields | {TOKENS_FIELD: MultiModalFieldConfig.batched("video", keep_on_cpu=True)}
 
     def _get_mm_hashes(self, inputs: ProcessorInputs) -> dict[str, list[str]]:
-        own, others = request_retain(inputs.hf_processor_mm_kwargs)
-        salt = cache_salt(self._retain if own is None else own)
+        retain, positions, others = self._settings(inputs.hf_processor_mm_kwargs)
+        # A cached video is not looked at again, so it is cached with the limit it has passed.
+        salt = cache_salt(retain) + ("" if positions == POSITIONS else f"-{positions}")
         hashes = super()._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=others))
         return {kind: [f"{item}-{salt}" for item in items] for kind, items in hashes.items()}
 
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Sequence[PromptReplacement]:
-        _, others = request_retain(hf_processor_mm_kwargs)
+        _, _, others = self._settings(hf_processor_mm_kwargs)
         updates = super()._get_prompt_updates(mm_items, others, out_mm_kwargs)
 
         def shortened(update: PromptReplacement) -> PromptReplacement:

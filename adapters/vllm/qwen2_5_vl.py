@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.model_executor.models.qwen2_5_vl import (
     Qwen2_5_VLDummyInputsBuilder,
@@ -20,6 +21,7 @@ from vllm.model_executor.models.qwen2_5_vl import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from .grids import GridProcessor, PruningGridModel
+from .guard.limits import SECONDS, check_positions
 from .merging import merge_within
 from .positions import Grid, MediaRows
 from .processing import TOKENS_FIELD
@@ -27,6 +29,16 @@ from .processing import TOKENS_FIELD
 
 class PruneVidQwen2_5_VLProcessor(GridProcessor, Qwen2_5_VLMultiModalProcessor):
     """Counts T / 2 frames of H * W / 4 tokens."""
+
+    def check(self, data: Mapping[str, Any], positions: int) -> None:
+        super().check(data, positions)
+        if (seconds := data.get(SECONDS)) is not None:
+            check_positions(
+                data["video_grid_thw"][:, 0].tolist(),
+                torch.as_tensor(seconds, dtype=torch.float64).flatten().tolist(),
+                getattr(self.info.get_hf_config().vision_config, "tokens_per_second", 1.0),
+                positions,
+            )
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -32,6 +32,7 @@ from prunevid_kernels import apply_layout
 
 from .apart import Stretch
 from .grids import GridProcessor, PruningGridModel
+from .guard.limits import check_timestamps
 from .merging import merge_within
 from .positions import MediaRows, check_extent
 from .processing import TOKENS_FIELD
@@ -46,6 +47,7 @@ class PruneVidQwen3VLProcessor(GridProcessor, Qwen3VLMultiModalProcessor):
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         data = super()._apply_hf_processor_main(mm_items, hf_kwargs)
         if grids := self.video_grids(data):
+            check_timestamps(data.get("timestamps"), [frames for frames, _, _ in grids])
             texts = [self._text(timestamps) for timestamps in data["timestamps"]]
             config = self.info.get_hf_config()
             for text, grid in zip(texts, grids, strict=True):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Real
+from typing import Any
 
 from prunevid_kernels import __version__
 
@@ -79,9 +80,19 @@ def request_retain(kwargs: Mapping[str, object]) -> tuple[float | None, dict[str
 
 def checked_retain(value: object, setting: str) -> float:
     """``value`` as a share in (0, 1]; ValueError naming ``setting`` if it is none."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) <= 1.0:
-        raise ValueError(f"{setting} must be a share in (0, 1], got {value!r}")
-    return float(value)
+    # Compared as it came: an integer that is too large for a float is a share out of range as well.
+    number: Any = value  # Real has no order that a type checker knows
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < number <= 1:
+        raise ValueError(f"{setting} must be a share in (0, 1], got {_shown(value)}")
+    return float(number)
+
+
+def _shown(value: object) -> str:
+    """``repr`` that fits a line; a request may send anything."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def cache_salt(retain: float) -> str:

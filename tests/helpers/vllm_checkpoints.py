@@ -7,6 +7,7 @@ Weights are drawn wide enough that the next token depends on the video.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,14 @@ _TEXT: dict[str, Any] = {
     "max_position_embeddings": 32768,
     "initializer_range": 0.1,
     "tie_word_embeddings": False,
+}
+_HALF_BILLION: dict[str, Any] = {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": True,
 }
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -106,21 +115,25 @@ def write_llava_onevision(folder: Path) -> None:
     )
 
 
-def write_qwen2_5_vl(folder: Path) -> None:
-    """A Qwen2.5-VL checkpoint; the video's size decides how many tokens a frame has."""
-    tokenizer = _tokenizer(_QWEN_SPECIAL)
+def write_qwen2_5_vl(folder: Path, *, half_billion: bool = False) -> None:
+    """A Qwen2.5-VL checkpoint; the video's size decides how many tokens a frame has.
+
+    Args:
+        half_billion: a decoder with the shape and the vocabulary of Qwen2's of 0.5 billion
+            parameters, to measure with. The vision tower stays tiny, and frames have at most 4 x 4
+            tokens, so that a CPU answers within seconds.
+    """
+    tokenizer = _tokenizer(_QWEN_SPECIAL, entries=151936 if half_billion else 0)
+    sections = [8, 12, 12] if half_billion else [4, 6, 6]
+    text = {**_TEXT, **(_HALF_BILLION if half_billion else {}), **_token_ids(tokenizer)}
     config = Qwen2_5_VLConfig(
-        text_config={
-            **_TEXT,
-            **_token_ids(tokenizer),
-            "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
-        },
+        text_config={**text, "rope_scaling": {"type": "mrope", "mrope_section": sections}},
         vision_config={
             "depth": 2,
             "hidden_size": 64,
             "intermediate_size": 128,
             "num_heads": 2,
-            "out_hidden_size": _TEXT["hidden_size"],
+            "out_hidden_size": text["hidden_size"],
             "patch_size": QWEN_PATCH_PX,
             "fullatt_block_indexes": [1],
             "window_size": 4 * QWEN_PATCH_PX,
@@ -130,10 +143,11 @@ def write_qwen2_5_vl(folder: Path) -> None:
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=half_billion,
     )
     # Small pictures stay small: real processors would blow them up to a minimum of pixels.
-    size = {"shortest_edge": 56 * 56, "longest_edge": 224 * 224}
+    side = 112 if half_billion else 224
+    size = {"shortest_edge": 56 * 56, "longest_edge": side * side}
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=QWEN_PATCH_PX, size=size),
         tokenizer=tokenizer,
@@ -227,10 +241,19 @@ WRITERS = {
 }
 
 
-def _tokenizer(special: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """Single bytes, so that every question can be read."""
-    entries = [*_SPECIAL, *special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(entries)}, merges=[]))
+def main() -> None:
+    """``python vllm_checkpoints.py KIND FOLDER``: a checkpoint to measure with."""
+    kind, folder = sys.argv[1:]
+    measured = {"qwen2_5_vl_0.5b": partial(write_qwen2_5_vl, half_billion=True)}
+    (WRITERS | measured)[kind](Path(folder))
+
+
+def _tokenizer(special: tuple[str, ...], entries: int = 0) -> PreTrainedTokenizerFast:
+    """Single bytes, so that every question can be read; filled up to a number of entries that no
+    text has."""
+    tokens = [*_SPECIAL, *special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokens += [f"<{number}>" for number in range(len(tokens), entries)]
+    core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
@@ -269,3 +292,7 @@ def _write(folder: Path, model_class: Any, config: Any, processor: Any) -> None:
             model.model.image_newline.normal_()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -52,6 +52,7 @@ ORDER = [
     {"benchmarks/datasets"},
     {"benchmarks/support"},
     {"adapters/vllm", "adapters/lmms_eval"},
+    {"adapters/vllm/guard"},
     {"adapters"},  # the door
     {"adapters/families"},
     {"adapters/checkpoint", "adapters/video"},

@@ -28,11 +28,24 @@ def test_the_benchmark_measures_a_server_with_and_without_pruning(
     results = json.loads((tmp_path / "serve.json").read_text())
     assert results["prompt_tokens"]["visual"] == 288  # 8 frames of 36
     assert results["prompt_tokens"]["merged"] == 72
-    for loads in (results["unpruned"], results["pruned"]):
+    assert list(results["servers"]) == ["unpruned", "pruned"]  # the engine prunes no such model
+    for loads in results["servers"].values():
         assert [load["requests"] for load in loads] == [2, 8]
     assert results["server_options"] == list(SERVER_OPTIONS)
     assert vllm.__version__ in results["engine"].values()
     assert CPU_FIGURES in result.stdout
+
+
+def test_the_benchmark_measures_the_engines_own_pruning(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    command = ["bench", "serve", "--model", str(checkpoints["qwen2_5_vl"]), "--out", str(tmp_path)]
+    command += ["--concurrency", "2", "--waves", "1", "--max-tokens", "4"]
+    result = CliRunner().invoke(app, [*command, "--server-options", shlex.join(SERVER_OPTIONS)])
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "serve.json").read_text())
+    assert list(results["servers"]) == ["unpruned", "pruned", "evs"]
+    assert results["prompt_tokens"]["evs"] == results["prompt_tokens"]["pruned"]
 
 
 def test_a_server_that_cannot_start_says_why(checkpoints: dict[str, Path], tmp_path: Path) -> None:

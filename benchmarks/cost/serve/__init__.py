@@ -1,1 +1,1 @@
-"""Throughput and waiting time of a vLLM server, with and without pruning."""
+"""Throughput and waiting time of vLLM servers, unpruned and pruned in several ways."""

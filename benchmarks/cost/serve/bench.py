@@ -1,19 +1,24 @@
-"""What pruning does to a server: requests per second and time to the first token, with and without.
+"""What pruning does to a server: requests a second and time to the first token.
 
-The same model is served twice by vLLM, as it is (the baseline) and under its PruneVid architecture,
-one after the other, and asked about the same video at rising concurrency. Everything a request
-costs is in the numbers: decoding the video, vision tower, merge, prefill, decoding.
+The same model is served several times by vLLM: as it is (the baseline), under its PruneVid
+architecture, and with the engine's own pruning where it has any for the model, at the same share of
+the tokens. All are asked about the same video at rising concurrency. Everything a request costs is
+in the numbers: decoding the video, vision tower, merge, prefill, decoding.
 
-No number is reported unless the pruned server passes a check: its usage must count exactly the
-budgeted tokens. How many visual tokens the video has is found out by asking it to keep one.
+The servers stand beside each other and take turns, a wave of requests each, so that a machine that
+has other work to do is as slow for one as for the other: ratios are of waves that followed each
+other. No number is reported unless the pruned server's usage counts exactly the budgeted tokens and
+the engine's own methods keep as many, within one percent. How many visual tokens the video has is
+found out by asking the pruned server to keep one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -21,13 +26,21 @@ from typing import Any
 import torch
 
 from prunevid_kernels import budget_tokens
-from prunevid_kernels.adapters.checkpoint.files import read_json
-from prunevid_kernels.adapters.vllm import ARCHITECTURES
 
 from ...support.environment import describe
-from .client import Client, Load
+from .client import Client, Load, Reply
 from .plot import serve_plot
 from .server import running_server
+from .subjects import (
+    ENGINE_METHODS,
+    PRUNED,
+    UNPRUNED,
+    architecture_of,
+    device_options,
+    engine_methods,
+    options_of,
+)
+from .table import table
 
 MAX_CONCURRENCY = 64
 MAX_REQUESTS_A_LEVEL = 512
@@ -36,7 +49,7 @@ ONE_TOKEN = 1e-9  # a share so small that one token is left
 
 
 class ServeCheckError(RuntimeError):
-    """The pruned server does not do what its settings say; nothing was reported."""
+    """A server does not do what its settings say; nothing was reported."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +57,17 @@ class ServeRequest:
     """What to measure.
 
     Attributes:
-        model: checkpoint folder, served twice; unused where both URLs are given.
+        model: checkpoint folder to serve; unused where URLs are given.
         video: mp4 file to ask about.
-        retain: share of the visual tokens that the pruned server keeps.
+        retain: share of the visual tokens that pruned servers keep.
         concurrency: levels, each 1 to :data:`MAX_CONCURRENCY`.
-        waves: requests of a level for each one under way.
+        waves: how often the servers take turns at each level, with as many requests as the level.
+        warm_waves: such waves before those that count; the first batch of a size may compile.
         max_tokens: of every answer.
-        unpruned_url, pruned_url: running servers to measure instead, both or none; the pruned one
-            has to trust requests' processor arguments (``--trust-request-mm-kwargs``).
+        methods: the engine's own methods to measure as well; None: those it has for the model.
+        urls: running servers to measure instead, by subject: ``"unpruned"`` and ``"pruned"``, which
+            has to trust requests' processor arguments (``--trust-request-mm-kwargs``), and any of
+            the engine's methods. Or none.
         server_options: further options of vLLM's server.
         start_limit_s, request_limit_s: longest waits.
     """
@@ -61,9 +77,10 @@ class ServeRequest:
     retain: float
     concurrency: tuple[int, ...]
     waves: int = 4
+    warm_waves: int = 1
     max_tokens: int = 16
-    unpruned_url: str | None = None
-    pruned_url: str | None = None
+    methods: tuple[str, ...] | None = None
+    urls: dict[str, str] = field(default_factory=dict)
     server_options: tuple[str, ...] = ()
     start_limit_s: float = 600.0
     request_limit_s: float = 300.0
@@ -79,12 +96,21 @@ class ServeRequest:
         most = MAX_REQUESTS_A_LEVEL // max(self.concurrency)
         if not 1 <= self.waves <= most:
             raise ValueError(f"waves must be between 1 and {most}, got {self.waves}")
+        if not 0 <= self.warm_waves <= most:
+            raise ValueError(f"warm_waves must be between 0 and {most}, got {self.warm_waves}")
         if not 0.0 < self.retain < 1.0:
             raise ValueError(f"retain must be in (0, 1), got {self.retain}")
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
-        if (self.unpruned_url is None) != (self.pruned_url is None):
-            raise ValueError("unpruned_url and pruned_url must be given together, got one of them")
+        for method in self.methods or ():
+            if method not in ENGINE_METHODS:
+                known = ", ".join(ENGINE_METHODS)
+                raise ValueError(f"the engine's methods are {known}, got {method!r}")
+        if self.urls and not {UNPRUNED, PRUNED} <= self.urls.keys():
+            raise ValueError(
+                "the URLs of an unpruned and a pruned server must be given together, "
+                f"got {', '.join(self.urls)}"
+            )
         if not self.video.is_file():
             raise ValueError(f"video must be a file, got {self.video}")
 
@@ -97,25 +123,6 @@ class PromptTokens:
     pruned: int
     visual: int
     merged: int
-
-
-def pruned_architecture(model: Path) -> str:
-    """The PruneVid architecture for a checkpoint folder.
-
-    Raises:
-        ValueError: no checkpoint, or none of a model that the plugin knows.
-    """
-    config = model / "config.json"
-    if not config.is_file():
-        raise ValueError(f"model must be a checkpoint folder with a config.json, got {model}")
-    named = read_json(config).get("architectures") or ["none"]
-    if not isinstance(named, list) or not isinstance(named[0], str):
-        raise ValueError(f"{config}: architectures must be a list of names, got {named!r}")
-    architecture = f"PruneVid{named[0]}"
-    if architecture not in ARCHITECTURES:
-        known = ", ".join(name.removeprefix("PruneVid") for name in ARCHITECTURES)
-        raise ValueError(f"model must be one of {known}, got {named[0]}")
-    return architecture
 
 
 def check(unpruned: int, pruned: Client, retain: float) -> PromptTokens:
@@ -146,36 +153,69 @@ def check(unpruned: int, pruned: Client, retain: float) -> PromptTokens:
     return PromptTokens(unpruned, came, visual, merged)
 
 
+def check_engine(method: str, client: Client, tokens: PromptTokens) -> int:
+    """The prompt tokens of the engine's own method, which must be as many as the pruned server's.
+
+    Raises:
+        ServeCheckError: more than one percent of the merged tokens, and more than one, apart.
+    """
+    came = client.ask().prompt_tokens
+    if abs(came - tokens.pruned) > max(1, tokens.merged // 100):
+        raise ServeCheckError(
+            f"{method} must keep as many tokens as PruneVid, a prompt of {tokens.pruned} tokens, "
+            f"got {came}: these methods keep at least a frame or a token of each frame, so measure "
+            "at a larger share or on a longer video"
+        )
+    return came
+
+
 def bench_serve(
     request: ServeRequest, *, out: Path, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Measure both servers and write ``serve.json``, ``serve.md`` and ``serve.png`` into ``out``.
+    """Measure all servers and write ``serve.json``, ``serve.md`` and ``serve.png`` into ``out``.
 
     Raises:
         ValueError: a model that cannot be served. ServerError, RequestError, ServeCheckError: a
             server that does not come up, does not answer, or does not prune as it says.
     """
     out.mkdir(parents=True, exist_ok=True)
-    is_own = request.unpruned_url is None
-    with _server(request, "unpruned", out, progress) as url:
-        client = _client(request, url)
-        unpruned_tokens = client.ask().prompt_tokens
-        unpruned = _levels(request, client, "unpruned", progress)
-    with _server(request, "pruned", out, progress) as url:
-        client = _client(request, url)
-        tokens = check(unpruned_tokens, client, request.retain)
-        pruned = _levels(request, client, "pruned", progress)
+    is_own = not request.urls
+    with ExitStack() as stack:
+        urls = _start(request, stack, out, progress) if is_own else request.urls
+        clients = {
+            subject: Client(
+                url,
+                request.video,
+                max_tokens=request.max_tokens,
+                request_limit_s=request.request_limit_s,
+            )
+            for subject, url in urls.items()
+        }
+        tokens = check(clients[UNPRUNED].ask().prompt_tokens, clients[PRUNED], request.retain)
+        others = [subject for subject in clients if subject not in (UNPRUNED, PRUNED)]
+        counted = {name: check_engine(name, clients[name], tokens) for name in others}
+        loads: dict[str, list[Load]] = {subject: [] for subject in clients}
+        ratios = []
+        for level in request.concurrency:
+            waves = _level(clients, level, request.warm_waves, request.waves)
+            for subject, done in waves.items():
+                replies = [reply for wave, _ in done for reply in wave]
+                loads[subject].append(Load.of(level, replies, sum(wall for _, wall in done)))
+            ratios.append(_ratios(level, waves))
+            speeds = [f"{name} {loads[name][-1].requests_per_s:.2f}" for name in loads]
+            progress(f"concurrency {level}: requests/s: {', '.join(speeds)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results: dict[str, Any] = {
         "kind": "serve",
-        "model": request.model.name if is_own else f"served at {request.pruned_url}",
+        "model": request.model.name if is_own else f"served at {request.urls[PRUNED]}",
         "video": request.video.name,
         "retain": request.retain,
         "max_tokens": request.max_tokens,
         "waves": request.waves,
-        "prompt_tokens": asdict(tokens),
-        "unpruned": [asdict(load) for load in unpruned],
-        "pruned": [asdict(load) for load in pruned],
+        "warm_waves": request.warm_waves,
+        "prompt_tokens": asdict(tokens) | counted,
+        "servers": {name: [asdict(load) for load in done] for name, done in loads.items()},
+        "ratios": ratios,
         "server_options": list(request.server_options) if is_own else None,
         "engine": _engine() if is_own else None,
         "device": device.type if is_own else None,
@@ -188,28 +228,61 @@ def bench_serve(
     return results
 
 
-def table(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    tokens = results["prompt_tokens"]
-    lines = [
-        f"{results['model']}, {results['video']}: {tokens['visual']} visual tokens, "
-        f"{tokens['merged']} kept; prompt of {tokens['unpruned']} and {tokens['pruned']} tokens; "
-        f"{results['max_tokens']} tokens an answer. {results['note']}.",
-        "",
-        "| concurrency | requests | requests/s | pruned | TTFT p50 ms | pruned | TTFT p99 ms "
-        "| pruned |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for before, after in zip(results["unpruned"], results["pruned"], strict=True):
-        cells = [str(before["concurrency"]), str(before["requests"])]
-        for key, digits in (
-            ("requests_per_s", 2),
-            ("first_token_p50_ms", 0),
-            ("first_token_p99_ms", 0),
-        ):
-            cells += [f"{before[key]:.{digits}f}", f"{after[key]:.{digits}f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def _start(
+    request: ServeRequest, stack: ExitStack, out: Path, progress: Callable[[str], None]
+) -> dict[str, str]:
+    architecture = architecture_of(request.model)
+    methods = engine_methods(architecture) if request.methods is None else request.methods
+    subjects = (UNPRUNED, PRUNED, *methods)
+    # All of them before the first one takes memory.
+    device = {
+        subject: device_options(request.server_options, subject, len(subjects))
+        for subject in subjects
+    }
+    urls = {}
+    for subject in subjects:
+        options = [*request.server_options, *options_of(subject, architecture, request.retain)]
+        options += device[subject]
+        progress(f"{subject}: starting the server ...")
+        started = running_server(
+            request.model, options, log=out / f"{subject}.log", start_limit_s=request.start_limit_s
+        )
+        urls[subject] = stack.enter_context(started)
+    return urls
+
+
+Wave = tuple[list[Reply], float]
+
+
+def _level(
+    clients: dict[str, Client], level: int, warm_waves: int, waves: int
+) -> dict[str, list[Wave]]:
+    """The servers take turns, each time beginning with another one."""
+    for client in [*clients.values()] * warm_waves:
+        client.wave(level, level)
+    done: dict[str, list[Wave]] = {subject: [] for subject in clients}
+    order = list(clients)
+    for _ in range(waves):
+        for subject in order:
+            done[subject].append(clients[subject].wave(level, level))
+        order = [*order[1:], order[0]]
+    return done
+
+
+def _ratios(level: int, waves: dict[str, list[Wave]]) -> dict[str, Any]:
+    """How many times as many requests a second the pruned server answers: median, lowest and
+    highest of the waves."""
+    pruned = [wall for _, wall in waves[PRUNED]]
+    ratios: dict[str, Any] = {"concurrency": level}
+    for subject, done in waves.items():
+        if subject != PRUNED:
+            each = [wall / own for (_, wall), own in zip(done, pruned, strict=True)]
+            ratios[subject] = {
+                "median": statistics.median(each),
+                "lowest": min(each),
+                "highest": max(each),
+            }
+    return ratios
 
 
 def _engine() -> dict[str, str]:
@@ -221,40 +294,3 @@ def _note(is_own: bool, device: torch.device) -> str:
     if not is_own:
         return "Measured on servers that were running already; this command does not know on what"
     return CPU_FIGURES if device.type == "cpu" else "GPU figures"
-
-
-def _server(
-    request: ServeRequest, name: str, out: Path, progress: Callable[[str], None]
-) -> AbstractContextManager[str]:
-    url = request.unpruned_url if name == "unpruned" else request.pruned_url
-    if url is not None:
-        return nullcontext(url)
-    options = [*request.server_options]
-    if name == "pruned":
-        architecture = pruned_architecture(request.model)
-        overrides = {"architectures": [architecture], "prunevid": {"retain": request.retain}}
-        options += ["--hf-overrides", json.dumps(overrides), "--trust-request-mm-kwargs"]
-    progress(f"{name}: starting the server ...")
-    return running_server(
-        request.model, options, log=out / f"{name}.log", start_limit_s=request.start_limit_s
-    )
-
-
-def _client(request: ServeRequest, url: str) -> Client:
-    return Client(
-        url,
-        request.video,
-        max_tokens=request.max_tokens,
-        request_limit_s=request.request_limit_s,
-    )
-
-
-def _levels(
-    request: ServeRequest, client: Client, name: str, progress: Callable[[str], None]
-) -> Sequence[Load]:
-    loads = []
-    for level in request.concurrency:
-        client.load(level, level)  # warm: the first batch of a size compiles
-        loads.append(client.load(level, level * request.waves))
-        progress(f"{name}: concurrency {level}: {loads[-1].requests_per_s:.2f} requests/s")
-    return loads

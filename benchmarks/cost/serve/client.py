@@ -45,11 +45,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Load:
-    """What one level of concurrency gave."""
+    """What one level of concurrency gave; tokens are those of the answers."""
 
     concurrency: int
     requests: int
     requests_per_s: float
+    tokens_per_s: float
     first_token_p50_ms: float
     first_token_p99_ms: float
 
@@ -60,6 +61,7 @@ class Load:
             concurrency,
             len(replies),
             len(replies) / wall_s,
+            sum(reply.completion_tokens for reply in replies) / wall_s,
             percentile(first, 50),
             percentile(first, 99),
         )
@@ -94,13 +96,17 @@ class Client:
         return self._run(1, 1, retain)[0][0]
 
     def load(self, concurrency: int, requests: int) -> Load:
-        """``requests`` requests, never more than ``concurrency`` under way.
+        """:meth:`wave`, summed up."""
+        return Load.of(concurrency, *self.wave(concurrency, requests))
+
+    def wave(self, concurrency: int, requests: int) -> tuple[list[Reply], float]:
+        """``requests`` requests, never more than ``concurrency`` under way; and how long they took
+        together, in seconds.
 
         Raises:
             RequestError: a request failed, took too long, or its answer is not as long as asked.
         """
-        replies, wall_s = self._run(concurrency, requests, None)
-        return Load.of(concurrency, replies, wall_s)
+        return self._run(concurrency, requests, None)
 
     def _run(
         self, concurrency: int, requests: int, retain: float | None

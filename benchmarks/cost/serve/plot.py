@@ -10,15 +10,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 # Told apart by people who see no red or no green as well.
-COLORS = {"unpruned": "#20242c", "pruned": "#d55e00"}
+COLORS = {"unpruned": "#20242c", "pruned": "#d55e00", "evs": "#0072b2", "vidcom2": "#009e73"}
 
 
 def serve_plot(results: Mapping[str, Any]) -> bytes:
     """PNG of the results that ``serve.json`` holds, a line a server."""
     figure = Figure(figsize=(9.6, 3.9), dpi=130, layout="constrained")
     throughput, waiting = figure.subplots(1, 2)
-    for name, color in COLORS.items():
-        loads = results[name]
+    for name, loads in results["servers"].items():
+        color = COLORS[name]
         levels = [load["concurrency"] for load in loads]
         speed = [load["requests_per_s"] for load in loads]
         throughput.plot(levels, speed, color=color, marker="o", label=name)

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from prunevid_kernels import budget_tokens
 from prunevid_kernels.benchmarks.cli import app
-from prunevid_kernels.benchmarks.cost.serve.bench import ServeRequest, pruned_architecture, table
+from prunevid_kernels.benchmarks.cost.serve.bench import ServeRequest
 from prunevid_kernels.benchmarks.cost.serve.client import (
     Client,
     Load,
@@ -30,13 +30,26 @@ from prunevid_kernels.benchmarks.cost.serve.client import (
     percentile,
 )
 from prunevid_kernels.benchmarks.cost.serve.server import ServerError, running_server
+from prunevid_kernels.benchmarks.cost.serve.subjects import (
+    CPU_WORKER,
+    architecture_of,
+    device_options,
+    memory_share,
+    options_of,
+)
+from prunevid_kernels.benchmarks.cost.serve.table import table
 
 VISUAL, TEXT = 288, 30
 
 
 @contextmanager
 def stand_in(
-    share: float, *, wrong_by: int = 0, missing_tokens: int = 0, status: int = 200
+    share: float,
+    *,
+    wrong_by: int = 0,
+    missing_tokens: int = 0,
+    status: int = 200,
+    seen: list[str] | None = None,
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A server that keeps ``share``; yields its URL and the requests that it gets."""
     requests: list[dict[str, Any]] = []
@@ -51,6 +64,8 @@ def stand_in(
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             requests.append(body)
+            if seen is not None:
+                seen.append(f"http://{self.headers['Host']}/v1")
             own = body.get("mm_processor_kwargs", {}).get("prunevid_retain", share)
             prompt = TEXT + budget_tokens(1, VISUAL, own) + (wrong_by if own == share else 0)
             said = body["max_tokens"] - missing_tokens
@@ -98,7 +113,10 @@ def test_measures_two_servers(tmp_path: Path) -> None:
         "visual": VISUAL,
         "merged": 57,
     }
-    assert [load["requests"] for load in written["pruned"]] == [6]
+    assert [load["requests"] for load in written["servers"]["pruned"]] == [6]
+    (ratios,) = written["ratios"]
+    unpruned_ratio = ratios["unpruned"]
+    assert 0 < unpruned_ratio["lowest"] <= unpruned_ratio["median"] <= unpruned_ratio["highest"]
     assert written["device"] is written["engine"] is written["server_options"] is None
     assert "does not know on what" in result.stdout
     with Image.open(tmp_path / "serve.png") as picture:
@@ -106,6 +124,79 @@ def test_measures_two_servers(tmp_path: Path) -> None:
     assert json.loads(result.stdout.splitlines()[-1])["kind"] == "serve"
     names = {request["messages"][0]["content"][0]["uuid"] for request in requests}
     assert len(names) == len(requests) == 3 + 2 + 6  # check, warm-up, measured
+
+
+def test_measures_the_engines_own_pruning_as_well(tmp_path: Path) -> None:
+    with stand_in(1.0) as (unpruned, _), stand_in(0.2) as (pruned, _), stand_in(0.2) as (evs, _):
+        result = bench(tmp_path, unpruned, pruned, "--evs-url", evs, "--waves", "2")
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "serve.json").read_text())
+    assert list(written["servers"]) == ["unpruned", "pruned", "evs"]
+    assert written["prompt_tokens"]["evs"] == TEXT + 57
+    (load,) = written["servers"]["evs"]
+    assert load["tokens_per_s"] == pytest.approx(16 * load["requests_per_s"])
+    assert written["ratios"][0].keys() == {"concurrency", "unpruned", "evs"}
+    assert result.stdout.count("| 2 |") == 3
+
+
+def test_servers_take_turns_and_begin_in_turn(tmp_path: Path) -> None:
+    order: list[str] = []
+    with stand_in(1.0, seen=order) as (unpruned, _), stand_in(0.2, seen=order) as (pruned, _):
+        result = bench(tmp_path, unpruned, pruned, "--concurrency", "1", "--waves", "2")
+    assert result.exit_code == 0, result.output
+    names = {unpruned: "u", pruned: "p"}
+    turns = "".join(names[url] for url in order)
+    # The check, then both levels: a warm wave of each, and two waves, the second in reverse.
+    assert turns == "uppp" + "uupp" + "uupp" + "ppuu" + "up" + "up" + "pu"
+
+
+def test_an_engine_that_keeps_more_is_not_compared(tmp_path: Path) -> None:
+    with stand_in(1.0) as (unpruned, _), stand_in(0.2) as (pruned, _), stand_in(0.25) as (evs, _):
+        result = bench(tmp_path, unpruned, pruned, "--evs-url", evs)
+    assert result.exit_code == 2
+    expected = f"evs must keep as many tokens as PruneVid, a prompt of {TEXT + 57} tokens, got 102"
+    assert expected in result.stderr
+    assert not (tmp_path / "serve.json").exists()
+
+
+def test_engine_options_keep_the_same_share() -> None:
+    pruned = options_of("pruned", "Qwen2_5_VLForConditionalGeneration", 0.2)
+    overrides = json.loads(pruned[pruned.index("--hf-overrides") + 1])
+    assert overrides["prunevid"] == {"retain": 0.2}
+    assert overrides["architectures"] == ["PruneVidQwen2_5_VLForConditionalGeneration"]
+    evs = options_of("evs", "Qwen2_5_VLForConditionalGeneration", 0.2)
+    assert evs == ["--video-pruning-rate", "0.8", "--video-pruning-method", "evs"]
+    assert options_of("unpruned", "Qwen2_5_VLForConditionalGeneration", 0.2) == []
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "servers", "share"),
+    [
+        pytest.param(100, 100, 1, 0.9, id="all-free"),
+        pytest.param(50, 100, 1, 0.45, id="half-free"),
+        pytest.param(88, 100, 3, 0.26, id="three-servers"),
+    ],
+)
+def test_servers_share_the_memory_that_is_free(
+    free: int, total: int, servers: int, share: float
+) -> None:
+    assert memory_share(free, total, servers) == share
+    assert share * servers <= free / total
+
+
+def test_no_memory_is_an_error() -> None:
+    with pytest.raises(ValueError, match="2 servers need memory, got 1 bytes free of 100"):
+        memory_share(1, 100, 2)
+
+
+def test_given_options_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = "prunevid_kernels.benchmarks.cost.serve.subjects"
+    monkeypatch.setattr(f"{where}.free_memory", lambda: (60, 100))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_options([], "unpruned", 2) == ["--gpu-memory-utilization", "0.27"]
+    own = ["--gpu-memory-utilization=0.5", "--worker-cls", "mine"]
+    assert device_options(own, "pruned", 2) == []
+    assert device_options(own[:1], "evs", 2) == ["--worker-cls", CPU_WORKER]
 
 
 @pytest.mark.parametrize("wrong_by", [1, -1, VISUAL], ids="{:+d}".format)
@@ -138,6 +229,7 @@ def test_a_server_that_refuses_is_an_error(tmp_path: Path) -> None:
     [
         pytest.param(["--concurrency", "65"], "between 1 and 64, got 65", id="concurrency"),
         pytest.param(["--waves", "0"], "waves must be between 1 and 256", id="waves"),
+        pytest.param(["--warm-waves", "-1"], "warm_waves must be between 0 and 256", id="warm"),
         pytest.param(["--retain", "1"], r"retain must be in (0, 1), got 1.0", id="retain"),
         pytest.param(["--max-tokens", "0"], "max_tokens must be at least 1", id="max-tokens"),
         pytest.param(["--video", "no.mp4"], "video must be a file, got no.mp4", id="video"),
@@ -151,18 +243,20 @@ def test_options_that_cannot_be(tmp_path: Path, options: list[str], message: str
 
 def test_one_url_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be given together"):
-        ServeRequest(tmp_path, Path(__file__), 0.2, (1,), unpruned_url="http://127.0.0.1:9/v1")
+        ServeRequest(
+            tmp_path, Path(__file__), 0.2, (1,), urls={"unpruned": "http://127.0.0.1:9/v1"}
+        )
 
 
 def test_the_plugins_architecture_for_a_checkpoint(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     with pytest.raises(ValueError, match="checkpoint folder with a config.json"):
-        pruned_architecture(tmp_path)
+        architecture_of(tmp_path)
     config.write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(ValueError, match="must be one of Llava.*, Qwen.*, got LlamaForCausalLM"):
-        pruned_architecture(tmp_path)
+        architecture_of(tmp_path)
     config.write_text(json.dumps({"architectures": ["Qwen2_5_VLForConditionalGeneration"]}))
-    assert pruned_architecture(tmp_path) == "PruneVidQwen2_5_VLForConditionalGeneration"
+    assert architecture_of(tmp_path) == "Qwen2_5_VLForConditionalGeneration"
 
 
 def write_engine(folder: Path, code: str) -> dict[str, str]:
@@ -229,10 +323,11 @@ def test_a_table_has_a_row_for_each_level() -> None:
         "max_tokens": 2,
         "note": "CPU figures",
         "prompt_tokens": {"unpruned": 40, "pruned": 20, "visual": 30, "merged": 10},
-        "unpruned": [vars(load)],
-        "pruned": [vars(load)],
+        "servers": {"unpruned": [vars(load)], "pruned": [vars(load)]},
+        "ratios": [{"concurrency": 2, "unpruned": {"median": 1.5, "lowest": 1.25, "highest": 2}}],
     }
-    assert "| 2 | 4 | 2.00 | 2.00 | 200 | 200 | 400 | 400 |" in table(results)
+    assert "| 2 | unpruned | 2.00 | 4.0 | 200 | 400 | 1.50 (1.25 to 2.00) |" in table(results)
+    assert "| 2 | pruned | 2.00 | 4.0 | 200 | 400 | - |" in table(results)
 
 
 @pytest.mark.parametrize(

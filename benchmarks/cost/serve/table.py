@@ -1,0 +1,35 @@
+"""The results of ``prunevid bench serve`` as Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+COLUMNS = (
+    ("requests_per_s", "requests/s", 2),
+    ("tokens_per_s", "tokens/s", 1),
+    ("first_token_p50_ms", "TTFT p50 ms", 0),
+    ("first_token_p99_ms", "TTFT p99 ms", 0),
+)
+
+
+def table(results: dict[str, Any]) -> str:
+    """A row for each level and server, with how many times as fast the pruned one is."""
+    tokens = results["prompt_tokens"]
+    lines = [
+        f"{results['model']}, {results['video']}: {tokens['visual']} visual tokens, "
+        f"{tokens['merged']} kept; prompt of {tokens['unpruned']} and {tokens['pruned']} tokens; "
+        f"{results['max_tokens']} tokens an answer. {results['note']}.",
+        "",
+        f"| concurrency | server | {' | '.join(title for _, title, _ in COLUMNS)} "
+        "| pruned is faster by (lowest to highest wave) |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    for index, ratios in enumerate(results["ratios"]):
+        for name, loads in results["servers"].items():
+            load = loads[index]
+            cells = [f"{load[key]:.{digits}f}" for key, _, digits in COLUMNS]
+            ratio = ratios.get(name)
+            faster = "-" if ratio is None else "{median:.2f} ({lowest:.2f} to {highest:.2f})"
+            cells.append(faster.format(**(ratio or {})))
+            lines.append(f"| {load['concurrency']} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
