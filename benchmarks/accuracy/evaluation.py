@@ -12,6 +12,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from ..embedded import model as embedded_model
 from ..support.environment import describe
 from ..support.options import PAPER_LAYER, parse_config, resolve_device
 from ..support.terminal import Progress
-from .ask import answer_questions
+from .ask import Asking, answer_questions
 from .plan import ALL, Plan, plan_runs
 from .protocol import protocol
 from .ranks import Ranks
@@ -178,16 +179,20 @@ def evaluate(
         open_folder = partial(open_run, folder, settings, environment, resume=request.resume)
         ranks.first(folder.name, open_folder)
         check_settings(folder, settings)
-        share = ranks.share(questions.samples)
-        done = {record.id for record in read_run(folder).answered}
-        todo = [sample for sample in share if sample.id not in done]
-        with (
-            append_lines(samples_file(folder, ranks.rank)) as log,
-            progress(plan.name + ranks.label, len(share), len(share) - len(todo)) as advance,
-        ):
-            answer_questions(model, plan, settings, todo, log, advance)
-        folders.append(folder)
-    return folders
+        folders.append((folder, plan, settings))
+    share = ranks.share(questions.samples)
+    with ExitStack() as logs:
+        runs = []
+        for folder, plan, settings in folders:
+            done = frozenset(record.id for record in read_run(folder).answered)
+            log = logs.enter_context(append_lines(samples_file(folder, ranks.rank)))
+            runs.append(Asking(plan, settings, log, done))
+        total = len(share) * len(runs)
+        done_before = sum(sample.id in run.done for run in runs for sample in share)
+        label = plans[0].name if len(plans) == 1 else f"{len(plans)} runs"
+        with progress(label + ranks.label, total, done_before) as advance:
+            answer_questions(model, runs, share, advance)
+    return [folder for folder, _, _ in folders]
 
 
 def require_complete(run: Run, samples: Sequence[Sample]) -> None:
