@@ -67,6 +67,13 @@ def evaluate_command(
             " each, set by its own option (see prunevid methods)."
         ),
     ] = None,
+    more_frames: Annotated[
+        str | None,
+        typer.Option(
+            help="With --retain: ask again with so many times the frames, such as 2,4, at that part"
+            " of each share: the same number of tokens from more frames."
+        ),
+    ] = None,
     data_root: DataRoot = DATA_ROOT,
     config: Config = None,
     sweep: Annotated[
@@ -107,7 +114,7 @@ def evaluate_command(
     device: Device = "auto",
     lora_alpha: LoraAlpha = None,
     reader: ReaderName = "auto",
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Ask the questions, read the answers, print the score beside the published one."""
     benchmark = str(context.info_name)
@@ -135,7 +142,7 @@ def evaluate_command(
         )
         from ..accuracy.ranks import Ranks
         from ..accuracy.run_log import read_run
-        from ..accuracy.terms import parse_shares
+        from ..accuracy.terms import parse_multiples, parse_shares
         from ..support.options import require_reader
 
         silence_transformers()
@@ -147,6 +154,7 @@ def evaluate_command(
             config=tuple(config or ()),
             sweeps=tuple(sweep or ()),
             retain=parse_shares(retain) if retain else (),
+            more_frames=parse_multiples(more_frames) if more_frames else (),
             limit=limit,
             frames=frames,
             max_new_tokens=max_new_tokens,
@@ -184,7 +192,7 @@ def judge_command(
     judge_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint of the judge.")],
     judge_model: Annotated[str, typer.Option(help="Name of the judge's model there.")],
     data_root: DataRoot = DATA_ROOT,
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Have a judge score the answers of VCG-Bench runs; continues where it was stopped."""
     with _user_errors():
@@ -205,7 +213,7 @@ def prepare_command(
         ),
     ],
     data_root: DataRoot = DATA_ROOT,
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Convert the official question files; MVBench and VCG-Bench are used as published."""
     with _user_errors():
@@ -276,7 +284,7 @@ def _export(folder: Path, extractor: str, file: Path) -> None:
 
 
 def _print_table(
-    folders: Sequence[Path], questions: Questions, extractor: str, as_json: bool
+    folders: Sequence[Path], questions: Questions, extractor: str, as_json: bool | None
 ) -> None:
     """The table, then everything in it as one line of JSON."""
     from ..accuracy.run_log import read_run
