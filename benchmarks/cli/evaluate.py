@@ -26,6 +26,7 @@ from ..support.terminal import (
     fail,
     print_summary,
     progress_bar,
+    require_out_folder,
     say,
     show_problems,
 )
@@ -97,6 +98,10 @@ def evaluate_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the unfinished runs in --out.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Also write prunevid report's table, page and plots to this folder."),
+    ] = None,
     extractor: Extractor = "strict",
     judge_url: Annotated[
         str | None, typer.Option(help="vcgbench only: OpenAI-compatible endpoint of the judge.")
@@ -131,6 +136,8 @@ def evaluate_command(
 
     if extractor not in EXTRACTORS:
         fail(f"--extractor must be one of {', '.join(EXTRACTORS)}, got {extractor!r}")
+    if report is not None:
+        require_out_folder(report)
     with _user_errors():
         from prunevid_kernels.adapters.families.video_model import silence_transformers
 
@@ -184,6 +191,8 @@ def evaluate_command(
                 _judge(folders, questions.samples, judge_url, judge_model)
             if export is not None:
                 _export(folders[0], extractor, export)
+            if report is not None:
+                _write_report(folders, extractor, report)
             _print_table(folders, questions, extractor, as_json)
 
 
@@ -272,6 +281,14 @@ def _judge(folders: Sequence[Path], samples: Sequence[Sample], url: str, model: 
 
     for folder in folders:
         judge(read_run(folder), samples, url, model, progress_bar)
+
+
+def _write_report(folders: Sequence[Path], extractor: str, out: Path) -> None:
+    from ..report.page import write_paper_report
+    from ..report.table import build_table
+
+    page = write_paper_report(build_table(folders, extractor), out)[0]
+    say(f"{page}\n")
 
 
 def _export(folder: Path, extractor: str, file: Path) -> None:

@@ -38,13 +38,13 @@ def _unfinished(runs: Sequence[Run]) -> list[str]:
         asked = run.settings["questions"]
         if len(run.records) < asked:
             missing = asked - len(run.records)
-            lacking.append((missing, f"{missing} of {asked} questions have no line.", run))
+            lacking.append((f"{missing} of {asked} questions have no line.", run))
     if len(lacking) <= MOST_NAMED:
-        return [f"{run.folder.name} is not finished: {text}" for _, text, run in lacking]
-    _, text, run = max(lacking, key=lambda item: item[0])
+        return [f"{run.folder.name} is not finished: {text}" for text, run in lacking]
+    run = min((run for _, run in lacking), key=lambda run: len(run.records))
     return [
-        f"{len(lacking)} of {len(runs)} runs are not finished; of {run.folder.name}, which lacks"
-        f" most, {text}"
+        f"{len(lacking)} of {len(runs)} runs are not finished: the one that is least so has"
+        f" {len(run.records)} of {run.settings['questions']} questions."
     ]
 
 

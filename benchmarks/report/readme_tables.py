@@ -102,27 +102,35 @@ def accuracy_table(folder: Path) -> str:
     asked = {row["score"]["questions"] for row in rows}
     count = f"{min(asked):,}" if len(asked) == 1 else f"{min(asked):,} to {max(asked):,}"
     shares = sorted({row["asked"] for row in rows} - {None})
+    timed = shares[(len(shares) - 1) // 2]
     told: dict[str, dict[float, str]] = {}
+    times: dict[str, str] = {}
     untold = []
     for row in rows:
         if row["asked"] is None:
-            untold.append(f"`{_name(row)}` {_answers(row)}, {row['kept']:.0%} kept")
-        else:
-            told.setdefault(row["method"], {})[row["asked"]] = _answers(row)
+            facts = f"{_answers(row)}, {row['kept']:.0%} kept, {row['first_token_ms'][1]:.0f} ms"
+            untold.append(f"`{_name(row)}` {facts}")
+            continue
+        told.setdefault(row["method"], {})[row["asked"]] = _answers(row)
+        if row["asked"] == timed:
+            times[row["method"]] = f"{row['first_token_ms'][1]:.0f}"
+    clocks = {row["clock"] for row in rows}
+    clock = "processor time of one thread" if clocks == {"processor"} else "time that passed"
     lines = [
         f"{count} questions, {environment['date'][:10]}, commit "
         f"`{environment['commit'][:10]}`, torch {environment['packages']['torch']}. Right answers,"
         " % (95% interval), where so much of the visual tokens is kept, the mean over layers; *: "
-        "the method keeps another share, by more than 1 %.",
+        "the method keeps another share, by more than 1 %. ms: to the first token, median,"
+        f" {clock}.",
         "",
-        f"| method | {' | '.join(f'{share:.0%}' for share in shares)} |",
-        f"|---|{'---:|' * len(shares)}",
+        f"| method | {' | '.join(f'{share:.0%}' for share in shares)} | ms at {timed:.0%} |",
+        f"|---|{'---:|' * (len(shares) + 1)}",
     ]
     for method, cells in told.items():
         own = " | ".join(cells.get(share, "-") for share in shares)
-        lines.append(f"| {method} | {own} |")
+        lines.append(f"| {method} | {own} | {times.get(method, '-')} |")
     lines += ["", f"As they are: {'; '.join(untold)}."]
-    lines += [f"Not finished yet: {note}" for note in report["notes"] if "not finished" in note]
+    lines += [f"\n{note}" for note in report["notes"] if "not finished" in note]
     return "\n".join(lines) + "\n"
 
 

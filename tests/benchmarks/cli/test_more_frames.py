@@ -20,8 +20,9 @@ pytestmark = pytest.mark.one_version
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("frames") / "runs"
-    arguments = "--methods full,evs,prumerge --retain 0.5 --frames 2 --more-frames 2 --limit 1"
-    done = CliRunner().invoke(app, ["eval", "synthetic", *arguments.split(), "--out", str(folder)])
+    given = "--methods full,evs,prumerge --retain 0.5 --frames 2 --more-frames 2 --limit 1".split()
+    given += ["--out", str(folder), "--report", str(folder.parent / "report")]
+    done = CliRunner().invoke(app, ["eval", "synthetic", *given])
     assert done.exit_code == 0, done.stderr
     return folder, done
 
@@ -44,10 +45,15 @@ def test_more_frames_keep_the_number_of_tokens(runs):
 
 
 def test_the_report_has_the_curves(runs, tmp_path):
-    folder, _ = runs
+    """And one command writes it with the runs."""
+    folder, evaluated = runs
     out = tmp_path / "report"
     done = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)])
     assert done.exit_code == 0, done.stderr
+    assert str(folder.parent / "report" / "report.html") in evaluated.stdout
+    assert {path.name for path in (folder.parent / "report").iterdir()} == {
+        path.name for path in out.iterdir()
+    }
     report = json.loads((out / "report.json").read_text())
     curves = [
         (row["method"], row["frames"], row["share"], row["budget"]) for row in report["curves"]

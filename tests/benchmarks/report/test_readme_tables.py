@@ -42,7 +42,8 @@ def result(gpu: str, date: str, replay_ms: float, *, is_measured: bool = True) -
 def share_row(method: str, asked: float | None, kept: float, score: float) -> dict:
     own = {"questions": 1200, "score": score, "interval": [score - 1, score + 1.5]}
     label = method if asked is not None else f"{method} (layer=1)"
-    return {"method": label, "asked": asked, "kept": kept, "score": {"method": method, **own}}
+    row = {"method": label, "asked": asked, "kept": kept, "score": {"method": method, **own}}
+    return row | {"first_token_ms": [40.0, 51.6, 60.0], "clock": "processor"}
 
 
 REPORT = {
@@ -107,11 +108,11 @@ def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
 def test_shows_what_every_method_answers(tmp_path: Path) -> None:
     table = readme_tables.accuracy_table(results_folder(tmp_path))
     assert "1,200 questions, 2026-05-06, commit `fedcba9876`, torch 2.0." in table
-    assert "| method | 10% | 30% |" in table
-    assert "| prunevid | 93.0 (92.0 - 94.5) | - |\n| evs | 60.0 (59.0 - 61.5)* | 90.0" in table
-    untold = "`full` 95.0 (94.0 - 96.5), 100% kept; `look_m` 94.0 (93.0 - 95.5), 100% kept."
+    assert "| method | 10% | 30% | ms at 10% |" in table and "processor time" in table
+    assert "| prunevid | 93.0 (92.0 - 94.5) | - | 52 |\n| evs | 60.0 (59.0 - 61.5)* | 90" in table
+    untold = "`full` 95.0 (94.0 - 96.5), 100% kept, 52 ms; `look_m` 94.0 (93.0 - 95.5), 100% kept"
     assert f"As they are: {untold}" in table
-    assert "Not finished yet: 3 of 9 runs are not finished." in table and "Another" not in table
+    assert "\n3 of 9 runs are not finished." in table and "Another" not in table
 
 
 def test_refuses_a_readme_without_the_markers() -> None:
