@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from prunevid_kernels.adapters.methods.registry import METHODS
+
 from ..datasets.registry import DATASETS
 from .frame_curves import FrameRow
 from .plots import MARKERS, METHOD_COLORS
 from .shares import ShareRow
 
 UNPRUNED = "full"
-LEGEND_COLUMNS = 7
 # For methods that have none in METHOD_COLORS, apart from those and from one another.
 COLORS = (
     "#1f77b4", "#2ca02c", "#9467bd", "#17becf", "#d62728", "#8c564b",
@@ -131,13 +132,14 @@ def _draw_lines(
 
 
 def _style(method: str, methods: Sequence[str]) -> dict[str, Any]:
-    """Colour, mark and dash: no two methods have the same of all."""
-    others = sorted(name for name in methods if name not in METHOD_COLORS)
-    index = sorted(methods).index(method)
+    """Colour, mark and dash, the same in every picture for a method of the registry; those of
+    others come after."""
+    known = [*METHODS, *sorted(name for name in methods if name not in METHODS)]
+    others = [name for name in known if name not in METHOD_COLORS]
     color = METHOD_COLORS.get(method)
     return {
         "color": color or COLORS[others.index(method) % len(COLORS)],
-        "marker": MARKERS[index % len(MARKERS)],
+        "marker": MARKERS[known.index(method) % len(MARKERS)],
         "linewidth": 2.0 if method == "prunevid" else 1.1,
         "linestyle": "-" if color is None or method == "prunevid" else "--",
     }
@@ -151,7 +153,7 @@ def _with_legend(figure: Figure, grid: Sequence[Axes]) -> bytes:
         handles |= dict(zip(labels, own, strict=True))
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center",
-        ncols=min(LEGEND_COLUMNS, len(handles)), frameon=False, fontsize=9,
+        ncols=min(1 + 2 * len(grid), len(handles)), frameon=False, fontsize=9,
     )  # fmt: skip
     buffer = BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
