@@ -18,6 +18,7 @@ from ..datasets.registry import DATASETS
 from .frame_curves import FrameRow
 from .plots import MARKERS, METHOD_COLORS
 from .shares import ShareRow
+from .statistics import Interval
 
 UNPRUNED = "full"
 # For methods that have none in METHOD_COLORS, apart from those and from one another.
@@ -110,9 +111,10 @@ def _draw_lines(
     for method in methods:
         points = []
         for row in rows:
-            x, score, interval = value(row), row.score.score, row.score.interval
-            if row.method == method and x is not None and score is not None and interval:
-                points.append((x, score, *interval))
+            x, own = value(row), row.score.score
+            interval: Interval | None = row.score.interval
+            if row.method == method and x is not None and own is not None and interval is not None:
+                points.append((x, own, *interval))
         if not points:
             continue
         xs, ys, low, high = zip(*sorted(points), strict=True)
