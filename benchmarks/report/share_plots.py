@@ -18,7 +18,7 @@ from ..datasets.registry import DATASETS
 from .frame_curves import FrameRow
 from .plots import MARKERS, METHOD_COLORS
 from .shares import ShareRow
-from .statistics import Interval
+from .summary import RunScore
 
 UNPRUNED = "full"
 # For methods that have none in METHOD_COLORS, apart from those and from one another.
@@ -105,16 +105,20 @@ def _by_score(rows: Sequence[Row]) -> list[str]:
     return sorted(order, key=lambda method: method != UNPRUNED)
 
 
+def _point(x: float | None, score: RunScore) -> tuple[float, float, float, float] | None:
+    """(x, score, low, high); None where one of them is missing."""
+    if x is None or score.score is None or score.interval is None:
+        return None
+    low, high = score.interval
+    return x, score.score, low, high
+
+
 def _draw_lines(
     axes: Axes, rows: Sequence[Row], methods: Sequence[str], value: Callable[[Row], float | None]
 ) -> None:
     for method in methods:
-        points = []
-        for row in rows:
-            x, own = value(row), row.score.score
-            interval: Interval | None = row.score.interval
-            if row.method == method and x is not None and own is not None and interval is not None:
-                points.append((x, own, *interval))
+        found = [_point(value(row), row.score) for row in rows if row.method == method]
+        points = [point for point in found if point is not None]
         if not points:
             continue
         xs, ys, low, high = zip(*sorted(points), strict=True)
