@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .families.video_model import ModelError, VideoModel, load_video_model
     from .methods.record import pruning_method
     from .methods.subset import subset_layout, subset_video
-    from .pruning import PruneHandle, apply_method, prune, prune_by
+    from .pruning import PruneHandle, apply_method, prune, prune_by, share_vision
 
 __all__ = [
     "ModelError",
@@ -42,6 +42,7 @@ __all__ = [
     "prune",
     "prune_by",
     "pruning_method",
+    "share_vision",
     "subset_layout",
     "subset_video",
     "unprune",
@@ -61,7 +62,7 @@ _HOMES = {
     ".families.video_model": ("ModelError", "VideoModel", "load_video_model"),
     ".methods.record": ("pruning_method",),
     ".methods.subset": ("subset_layout", "subset_video"),
-    ".pruning": ("PruneHandle", "apply_method", "prune", "prune_by"),
+    ".pruning": ("PruneHandle", "apply_method", "prune", "prune_by", "share_vision"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

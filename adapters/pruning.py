@@ -6,7 +6,8 @@ carries it out knows no family.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,7 @@ from .engine.method import PruningMethod
 from .families import adapter_of
 from .methods.prunevid import PruneVid
 from .methods.registry import build_method
+from .methods.sharing import SharedVision
 
 
 class PruneHandle:
@@ -122,3 +124,20 @@ def apply_method(model: nn.Module, name: str, options: Mapping[str, Any]) -> Pru
         TypeError: a value of a wrong type.
     """
     return prune_by(model, build_method(name, options))
+
+
+def share_vision(model: nn.Module, clock: Callable[[], float] = time.perf_counter) -> SharedVision:
+    """Encode the same video once for several methods, or for several questions about it.
+
+    ``with share_vision(model): ...`` and inside it any number of methods, one after the other: a
+    prompt that brings the same pixels as the one before gets the features from memory. See
+    :class:`.methods.sharing.SharedVision`, which also tells the seconds that were saved.
+
+    Args:
+        model: as for :func:`prune`.
+        clock: gives the seconds in which that is told.
+
+    Raises:
+        ValueError: a model of an unsupported kind.
+    """
+    return SharedVision(model, adapter_of(model), clock)

@@ -82,3 +82,6 @@ class VideoLlmAdapter(ModelAdapter):
 
     def entries(self, model: nn.Module) -> Sequence[nn.Module]:
         return [model]
+
+    def vision_calls(self, model: nn.Module) -> list[tuple[nn.Module, str]]:
+        return [(model, "encode_videos")]

@@ -104,6 +104,11 @@ class ModelAdapter(ABC):
         """The features that the decoder adds to visual tokens after its first layers, if any."""
         return None
 
+    def vision_calls(self, model: nn.Module) -> list[tuple[nn.Module, str]]:
+        """The methods through which all pixels become features, as (whose, name); a method that
+        calls another one of them first. Empty: the model has no vision side that is known here."""
+        return []
+
     def vision_attention(self, model: nn.Module) -> VisionAttention:
         """Where methods that rank tokens before the decoder look.
 

@@ -15,7 +15,16 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ..engine.interface import ModelAdapter, PromptVisuals, VideoSpan, VisionAttention
-from .placeholders import Run, by_row, core_of, features_in, ids_in, require_whole, runs_of
+from .placeholders import (
+    Run,
+    by_row,
+    core_of,
+    features_in,
+    ids_in,
+    require_whole,
+    runs_of,
+    vision_calls_of,
+)
 
 
 class GridAdapter(ModelAdapter):
@@ -37,6 +46,9 @@ class GridAdapter(ModelAdapter):
     def video_token_id(self, model: nn.Module) -> int:
         config: Any = model.config
         return config.video_token_id
+
+    def vision_calls(self, model: nn.Module) -> list[tuple[nn.Module, str]]:
+        return vision_calls_of(model)
 
     def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
         ids, config = ids_in(inputs), core_of(model).config

@@ -23,6 +23,12 @@ def core_of(model: nn.Module) -> Any:
     return model.model if hasattr(model, "lm_head") else model
 
 
+def vision_calls_of(model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """What transformers' models and their ``generate`` call to encode videos and images."""
+    core, names = core_of(model), ("get_video_features", "get_image_features")
+    return [(core, name) for name in names if hasattr(core, name)]
+
+
 def features_in(inputs: Mapping[str, Any], kind: str) -> Any:
     """Pixels of the call's images or videos, or their encoded form; None if there are none.
 
@@ -94,6 +100,9 @@ class ImageFramesAdapter(ModelAdapter):
 
     def video_token_id(self, model: nn.Module) -> int:
         return int(core_of(model).config.image_token_id)
+
+    def vision_calls(self, model: nn.Module) -> list[tuple[nn.Module, str]]:
+        return vision_calls_of(model)
 
     def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
         features = features_in(inputs, "image")

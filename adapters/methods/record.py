@@ -8,8 +8,10 @@ for :mod:`.registry` and for entry points to say.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..engine.method import PruningMethod
@@ -63,6 +65,7 @@ class Method:
         changes: what it does to them, of :data:`CHANGES`.
         knob: how it keeps a share of the tokens; None where that cannot be set.
         knob_text: the same in words.
+        option_texts: what options mean, as :func:`option_texts` finds it.
     """
 
     summary: str
@@ -72,6 +75,7 @@ class Method:
     changes: Sequence[Change] = ()
     knob: Knob | None = None
     knob_text: str = "none"
+    option_texts: Mapping[str, str] = field(default_factory=dict)
 
 
 def option_defaults(cls: type) -> dict[str, Any]:
@@ -82,11 +86,32 @@ def option_defaults(cls: type) -> dict[str, Any]:
     """
     if not is_dataclass(cls):
         raise TypeError(f"{cls.__name__} must be a dataclass, whose fields are the options")
-    options = [field for field in fields(cls) if field.init]
-    for field in options:
-        if field.default is MISSING:
-            raise TypeError(f"option {field.name} of {cls.__name__} must have a plain default")
-    return {field.name: field.default for field in options}
+    options = [item for item in fields(cls) if item.init]
+    for item in options:
+        if item.default is MISSING:
+            raise TypeError(f"option {item.name} of {cls.__name__} must have a plain default")
+    return {item.name: item.default for item in options}
+
+
+def option_texts(cls: type) -> dict[str, str]:
+    """What the arguments of a class mean, by the section ``Args:`` of its docstring; those that it
+    does not name are not there."""
+    lines = iter((inspect.getdoc(cls) or "").splitlines())
+    for line in lines:
+        if line == "Args:":
+            break
+    texts: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        if not line.startswith("    "):
+            break
+        found = re.match(r"    (\w+): (.*)", line)
+        if found:
+            name = found[1]
+            texts[name] = found[2]
+        elif name:
+            texts[name] += " " + line.strip()
+    return texts
 
 
 MethodClass = TypeVar("MethodClass", bound=type[PruningMethod])
@@ -133,7 +158,10 @@ def pruning_method(
                 raise ValueError(f"knob must be an option of {cls.__name__} ({known}), got {knob}")
             find, text = _by_share(knob), f"{knob} = share"
         assert not isinstance(find, str)
-        record = Method(summary, defaults, cls, tuple(needs), tuple(changes), find, text or "none")
+        texts = {name: text for name, text in option_texts(cls).items() if name in defaults}
+        record = Method(
+            summary, defaults, cls, tuple(needs), tuple(changes), find, text or "none", texts
+        )
         setattr(cls, _ATTRIBUTE, record)
         return cls
 

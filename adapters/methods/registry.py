@@ -29,7 +29,7 @@ from .in_decoder.fastv import FastV
 from .in_decoder.look_m import LookM
 from .others import entry_points, method_at, method_of
 from .prunevid import PruneVid
-from .record import Method, option_defaults, record_of
+from .record import Method, option_defaults, option_texts, record_of
 from .shares import budget_then_nothing, budget_with_selection, selection_alone
 
 
@@ -40,10 +40,12 @@ def _prunevid(name: str, **fixed: Any) -> dict[str, Any]:
     def build(**given: Any) -> PruningMethod:
         return PruneVid(PruneVidConfig(**given, **fixed), name)
 
-    return {"defaults": options, "build": build}
+    texts = {key: text for key, text in _TEXTS.items() if key in options}
+    return {"defaults": options, "build": build, "option_texts": texts}
 
 
 _CONFIG = option_defaults(PruneVidConfig)
+_TEXTS = option_texts(PruneVidConfig)
 _WHOLE = {key: value for key, value in _CONFIG.items() if key not in ("merge", "select")}
 _BUDGET = "budget = share / mean over layers, keep_ratio = 0.4 of the whole video"
 
@@ -93,6 +95,7 @@ METHODS: dict[str, Method] = {
         changes=("drops", "selects"),
         knob=budget_with_selection("random_drop"),
         knob_text=_BUDGET,
+        option_texts={**_TEXTS, "seed": option_texts(RandomDrop)["seed"]},
     ),
     "drop_all": Method(
         "PruneVid up to its selecting layer, no visual token after it",
@@ -101,6 +104,7 @@ METHODS: dict[str, Method] = {
         changes=("merges", "selects"),
         knob=budget_then_nothing,
         knob_text="budget = share / mean over layers, nothing selected",
+        option_texts={key: text for key, text in _TEXTS.items() if key in _WHOLE},
     ),
     **{cls.name: record_of(cls) for cls in _OF_OTHER_PAPERS},
 }

@@ -9,7 +9,7 @@ tower, cannot be ranked by it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -56,7 +56,7 @@ class Seen:
     """What one run of the vision tower has shown, on its way to the decoder.
 
     Attributes:
-        owner: the method that watched.
+        owner: the method that watched, or what watched for several.
         rows: [F, P, heads * D] of the query and the key projection.
         tokens: [T, N, 1 + heads * D]: importance and key of each visual token, once the encoder is
             done.
@@ -72,8 +72,69 @@ class Seen:
 _seen: ContextVar[Seen | None] = ContextVar("vision_seen", default=None)
 
 
+class VisionSource(ABC):
+    """What watches a model's vision side for all methods, see :mod:`.sharing`."""
+
+    @abstractmethod
+    def serves(self, model: nn.Module) -> bool:
+        """Whether it watches this model."""
+
+    @abstractmethod
+    def last_seen(self) -> Seen | None:
+        """What the tower showed of the videos that go into the decoder next; None: nothing."""
+
+
+# Of this context; None: each method watches for itself.
+vision_source: ContextVar[VisionSource | None] = ContextVar("vision_source", default=None)
+
+
+def watch_tower(
+    vision: VisionAttention,
+    owner: object,
+    hooks: ExitStack,
+    whole: Callable[[Seen, int], None],
+) -> None:
+    """Hook the attention that tells which tokens matter.
+
+    Args:
+        vision: where it is.
+        owner: who watches.
+        hooks: takes the removals.
+        whole: called at the end of each run with what was seen, its rows, and the leading dimension
+            of the encoder's argument.
+    """
+
+    def is_elsewhere() -> bool:  # in a thread that does not share
+        return isinstance(owner, VisionSource) and vision_source.get() is not owner
+
+    def capture(name: str, projection: nn.Module) -> None:
+        def after(module: nn.Module, args: Any, output: Tensor) -> None:
+            if (
+                module is projection and not is_elsewhere()
+            ):  # and not a copy of the model, which has the hook as well
+                seen = _seen.get()
+                if seen is None or seen.owner is not owner or name in seen.rows:
+                    seen = Seen(owner, num_heads=vision.num_heads)
+                    _seen.set(seen)
+                seen.rows[name] = output
+
+        hooks.callback(projection.register_forward_hook(after).remove)
+
+    def finish(module: nn.Module, args: Any, output: Any) -> None:
+        seen = None if is_elsewhere() else _seen.get()
+        if module is vision.encoder and seen is not None and seen.owner is owner:
+            whole(seen, len(args[0]))
+            seen.rows.clear()
+
+    capture("query", vision.query)
+    capture("key", vision.key)
+    hooks.callback(vision.encoder.register_forward_hook(finish).remove)
+
+
 class TowerGuided(PruningMethod, ABC):
     """A method that merges by what the vision tower looked at: :meth:`merge_seen` decides."""
+
+    _source: VisionSource | None = None
 
     @abstractmethod
     def merge_seen(self, features: Tensor, weights: Tensor, keys: Tensor) -> MergedVideo:
@@ -87,27 +148,15 @@ class TowerGuided(PruningMethod, ABC):
 
     def watch(self, model: nn.Module, adapter: ModelAdapter, hooks: ExitStack) -> None:
         vision = adapter.vision_attention(model)
+        source = vision_source.get()
+        self._source = source if source is not None and source.serves(model) else None
+        if self._source is not None:
+            return
 
-        def capture(name: str, projection: nn.Module) -> None:
-            def after(module: nn.Module, args: Any, output: Tensor) -> None:
-                if module is projection:  # and not a copy of the model, which has the hook as well
-                    seen = _seen.get()
-                    if seen is None or seen.owner is not self or name in seen.rows:
-                        seen = Seen(self, num_heads=vision.num_heads)
-                        _seen.set(seen)
-                    seen.rows[name] = output
+        def whole(seen: Seen, videos: int) -> None:
+            seen.tokens = pooled(vision, seen.rows, videos)
 
-            hooks.callback(projection.register_forward_hook(after).remove)
-
-        def finish(module: nn.Module, args: Any, output: Any) -> None:
-            seen = _seen.get()
-            if module is vision.encoder and seen is not None and seen.owner is self:
-                seen.tokens = _pooled(vision, seen.rows, len(args[0]))
-                seen.rows.clear()
-
-        capture("query", vision.query)
-        capture("key", vision.key)
-        hooks.callback(vision.encoder.register_forward_hook(finish).remove)
+        watch_tower(vision, self, hooks, whole)
 
     def merge(self, features: Tensor, frames: Sequence[int]) -> list[MergedVideo]:
         tokens, num_heads = self._take(list(frames))
@@ -121,9 +170,14 @@ class TowerGuided(PruningMethod, ABC):
 
     def _take(self, frames: list[int]) -> tuple[Tensor, int]:
         """[sum(frames), N, 1 + H * D] of the videos that the decoder is about to get, and H."""
-        seen = _seen.get()
-        _seen.set(None)
-        if seen is None or seen.owner is not self or seen.tokens is None:
+        if self._source is not None:
+            seen = self._source.last_seen()
+        else:
+            seen = _seen.get()
+            _seen.set(None)
+            if seen is not None and seen.owner is not self:
+                seen = None
+        if seen is None or seen.tokens is None:
             raise ValueError(
                 f"{self.name} reads the vision tower's attention, but the videos came without a run"
                 " of the tower; give pixels"
@@ -140,8 +194,14 @@ class TowerGuided(PruningMethod, ABC):
         return torch.cat([video for video in videos for _ in range(repeats)]), seen.num_heads
 
 
-def _pooled(vision: VisionAttention, rows: dict[str, Tensor], videos: int) -> Tensor:
-    """[T, N, 1 + H * D] float32."""
+def pooled(vision: VisionAttention, rows: dict[str, Tensor], videos: int) -> Tensor:
+    """[T, N, 1 + H * D] float32: importance and key of each visual token.
+
+    Args:
+        vision: the facts.
+        rows: see :class:`Seen`.
+        videos: V of :attr:`VisionAttention.pool`.
+    """
     weights = importance(vision, rows["query"], rows["key"])
     keys = rows["key"][:, vision.tokens].float()
     return vision.pool(torch.cat((weights[..., None], keys), dim=-1), videos)

@@ -12,9 +12,11 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prunevid_kernels.adapters import (
     NothingPrunedWarning,
@@ -31,12 +33,12 @@ from ..embedded import model as embedded_model
 from ..support.environment import describe
 from ..support.options import PAPER_LAYER, parse_config, resolve_device
 from ..support.terminal import Progress
-from .ask import answer_questions
+from .ask import Asking, answer_questions
 from .plan import ALL, Plan, plan_runs
 from .protocol import protocol
 from .ranks import Ranks
 from .run_log import Run, append_lines, check_settings, open_run, read_run, samples_file
-from .terms import at_shares
+from .terms import at_shares, with_more_frames
 
 
 class EvaluationError(ValueError):
@@ -55,6 +57,8 @@ class EvaluationRequest:
         config: options of the methods, see :func:`..support.options.parse_config`.
         sweeps: values of options to try, see :func:`.plan.plan_runs`.
         retain: shares of the visual tokens, see :mod:`.terms`; every method at each of them.
+        more_frames: multiples of the frames that are asked about as well, at that part of each
+            share, see :func:`.terms.with_more_frames`.
         limit: most questions of each task; None: all.
         frames, max_new_tokens: instead of the protocol's.
         with_hidden: ask questions whose answers are hidden as well.
@@ -65,7 +69,7 @@ class EvaluationRequest:
         reader: what reads video files, see :func:`..adapters.video.reader.read_video`.
 
     Raises:
-        EvaluationError: a number below 1.
+        EvaluationError: a number below 1; ``more_frames`` without ``retain``.
     """
 
     benchmark: str
@@ -75,6 +79,7 @@ class EvaluationRequest:
     config: tuple[str, ...] = ()
     sweeps: tuple[str, ...] = ()
     retain: tuple[float, ...] = ()
+    more_frames: tuple[int, ...] = ()
     limit: int | None = None
     frames: int | None = None
     max_new_tokens: int | None = None
@@ -91,6 +96,8 @@ class EvaluationRequest:
             if value is not None and value < 1:
                 option = "--" + name.replace("_", "-")
                 raise EvaluationError(f"{option} must be an integer >= 1, got {value}")
+        if self.more_frames and not self.retain:
+            raise EvaluationError("--more-frames needs --retain: it keeps the number of tokens")
 
 
 def load_questions(
@@ -148,7 +155,9 @@ def evaluate(
     frames = request.frames or rules.frames or model.default_frames
     if request.retain:
         layers = model.shape.decoder.num_layers
-        plans = at_shares(plans, request.retain, num_layers=layers, frames=frames, tell=tell)
+        terms: Any = {"num_layers": layers, "frames": frames, "tell": tell}
+        more = with_more_frames(plans, request.retain, request.more_frames, **terms)
+        plans = [*at_shares(plans, request.retain, **terms), *more]
     plans = _usable(plans, model, tell if ALL in request.methods else None)
     environment = describe(model.model.device)
     generation = dict(rules.generation)
@@ -175,19 +184,25 @@ def evaluate(
         settings = {**shared_settings, "method": plan.method, "options": plan.options}
         if plan.retain is not None:
             settings["retain"] = plan.retain
+        if plan.frames is not None:
+            settings["frames"] = plan.frames
         open_folder = partial(open_run, folder, settings, environment, resume=request.resume)
         ranks.first(folder.name, open_folder)
         check_settings(folder, settings)
-        share = ranks.share(questions.samples)
-        done = {record.id for record in read_run(folder).answered}
-        todo = [sample for sample in share if sample.id not in done]
-        with (
-            append_lines(samples_file(folder, ranks.rank)) as log,
-            progress(plan.name + ranks.label, len(share), len(share) - len(todo)) as advance,
-        ):
-            answer_questions(model, plan, settings, todo, log, advance)
-        folders.append(folder)
-    return folders
+        folders.append((folder, plan, settings))
+    share = ranks.share(questions.samples)
+    with ExitStack() as logs:
+        runs = []
+        for folder, plan, settings in folders:
+            done = frozenset(record.id for record in read_run(folder).answered)
+            log = logs.enter_context(append_lines(samples_file(folder, ranks.rank)))
+            runs.append(Asking(plan, settings, log, done))
+        total = len(share) * len(runs)
+        done_before = sum(sample.id in run.done for run in runs for sample in share)
+        label = plans[0].label if len(plans) == 1 else f"{len(plans)} runs"
+        with progress(label + ranks.label, total, done_before) as advance:
+            answer_questions(model, runs, share, advance)
+    return [folder for folder, _, _ in folders]
 
 
 def require_complete(run: Run, samples: Sequence[Sample]) -> None:

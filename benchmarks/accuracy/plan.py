@@ -35,18 +35,26 @@ class Plan:
     Attributes:
         retain: the share of the visual tokens that the options are to keep; None: no share was
             asked for, or the method cannot be told one.
+        frames: of each video; None: as many as the other runs take.
     """
 
     method: str
     options: dict[str, Any]
     retain: float | None = None
+    frames: int | None = None
 
     @property
     def name(self) -> str:
         """For a folder: the method and every option, without characters that shells mind."""
         parts = [self.method, *([] if self.retain is None else [f"retain={self.retain:g}"])]
+        parts += [] if self.frames is None else [f"frames={self.frames}"]
         parts += (f"{key}={value}" for key, value in self.options.items())
         return re.sub(r"[^\w.=-]+", "_", "-".join(parts))
+
+    @property
+    def label(self) -> str:
+        """For a line of a terminal: the method, and the share that it keeps."""
+        return self.method if self.retain is None else f"{self.method} at {self.retain:g}"
 
 
 def plan_runs(

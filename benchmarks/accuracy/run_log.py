@@ -51,6 +51,8 @@ class Record:
         seconds: stage -> seconds.
         reader: what read the video: decord, pyav, images, or generated.
         first_token_ms: milliseconds from the call of ``generate`` to the end of the prompt's pass.
+        clock: what seconds and milliseconds are of: ``wall``, or ``processor`` for the time of one
+            CPU thread.
         skipped: why the model was not asked; None where it was.
     """
 
@@ -70,6 +72,7 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
     reader: str | None = None
     first_token_ms: float | None = None
+    clock: str = "wall"
     skipped: str | None = None
 
 
@@ -109,6 +112,7 @@ _SHAPES = {
         "seconds": {str: float},
         "reader": _MAYBE,
         "first_token_ms": (None, float),
+        "clock": str,
         "skipped": _MAYBE,
     },
     Judgement: {"id": str, "dimension": str, "score": (None, float), "reply": str},

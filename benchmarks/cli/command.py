@@ -1,8 +1,8 @@
 """The command ``prunevid``: which subcommands there are.
 
 Each is a function in a file of its own, which holds arguments in, exit codes and streams out, and
-nothing else. Progress goes to stderr and results to stdout, whose last line is JSON where
-``--json`` asks for it or stdout is no terminal. What the user can put right (a file, an option)
+nothing else. Progress goes to stderr and results to stdout, whose last line is JSON where stdout is
+no terminal (``--json`` and ``--no-json`` choose). What the user can put right (a file, an option)
 ends in one line on stderr and exit code 2; anything else is a bug and may show its traceback.
 
 The modules imported here hold names, types and help texts only. What does the work (torch,

@@ -26,6 +26,7 @@ from ..support.terminal import (
     fail,
     print_summary,
     progress_bar,
+    require_out_folder,
     say,
     show_problems,
 )
@@ -67,6 +68,13 @@ def evaluate_command(
             " each, set by its own option (see prunevid methods)."
         ),
     ] = None,
+    more_frames: Annotated[
+        str | None,
+        typer.Option(
+            help="With --retain: ask again with so many times the frames, such as 2,4, at that part"
+            " of each share: the same number of tokens from more frames."
+        ),
+    ] = None,
     data_root: DataRoot = DATA_ROOT,
     config: Config = None,
     sweep: Annotated[
@@ -90,6 +98,10 @@ def evaluate_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the unfinished runs in --out.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Also write prunevid report's table, page and plots to this folder."),
+    ] = None,
     extractor: Extractor = "strict",
     judge_url: Annotated[
         str | None, typer.Option(help="vcgbench only: OpenAI-compatible endpoint of the judge.")
@@ -107,7 +119,7 @@ def evaluate_command(
     device: Device = "auto",
     lora_alpha: LoraAlpha = None,
     reader: ReaderName = "auto",
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Ask the questions, read the answers, print the score beside the published one."""
     benchmark = str(context.info_name)
@@ -124,6 +136,8 @@ def evaluate_command(
 
     if extractor not in EXTRACTORS:
         fail(f"--extractor must be one of {', '.join(EXTRACTORS)}, got {extractor!r}")
+    if report is not None:
+        require_out_folder(report)
     with _user_errors():
         from prunevid_kernels.adapters.families.video_model import silence_transformers
 
@@ -135,7 +149,7 @@ def evaluate_command(
         )
         from ..accuracy.ranks import Ranks
         from ..accuracy.run_log import read_run
-        from ..accuracy.terms import parse_shares
+        from ..accuracy.terms import parse_multiples, parse_shares
         from ..support.options import require_reader
 
         silence_transformers()
@@ -147,6 +161,7 @@ def evaluate_command(
             config=tuple(config or ()),
             sweeps=tuple(sweep or ()),
             retain=parse_shares(retain) if retain else (),
+            more_frames=parse_multiples(more_frames) if more_frames else (),
             limit=limit,
             frames=frames,
             max_new_tokens=max_new_tokens,
@@ -176,6 +191,8 @@ def evaluate_command(
                 _judge(folders, questions.samples, judge_url, judge_model)
             if export is not None:
                 _export(folders[0], extractor, export)
+            if report is not None:
+                _write_report(folders, extractor, report)
             _print_table(folders, questions, extractor, as_json)
 
 
@@ -184,7 +201,7 @@ def judge_command(
     judge_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint of the judge.")],
     judge_model: Annotated[str, typer.Option(help="Name of the judge's model there.")],
     data_root: DataRoot = DATA_ROOT,
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Have a judge score the answers of VCG-Bench runs; continues where it was stopped."""
     with _user_errors():
@@ -205,7 +222,7 @@ def prepare_command(
         ),
     ],
     data_root: DataRoot = DATA_ROOT,
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Convert the official question files; MVBench and VCG-Bench are used as published."""
     with _user_errors():
@@ -266,6 +283,14 @@ def _judge(folders: Sequence[Path], samples: Sequence[Sample], url: str, model: 
         judge(read_run(folder), samples, url, model, progress_bar)
 
 
+def _write_report(folders: Sequence[Path], extractor: str, out: Path) -> None:
+    from ..report.page import write_paper_report
+    from ..report.table import build_table
+
+    page = write_paper_report(build_table(folders, extractor), out)[0]
+    say(f"{page}\n")
+
+
 def _export(folder: Path, extractor: str, file: Path) -> None:
     from ..accuracy.evaluation import write_submission
     from ..accuracy.run_log import read_run
@@ -276,7 +301,7 @@ def _export(folder: Path, extractor: str, file: Path) -> None:
 
 
 def _print_table(
-    folders: Sequence[Path], questions: Questions, extractor: str, as_json: bool
+    folders: Sequence[Path], questions: Questions, extractor: str, as_json: bool | None
 ) -> None:
     """The table, then everything in it as one line of JSON."""
     from ..accuracy.run_log import read_run

@@ -15,7 +15,15 @@ import typer
 
 from prunevid_kernels.adapters.families import SIZES
 
-from ..support.terminal import AsJson, fail, is_folder, print_summary, say
+from ..support.terminal import (
+    AsJson,
+    Methods,
+    fail,
+    is_folder,
+    named_methods,
+    print_summary,
+    say,
+)
 
 if TYPE_CHECKING:
     from prunevid_kernels.adapters.families.shape import ModelShape
@@ -31,10 +39,7 @@ def flops_command(
             "  [default: the one of the paper's ablations]"
         ),
     ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(help="Methods: NAME[,NAME...]; repeatable.  [default: all]"),
-    ] = None,
+    method: Methods = None,
     frames: Annotated[
         int | None, typer.Option(help="Number of frames.  [default: as published]")
     ] = None,
@@ -69,7 +74,7 @@ def flops_command(
             help="Only compare the model's ratios with those that the paper prints.",
         ),
     ] = False,
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Count a prefill's multiply-accumulates: by the paper's formula, exactly, and end to end."""
     from ..cost.flops.paper import published
@@ -85,12 +90,12 @@ def flops_command(
     shape = _shape(model)
     given = TokenCounts(frames, visual, merged, kept, layer, text)
     results = {}
-    named = [name.strip() for item in method or () for name in item.split(",")]
+    named = named_methods(method)
     for name in named or METHODS:
         try:
             results[name] = method_flops(name, shape, given)
         except NotCounted as error:
-            if method:
+            if named:
                 fail(str(error))
             print(error, file=sys.stderr)
         except ValueError as error:
@@ -115,7 +120,7 @@ def _print_results(
     model: str,
     shape: ModelShape,
     results: dict[str, tuple[PromptCounts, SampleFlops]],
-    as_json: bool,
+    as_json: bool | None,
 ) -> None:
     first = next(iter(results.values()))[0]
     say(
@@ -130,15 +135,22 @@ def _print_results(
             for form in ("paper", "exact", "end_to_end")
         )
         say(f"{name:12} {counts.per_layer[0]:8.0f} {counts.per_layer[-1]:8.0f} {cells}".rstrip())
-    say("\nfirst, last: visual tokens that the first and the last layer run on.")
+    say(
+        "\nfirst, last: visual tokens that the first and the last layer run on; where no count was"
+        "\ngiven, the mean over videos that a published share stands for."
+    )
     rows = {
-        name: {"visual_tokens_per_layer": list(counts.per_layer), "flops": flops.as_dict()}
+        name: {
+            "visual_tokens_per_layer": list(counts.per_layer),
+            "are_means": any(count != int(count) for count in counts.per_layer),
+            "flops": flops.as_dict(),
+        }
         for name, (counts, flops) in results.items()
     }
     print_summary({"model": model, "other_tokens": first.other, "methods": rows}, as_json)
 
 
-def _print_paper_table(model: str, as_json: bool) -> None:
+def _print_paper_table(model: str, as_json: bool | None) -> None:
     from ..cost.flops.paper import note, published
 
     if model not in SIZES:

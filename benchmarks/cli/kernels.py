@@ -29,7 +29,7 @@ def bench_kernels_command(
     out: Annotated[Path, typer.Option(help="Folder to write tables, JSON and plot to.")] = Path(
         "kernel-benchmarks"
     ),
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Time merge, scoring and compaction beside what they replace; meaningful on a GPU only.
 
@@ -77,7 +77,7 @@ def cpu_command(
     out: Annotated[Path, typer.Option(help="Folder to write table and JSON to.")] = Path(
         "cpu-benchmarks"
     ),
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Time the reference beside eager PyTorch and the engines' pruning, on one thread of a CPU.
 
@@ -118,7 +118,7 @@ def tune_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --by-model: print the choice and write nothing.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Search block sizes on this GPU and write the fastest into the table that the kernels read."""
     from ..cost.kernels.tune import CONFIGS, GRIDS, tune

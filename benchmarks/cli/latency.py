@@ -10,7 +10,16 @@ import typer
 
 from prunevid_kernels.adapters.families import DEFAULT_SIZE, SIZES
 
-from ..support.terminal import AsJson, FrameCounts, LoraAlpha, fail, print_summary, say
+from ..support.terminal import (
+    AsJson,
+    FrameCounts,
+    LoraAlpha,
+    Methods,
+    fail,
+    named_methods,
+    print_summary,
+    say,
+)
 
 
 def latency_command(
@@ -21,12 +30,7 @@ def latency_command(
             f" folder.  [default: {DEFAULT_SIZE}; without a GPU the embedded model]"
         ),
     ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Method to time beside the unpruned model; may be repeated.  [default: all]"
-        ),
-    ] = None,
+    method: Methods = None,
     frames: FrameCounts = None,
     batch: Annotated[
         list[int] | None,
@@ -49,7 +53,7 @@ def latency_command(
     out: Annotated[Path, typer.Option(help="Folder to write tables and JSON to.")] = Path(
         "latency"
     ),
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Time a model end to end, unpruned and pruned, split by stage; each row is checked first."""
     from prunevid_kernels.adapters.families.video_model import ModelError, silence_transformers
@@ -57,8 +61,9 @@ def latency_command(
     from ..cost.latency.bench import LatencyRequest, bench_latency
 
     silence_transformers()
+    methods = tuple(named_methods(method) or ())
     request = LatencyRequest(
-        model, tuple(method or ()), tuple(frames or ()), tuple(batch or ()), dtype, output_tokens,
+        model, methods, tuple(frames or ()), tuple(batch or ()), dtype, output_tokens,
         with_compile, lora_alpha,
     )  # fmt: skip
     try:

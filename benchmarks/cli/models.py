@@ -8,12 +8,16 @@ reading the weights would show.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..support.terminal import AsJson, fail, print_summary, say
+
+if TYPE_CHECKING:
+    from prunevid_kernels.adapters.methods.record import Method
 
 models_app = typer.Typer(
     help="Look into checkpoint folders.", no_args_is_help=True, rich_markup_mode=None
@@ -28,7 +32,7 @@ def _root() -> None:
 @models_app.command("check")
 def check_command(
     folder: Annotated[Path, typer.Argument(help="Checkpoint folder.", show_default=False)],
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Say which model a folder holds and whether all its weights and its processor are there."""
     from prunevid_kernels.adapters.checkpoint.files import (
@@ -77,8 +81,8 @@ def check_command(
         raise typer.Exit(1)
 
 
-def methods_command(as_json: AsJson = False) -> None:
-    """List the pruning methods: what each needs, what it does, how it keeps a share."""
+def methods_command(as_json: AsJson = None) -> None:
+    """List the pruning methods: what each needs and does, how it keeps a share, its options."""
     from prunevid_kernels.adapters.methods.record import CHANGES, NEEDS
     from prunevid_kernels.adapters.methods.registry import find_method, method_names
 
@@ -86,14 +90,14 @@ def methods_command(as_json: AsJson = False) -> None:
         methods = {name: find_method(name) for name in method_names()}
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         fail(f"a method of another package cannot be used: {error}")
+    told: dict[tuple[str, str], str] = {}
     for name, method in methods.items():
         print(f"{name}: {method.summary}")
         print(f"    does: {'; '.join(CHANGES[word] for word in method.changes) or 'nothing'}")
         if method.needs:
             print(f"    needs: {'; '.join(NEEDS[word] for word in method.needs)}")
         print(f"    --retain: {method.knob_text}")
-        options = ", ".join(f"{key}={value}" for key, value in method.defaults.items())
-        print(f"    options: {options or 'none'}")
+        _print_options(name, method, told)
     rows = {
         name: {
             "summary": method.summary,
@@ -101,7 +105,33 @@ def methods_command(as_json: AsJson = False) -> None:
             "needs": list(method.needs),
             "knob": method.knob_text if method.knob is not None else None,
             "options": dict(method.defaults),
+            "option_texts": dict(method.option_texts),
         }
         for name, method in methods.items()
     }
     print_summary({"methods": rows}, as_json)
+
+
+def _print_options(name: str, method: Method, told: dict[tuple[str, str], str]) -> None:
+    """Options with their defaults and what they mean; what an earlier method has told is not
+    repeated.
+
+    Args:
+        told: (option, meaning) -> the method that told it first; is added to.
+    """
+    if not method.defaults:
+        print("    options: none")
+        return
+    print("    options:")
+    repeated: dict[str, list[str]] = {}
+    for option, default in method.defaults.items():
+        text = method.option_texts.get(option, "")
+        first = told.setdefault((option, text), name)
+        if text and first != name:
+            repeated.setdefault(first, []).append(f"{option}={default}")
+            continue
+        line = f"{option}={default}" + (f": {text}" if text else "").replace("``", "")
+        print(textwrap.fill(line, 100, initial_indent=" " * 8, subsequent_indent=" " * 12))
+    for first, options in repeated.items():
+        line = f"as {first}'s: {', '.join(options)}"
+        print(textwrap.fill(line, 100, initial_indent=" " * 8, subsequent_indent=" " * 12))

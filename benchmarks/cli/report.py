@@ -22,7 +22,7 @@ def report_command(
     out: Annotated[Path, typer.Option(help="Folder to write the report to.")] = Path(
         "prunevid-paper"
     ),
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Combine runs into the paper's table, with published numbers, intervals and plots."""
     from ..accuracy.extract import EXTRACTORS

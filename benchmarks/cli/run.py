@@ -56,7 +56,7 @@ def run_command(
     ] = 16,
     device: Device = "auto",
     reader: ReaderName = "auto",
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Prune one video for one question, answer it, and write a report that shows what happened."""
     require_out_folder(out)

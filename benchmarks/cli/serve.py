@@ -64,7 +64,7 @@ def serve_command(
     out: Annotated[
         Path, typer.Option(help="Folder to write table, JSON and server logs to.")
     ] = Path("serve-benchmark"),
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Measure vLLM's throughput and time to the first token: unpruned, pruned, and pruned by vLLM.
 

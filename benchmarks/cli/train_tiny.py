@@ -31,7 +31,7 @@ def train_tiny_command(
         int, typer.Option(min=10, help="Number of held-out questions to measure each method on.")
     ] = HELD_OUT_QUESTIONS,
     resume: Annotated[bool, typer.Option(help="Continue the unfinished run in --out.")] = False,
-    as_json: AsJson = False,
+    as_json: AsJson = None,
 ) -> None:
     """Train the embedded model from a seed, measure it, and write a checkpoint with a model card.
 

@@ -13,17 +13,13 @@ from typing import Any
 
 from ..accuracy.run_log import Run
 
+MOST_NAMED = 4
+
 
 def run_notes(runs: Sequence[Run]) -> list[str]:
     """Of runs: unfinished, skipped questions, random weights, other questions, other versions."""
-    notes = []
+    notes = _unfinished(runs)
     for run in runs:
-        missing = run.settings["questions"] - len(run.records)
-        if missing > 0:
-            notes.append(
-                f"{run.folder.name} is not finished: {missing} of {run.settings['questions']}"
-                " questions have no line."
-            )
         if run.skipped:
             notes.append(
                 f"{run.folder.name}: {len(run.skipped)} questions were not asked, the first"
@@ -33,6 +29,23 @@ def run_notes(runs: Sequence[Run]) -> list[str]:
         notes.append(f"{model} has random weights: its answers mean nothing.")
     notes += _differing_questions(runs)
     return notes + _mixed([run.environment for run in runs])
+
+
+def _unfinished(runs: Sequence[Run]) -> list[str]:
+    """Runs that lack questions, each by name where they are few."""
+    lacking = []
+    for run in runs:
+        asked = run.settings["questions"]
+        if len(run.records) < asked:
+            missing = asked - len(run.records)
+            lacking.append((f"{missing} of {asked} questions have no line.", run))
+    if len(lacking) <= MOST_NAMED:
+        return [f"{run.folder.name} is not finished: {text}" for text, run in lacking]
+    run = min((run for _, run in lacking), key=lambda run: len(run.records))
+    return [
+        f"{len(lacking)} of {len(runs)} runs are not finished: the one that is least so has"
+        f" {len(run.records)} of {run.settings['questions']} questions."
+    ]
 
 
 def _is_random(run: Run) -> bool:

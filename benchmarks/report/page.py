@@ -1,4 +1,4 @@
-"""A report's files: Markdown, one self-contained HTML page, two pictures, and the same as JSON.
+"""A report's files: Markdown, one self-contained HTML page, pictures, and the same as JSON.
 
 The page is one file like that of ``prunevid run``: style inline, pictures as data URIs, nothing
 fetched. Everything is made in memory before the first file is written.
@@ -20,10 +20,12 @@ from prunevid_kernels import __version__
 
 from ..cost.latency.tables import latency_markdown, method_name
 from ..datasets.registry import DATASETS
+from .frame_curves import TITLES as FRAME_TITLES
+from .frame_curves import frame_cells
 from .notes import device_name
 from .plots import accuracy_plot, time_plot
 from .published import FULL_SET
-from .share_plots import share_plot
+from .share_plots import frame_plot, share_plot
 from .shares import TITLES as SHARE_TITLES
 from .shares import share_cells
 from .summary import SCALE
@@ -37,11 +39,22 @@ FULL_SET_LEGEND = (
     " (prunevid eval egoschema --export)."
 )
 
+INTERVAL_LEGEND = (
+    "Intervals are of 95 %: of right answers Wilson's for each task, put together over tasks"
+    " (MOVER); of judged answers and of all differences a stratified bootstrap: questions drawn"
+    " anew within their tasks, 10,000 times."
+)
 SHARES_LEGEND = (
     "The share is of the visual tokens that the decoder's layers run on, the mean over layers;"
-    " prunevid methods says how each method is set to it. Times are medians over the questions, of"
-    " single passes during the evaluation, vision tower included; on a machine that had other work"
-    " meanwhile they compare nothing."
+    " prunevid methods says how each method is set to it. (off): it kept another share, by more"
+    " than 1 % of all tokens. Behind a slash: what was published for this model, method and share."
+    " Times are medians over the questions, of single passes during the evaluation, vision tower"
+    " included (it ran once for all methods and counts for each): the processor's where one thread"
+    " of a CPU did all, else those that passed, which compare nothing on a machine with other work."
+)
+FRAMES_LEGEND = (
+    "Each curve has one number of tokens: twice the frames at half the share. A video with fewer"
+    " frames than were asked for gives each frame once; the tokens then say so."
 )
 
 
@@ -77,14 +90,17 @@ def write_paper_report(table: Table, folder: Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be written.
     """
-    accuracy, time = accuracy_plot(table), time_plot(table.latency)
-    shares = share_plot(table.shares)
+    pictures = {
+        "accuracy.png": accuracy_plot(table),
+        "time.png": time_plot(table.latency),
+        "shares.png": share_plot(table.shares),
+        "frames.png": frame_plot(table.curves),
+    }
     files = {
-        HTML_NAME: _html(table, accuracy, time, shares).encode(),
+        HTML_NAME: _html(table, pictures).encode(),
         MARKDOWN_NAME: report_markdown(table).encode(),
         JSON_NAME: (json.dumps(asdict(table), indent=1) + "\n").encode(),
     }
-    pictures = {"accuracy.png": accuracy, "time.png": time, "shares.png": shares}
     files |= {name: content for name, content in pictures.items() if content is not None}
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -166,8 +182,13 @@ def report_markdown(table: Table) -> str:
     if table.shares:
         cells = _table(SHARE_TITLES, share_cells(table.shares))
         parts.append(f"## At equal shares\n\n{cells}\n{SHARES_LEGEND}\n")
+    if table.curves:
+        cells = _table(FRAME_TITLES, frame_cells(table.curves))
+        parts.append(f"## The same tokens from more frames\n\n{cells}\n{FRAMES_LEGEND}\n")
     if table.latency:
         parts.append("## Where the time goes\n\n" + latency_markdown(table.latency))
+    if table.lines:
+        parts.append(f"## Intervals\n\n{INTERVAL_LEGEND}\n")
     stamps = [f"{environment_line(item)}\n" for item in table.environments]
     parts.append("## Made with\n\n" + "\n".join(stamps))
     return "\n".join(parts)
@@ -235,7 +256,7 @@ def _beside(measured: str, published: str | None) -> str:
 # ------------------------------------------------------------------------------------------------
 
 
-def _html(table: Table, accuracy: bytes | None, time: bytes | None, shares: bytes | None) -> str:
+def _html(table: Table, pictures: Mapping[str, bytes | None]) -> str:
     # Everything that came from the user (names of models and folders, errors) is escaped.
     environment = Environment(
         loader=PackageLoader("prunevid_kernels.benchmarks.support"),
@@ -262,12 +283,17 @@ def _html(table: Table, accuracy: bytes | None, time: bytes | None, shares: byte
         choice=any(DATASETS[name].scoring == "choice" for name in benchmarks),
         paired=paired_lines(table),
         shapes=shapes,
-        accuracy_uri=_data_uri(accuracy),
-        time_uri=_data_uri(time),
-        shares_uri=_data_uri(shares),
+        accuracy_uri=_data_uri(pictures["accuracy.png"]),
+        time_uri=_data_uri(pictures["time.png"]),
+        shares_uri=_data_uri(pictures["shares.png"]),
+        frames_uri=_data_uri(pictures["frames.png"]),
+        interval_legend=INTERVAL_LEGEND,
         share_titles=SHARE_TITLES,
         share_cells=share_cells(table.shares),
         shares_legend=SHARES_LEGEND,
+        frame_titles=FRAME_TITLES,
+        frame_cells=frame_cells(table.curves),
+        frames_legend=FRAMES_LEGEND,
         version=__version__,
     )
 

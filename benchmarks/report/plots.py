@@ -46,9 +46,11 @@ PLOTS_A_ROW = 2
 
 def accuracy_plot(table: Table) -> bytes | None:
     """Score of every run against its multiply-accumulates, a plot a benchmark, 95% intervals, each
-    point with its method's name; hollow marks are published. None without a run to draw."""
+    point with its method's name; hollow marks are published. Runs at shares have a picture of their
+    own (:mod:`.share_plots`). None without a run to draw."""
+    own_options = [line for line in table.lines if line.retain is None]
     names = dict.fromkeys(column.benchmark for column in table.columns)
-    drawn = [name for name in names if any(_point(line, name) for line in table.lines)]
+    drawn = [name for name in names if any(_point(line, name) for line in own_options)]
     if not drawn:
         return None
     columns = min(len(drawn), PLOTS_A_ROW)
@@ -56,17 +58,17 @@ def accuracy_plot(table: Table) -> bytes | None:
     figure = Figure(figsize=(1.2 + 4.6 * columns, 0.9 + 3.7 * rows), dpi=130, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, name in zip(grid, drawn, strict=False):
-        _draw_benchmark(axes, table.lines, name)
+        _draw_benchmark(axes, own_options, name)
     for axes in grid[len(drawn) :]:
         axes.set_visible(False)
-    handles = _legend([line for line in table.lines if _is_drawn(line, drawn)], drawn)
+    handles = _legend([line for line in own_options if _is_drawn(line, drawn)], drawn)
     if handles:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9
         )
     figure.draw_without_rendering()  # names are placed in the finished layout
     for axes, name in zip(grid, drawn, strict=False):
-        _label_benchmark(axes, table.lines, name)
+        _label_benchmark(axes, own_options, name)
     return _png(figure)
 
 

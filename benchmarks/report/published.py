@@ -1,4 +1,5 @@
-"""The numbers of the paper's main table, to be printed beside measured ones."""
+"""Published numbers, to be printed beside measured ones: the paper's main table, for methods with
+their own options, and what other papers give for a model, a benchmark and a share of the tokens."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any
 
 TABLE = Path(__file__).with_name("published.json")
 
+_SAME_SHARE = 0.005
 FULL_SET = "full set"  # of EgoSchema, whose answers only its organisers have
 
 
@@ -54,8 +56,54 @@ def published_rows() -> dict[tuple[str, str], PublishedRow]:
 
 
 def published_row(settings: Mapping[str, Any]) -> PublishedRow | None:
-    """The paper's row for a run with these settings; None where there is none, and for the embedded
-    model, which has no checkpoint folder and is not the paper's."""
-    if not settings.get("checkpoint"):
+    """The paper's row for a run with these settings; None where there is none, for the embedded
+    model, which has no checkpoint folder and is not the paper's, and for a run that was told a
+    share, which the options behind the paper's numbers do not keep."""
+    if not settings.get("checkpoint") or "retain" in settings:
         return None
     return published_rows().get((settings["family"], settings["method"]))
+
+
+@dataclass(frozen=True)
+class PublishedShare:
+    """What a paper gives for a method at a share of the tokens.
+
+    Attributes:
+        model: a published size, see :data:`..adapters.families.SIZES`.
+        share: of the visual tokens, the mean over the decoder's layers.
+        frames: of each video.
+        scores: benchmark -> accuracy in percent.
+        source: who published it.
+    """
+
+    model: str
+    method: str
+    share: float
+    frames: int
+    scores: dict[str, float]
+    source: str
+
+
+@cache
+def published_shares() -> list[PublishedShare]:
+    """All of them."""
+    content = json.loads(TABLE.read_text(encoding="utf-8"))
+    return [PublishedShare(**row) for row in content["at_shares"]]
+
+
+def published_score(settings: Mapping[str, Any]) -> float | None:
+    """The number that stands beside a run's score: the paper's for the method with its own options,
+    or one of the same model, method, share and frames. A checkpoint is of a published size where
+    its folder's name says so, as the names in which they are published do."""
+    row = published_row(settings)
+    if row is not None:
+        return row.score(settings["benchmark"])
+    share = settings.get("retain", 1.0 if settings["method"] == "full" else None)
+    if share is None or not settings.get("checkpoint"):
+        return None
+    name = Path(settings["checkpoint"]).name.lower()
+    for other in published_shares():
+        is_same = (other.method, other.frames) == (settings["method"], settings.get("frames"))
+        if is_same and abs(other.share - share) < _SAME_SHARE and name.startswith(other.model):
+            return other.scores.get(settings["benchmark"])
+    return None

@@ -20,6 +20,7 @@ from typing import Any
 from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.methods.registry import METHODS
 
+from ..accuracy.terms import TOLERANCE
 from ..support.environment import ROOT
 
 BEGIN = "<!-- {name}: written by prunevid_kernels.benchmarks.report.readme_tables -->"
@@ -92,33 +93,56 @@ def _run(result: Result) -> str:
 
 
 def accuracy_table(folder: Path) -> str:
-    """Markdown: every method's answers to generated questions, from the report of its runs."""
+    """Markdown: every method's answers to generated questions at equal shares of the tokens, from
+    the report of its runs; the methods that cannot be told a share in a sentence."""
     report = json.loads((folder / REPORT).read_text())
     (environment,) = report["environments"]
     order = list(METHODS)
-    found = sorted(report["lines"], key=lambda line: order.index(line["method"]))
-    rows = [(line, line["entries"]["synthetic"]) for line in found]
-    (questions,) = {entry["row"]["questions"] for _, entry in rows}
+    rows = sorted(report["shares"], key=lambda row: order.index(_name(row)))
+    asked = {row["score"]["questions"] for row in rows}
+    count = f"{min(asked):,}" if len(asked) == 1 else f"{min(asked):,} to {max(asked):,}"
+    shares = sorted({row["asked"] for row in rows} - {None})
+    timed = shares[(len(shares) - 1) // 2]
+    told: dict[str, dict[float, str]] = {}
+    times: dict[str, str] = {}
+    untold = []
+    for row in rows:
+        if row["asked"] is None:
+            facts = f"{_answers(row)}, {row['kept']:.0%} kept, {row['first_token_ms'][1]:.0f} ms"
+            untold.append(f"`{_name(row)}` {facts}")
+            continue
+        told.setdefault(row["method"], {})[row["asked"]] = _answers(row)
+        if row["asked"] == timed:
+            times[row["method"]] = f"{row['first_token_ms'][1]:.0f}"
+    clocks = {row["clock"] for row in rows}
+    clock = "processor time of one thread" if clocks == {"processor"} else "time that passed"
     lines = [
-        f"{questions:,} questions, {environment['date'][:10]}, commit "
-        f"`{environment['commit'][:10]}`, torch {environment['packages']['torch']}.",
+        f"{count} questions, {environment['date'][:10]}, commit "
+        f"`{environment['commit'][:10]}`, torch {environment['packages']['torch']}. Right answers,"
+        " % (95% interval), where so much of the visual tokens is kept, the mean over layers; *: "
+        "the method keeps another share, by more than 1 %. ms: to the first token, median,"
+        f" {clock}.",
         "",
-        "| method | FLOPs | tokens kept | right answers, % (95% interval) | beside `full` |",
-        "|---|---:|---:|---:|---:|",
+        f"| method | {' | '.join(f'{share:.0%}' for share in shares)} | ms at {timed:.0%} |",
+        f"|---|{'---:|' * (len(shares) + 1)}",
     ]
-    for line, entry in rows:
-        row, compared = entry["row"], entry["against_unpruned"]
-        options = "".join(f", {key} {value}" for key, value in line["options"].items())
-        low, high = row["interval"]
-        cells = [
-            f"{line['method']}{options}",
-            f"{row['flops_ratio']['paper']:.2f}",
-            f"{row['retained']:.1%}",
-            f"{row['score']:.1f} ({low:.1f} - {high:.1f})",
-            "-" if compared is None else _difference(compared),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+    for method, cells in told.items():
+        own = " | ".join(cells.get(share, "-") for share in shares)
+        lines.append(f"| {method} | {own} | {times.get(method, '-')} |")
+    lines += ["", f"As they are: {'; '.join(untold)}."]
+    lines += [f"\n{note}" for note in report["notes"] if "not finished" in note]
     return "\n".join(lines) + "\n"
+
+
+def _name(row: dict[str, Any]) -> str:
+    return str(row["score"]["method"])
+
+
+def _answers(row: dict[str, Any]) -> str:
+    """The score of a row of :class:`.shares.ShareRow` with its interval."""
+    score, (low, high) = row["score"]["score"], row["score"]["interval"]
+    is_off = row["asked"] is not None and abs(row["kept"] - row["asked"]) > TOLERANCE
+    return f"{score:.1f} ({low:.1f} - {high:.1f}){'*' * is_off}"
 
 
 def family_table() -> str:
@@ -128,11 +152,6 @@ def family_table() -> str:
         sizes = ", ".join(f"`{size.name}`" for size in family.sizes)
         lines.append(f"| {family.title} | {sizes} | yes | {'yes' if family.selects else 'no'} |")
     return "\n".join(lines) + "\n"
-
-
-def _difference(compared: dict[str, Any]) -> str:
-    low, high = compared["interval"]
-    return f"{compared['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _quantiles(value: dict[str, float], digits: int) -> str:

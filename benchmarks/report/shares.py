@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import fmean, quantiles
 from typing import Any
 
-from ..accuracy.run_log import Run
+from ..accuracy.run_log import Record, Run
 from ..accuracy.terms import TOLERANCE
 from ..datasets.registry import DATASETS
 from .summary import Comparison, RunScore, compare, method_label, summarise
@@ -30,11 +30,13 @@ class ShareRow:
 
     Attributes:
         benchmark, model, method: what ran.
+        frames: of each video.
         asked: share of the visual tokens that was to be kept; None: the method has no knob.
         kept: what was kept, the mean over layers and questions; None in logs that do not say.
         entering: share that entered the decoder.
         flops_ratio: of the prefill, the paper's count, as a share of the unpruned model's.
         first_token_ms: 10th, 50th and 90th percentile over questions.
+        clock: what those are of: "wall", or "processor" where one thread of a CPU ran everything.
         score: its scores.
         against_unpruned: question by question, beside the unpruned model.
         against_ours: the same beside PruneVid at the same share.
@@ -43,11 +45,13 @@ class ShareRow:
     benchmark: str
     model: str
     method: str
+    frames: int | None
     asked: float | None
     kept: float | None
     entering: float
     flops_ratio: float | None
     first_token_ms: tuple[float, float, float] | None
+    clock: str
     score: RunScore
     against_unpruned: Comparison | None
     against_ours: Comparison | None
@@ -61,13 +65,14 @@ class ShareRow:
 
 
 def share_rows(runs: Sequence[Run], extractor: str) -> list[ShareRow]:
-    """The runs of each model and benchmark that was run at shares, by share; first those without
-    a knob."""
+    """The runs of each model, benchmark and number of frames, the lowest first, that was run at
+    shares, by share; first those without a knob."""
     rows: list[ShareRow] = []
-    groups: dict[tuple[str, str], list[Run]] = {}
+    groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.settings["model"], run.settings["benchmark"]), []).append(run)
-    for group in groups.values():
+        key = tuple(run.settings.get(name) for name in ("model", "benchmark", "frames"))
+        groups.setdefault(key, []).append(run)
+    for group in sorted(groups.values(), key=lambda group: group[0].settings.get("frames") or 0):
         if any("retain" in run.settings for run in group):
             found = [_row(run, group, extractor) for run in group if run.answered]
             rows += sorted(found, key=lambda row: row.asked or 0.0)
@@ -93,11 +98,13 @@ def _row(run: Run, group: Sequence[Run], extractor: str) -> ShareRow:
         benchmark=settings["benchmark"],
         model=settings["model"],
         method=settings["method"] if share is not None else _label(run),
+        frames=settings.get("frames"),
         asked=share,
         kept=fmean(kept) if kept else None,
         entering=sum(record.tokens_merged for record in records) / before if before else 1.0,
         flops_ratio=score.flops_ratio.get("paper"),
-        first_token_ms=_percentiles(times),
+        first_token_ms=percentiles(times),
+        clock=clock_of(records),
         score=score,
         against_unpruned=beside(UNPRUNED, None),
         against_ours=None if share is None else beside(OURS, share),
@@ -108,7 +115,14 @@ def _label(run: Run) -> str:
     return method_label(run.settings["method"], run.settings["options"])
 
 
-def _percentiles(values: Sequence[float]) -> tuple[float, float, float] | None:
+def clock_of(records: Sequence[Record]) -> str:
+    """What their times are of; "mixed" where a run was resumed in another way."""
+    clocks = {record.clock for record in records}
+    return clocks.pop() if len(clocks) == 1 else "mixed"
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float, float] | None:
+    """The 10th, 50th and 90th; None of nothing."""
     if not values:
         return None
     if len(values) == 1:
@@ -132,34 +146,43 @@ TITLES = (
 
 
 def share_cells(rows: Sequence[ShareRow]) -> list[list[str]]:
-    """The table below :data:`TITLES`, ready to print."""
-    several = len({row.model for row in rows}) > 1
+    """The table below :data:`TITLES`, ready to print; what is published stands behind the score."""
     return [
         [
-            DATASETS[row.benchmark].title + (f", {row.model}" if several else ""),
+            asked_of(row, rows),
             "as it is" if row.asked is None else f"{row.asked:g}",
             row.method,
-            _text(row.kept, lambda kept: f"{kept:.1%}")
-            + (" (off by more than 1 %)" if row.is_off else ""),
+            _text(row.kept, lambda kept: f"{kept:.1%}") + (" (off)" if row.is_off else ""),
             f"{row.entering:.1%}",
             _text(row.flops_ratio, lambda value: f"{value:.2f}x"),
             _text(row.first_token_ms, lambda ms: f"{ms[1]:.1f} ({ms[0]:.1f} to {ms[2]:.1f})"),
-            _score(row.score),
-            _difference(row.against_unpruned),
-            _difference(row.against_ours),
+            score_text(row.score),
+            difference_text(row.against_unpruned),
+            difference_text(row.against_ours),
         ]
         for row in rows
     ]
 
 
-def _score(score: RunScore) -> str:
+def asked_of(row: ShareRow, rows: Sequence[ShareRow]) -> str:
+    """The benchmark, and of model and frames those that differ between the rows."""
+    parts = [DATASETS[row.benchmark].title]
+    parts += [row.model] if len({other.model for other in rows}) > 1 else []
+    parts += [f"{row.frames} frames"] if len({other.frames for other in rows}) > 1 else []
+    return ", ".join(parts)
+
+
+def score_text(score: RunScore) -> str:
+    """The score with its interval; behind a slash what was published at this share."""
     if score.score is None or score.interval is None:
         return "–"
     low, high = score.interval
-    return f"{score.score:.1f} ({low:.1f} to {high:.1f})"
+    published = "" if score.published is None else f" / {score.published:.1f}"
+    return f"{score.score:.1f} ({low:.1f} to {high:.1f}){published}"
 
 
-def _difference(compared: Comparison | None) -> str:
+def difference_text(compared: Comparison | None) -> str:
+    """How much higher, with its interval; a dash where nothing was compared."""
     if compared is None:
         return "–"
     low, high = compared.interval

@@ -19,7 +19,7 @@ from prunevid_kernels.adapters.families import FAMILIES
 from ..accuracy.run_log import Run, RunLogError
 from ..datasets.registry import DATASETS
 from ..datasets.vcgbench import DIMENSIONS
-from .published import published_row
+from .published import published_score
 from .statistics import (
     Interval,
     macro_bootstrap_interval,
@@ -47,9 +47,10 @@ class RunScore:
     Attributes:
         benchmark, model, family, method: what ran.
         options: of the method, where they are not its defaults.
+        label: the method as tables call it, see :func:`run_label`.
         score: percent, or from 0 to 5 for judged answers; None while nothing is scored.
         interval: 95% interval of ``score``.
-        published: the paper's number for this family, method and benchmark, if it has one.
+        published: the number that stands beside the score, see :func:`.published.published_score`.
         questions: answers that count in ``score``; a judged one counts once for each dimension.
         unanswered: those of them that name no option, counted as wrong.
         skipped: questions that were not asked, because their video could not be read.
@@ -66,6 +67,7 @@ class RunScore:
     family: str
     method: str
     options: dict[str, Any]
+    label: str
     score: float | None
     interval: Interval | None
     published: float | None
@@ -94,7 +96,6 @@ def summarise(run: Run, extractor: str) -> RunScore:
         find = macro_bootstrap_interval if is_judged else macro_share_interval
         low, high = find(values)
         interval = (scale * low, scale * high)
-    published = published_row(settings)
     before = sum(record.tokens_before for record in answered)
     kept = sum(record.tokens_kept for record in answered)
     unanswered = 0
@@ -106,9 +107,10 @@ def summarise(run: Run, extractor: str) -> RunScore:
         family=settings["family"],
         method=settings["method"],
         options=settings["options"],
+        label=run_label(settings),
         score=score,
         interval=interval,
-        published=published.score(settings["benchmark"]) if published else None,
+        published=published_score(settings),
         tasks={
             task: TaskScore(SCALE[benchmark.scoring] * float(np.mean(list_)), len(list_))
             for task, list_ in values.items()
@@ -160,9 +162,7 @@ def compare(first: Run, second: Run, extractor: str) -> Comparison | None:
     if scoring != "judge":
         p_value = mcnemar_p_value([a == 1 for a, _ in pairs], [b == 1 for _, b in pairs])
     scale = SCALE[scoring]
-    labels = [
-        method_label(run.settings["method"], run.settings["options"]) for run in (first, second)
-    ]
+    labels = [run_label(run.settings) for run in (first, second)]
     interval = (scale * low, scale * high)
     return Comparison(labels[0], labels[1], scale * difference, interval, p_value)
 
@@ -203,7 +203,7 @@ def scores_markdown(rows: Sequence[RunScore]) -> str:
     for row in rows:
         cells = [
             f"{row.model} ({FAMILIES[row.family].title})",
-            method_label(row.method, row.options),
+            row.label,
             _cell(row.retained, ".1%"),
             _cell(row.cached_ratio, ".1%"),
             "–" if not row.flops_ratio else f"{row.flops_ratio['paper']:.2f}x",
@@ -219,7 +219,7 @@ def scores_markdown(rows: Sequence[RunScore]) -> str:
     if len(tasks) > 1:
         lines += [
             "",
-            f"| Task | {' | '.join(method_label(row.method, row.options) for row in rows)} |",
+            f"| Task | {' | '.join(row.label for row in rows)} |",
         ]
         lines.append("|---" * (len(rows) + 1) + "|")
         for task in tasks:
@@ -242,10 +242,18 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def method_label(method: str, options: Mapping[str, Any]) -> str:
-    """The method, with the options that were set."""
+def method_label(method: str, options: Mapping[str, Any], retain: float | None = None) -> str:
+    """The method with the share that it was told to keep, from which its options follow, or with
+    the options that were set."""
+    if retain is not None:
+        return f"{method} at {retain:g}"
     listed = ", ".join(f"{name}={value}" for name, value in options.items())
     return f"{method} ({listed})" if listed else method
+
+
+def run_label(settings: Mapping[str, Any]) -> str:
+    """:func:`method_label` of a run."""
+    return method_label(settings["method"], settings["options"], settings.get("retain"))
 
 
 def _flops_ratio(run: Run) -> dict[str, float]:

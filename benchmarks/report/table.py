@@ -24,6 +24,7 @@ from ..cost.latency.stages import STAGES
 from ..datasets.registry import DATASETS
 from ..datasets.vcgbench import DIMENSIONS
 from ..support.shapes import require_shape
+from .frame_curves import FrameRow, frame_rows
 from .notes import distinct, latency_notes, run_notes
 from .published import FULL_SET, PublishedRow, published_row, published_rows
 from .shares import ShareRow, share_rows
@@ -31,7 +32,7 @@ from .summary import Comparison, RunScore, compare, method_label, paired_values,
 
 UNPRUNED = "full"
 LATENCY_FILE = "latency.json"
-CELL_KEYS = ("benchmark", "model", "method", "options")
+CELL_KEYS = ("benchmark", "model", "method", "options", "frames")
 
 # What a report reads of a file; files have more.
 _QUANTILES = {"median": float, "p10": float, "p90": float}
@@ -139,6 +140,8 @@ class Line:
         retained, flops_ratio: over all questions of all benchmarks; None where nothing ran.
         cached_ratio: what the caches hold, as a share of the unpruned; mean over questions.
         published: the paper's row; None for a model that is not the paper's.
+        retain: the share of the visual tokens that it was told to keep; None: none.
+        frames: of each video; None: as many as in the model's other runs.
     """
 
     model: str
@@ -150,15 +153,19 @@ class Line:
     flops_ratio: float | None = None
     cached_ratio: float | None = None
     published: PublishedRow | None = None
+    retain: float | None = None
+    frames: int | None = None
 
     @property
     def label(self) -> str:
-        return method_label(self.method, self.options)
+        label = method_label(self.method, self.options, self.retain)
+        return label if self.frames is None else f"{label}, {self.frames} frames"
 
     def published_score(self, column: Column) -> float | None:
-        if self.published is None:
-            return None
-        return self.published.score(column.benchmark, column.part)
+        if self.published is not None:
+            return self.published.score(column.benchmark, column.part)
+        entry = self.entries.get(column.benchmark)
+        return entry.row.published if entry and column.part is None else None
 
 
 @dataclass(frozen=True)
@@ -168,6 +175,7 @@ class Table:
     Attributes:
         latency: rows of latency files, in the order given.
         shares: runs at equal terms; empty without any.
+        curves: of those, runs that spend the same tokens on more and on fewer frames.
         notes: what a reader has to know before believing a number, a sentence each.
         environments: what the numbers were made with, each once.
     """
@@ -179,6 +187,7 @@ class Table:
     environments: list[dict[str, Any]]
     extractor: str
     shares: list[ShareRow] = field(default_factory=list)
+    curves: list[FrameRow] = field(default_factory=list)
 
 
 def build_table(paths: Sequence[Path], extractor: str) -> Table:
@@ -213,6 +222,7 @@ def build_table(paths: Sequence[Path], extractor: str) -> Table:
         environments=distinct([run.environment for run in runs] + environments),
         extractor=extractor,
         shares=share_rows(runs, extractor),
+        curves=frame_rows(runs, extractor),
     )
 
 
@@ -287,7 +297,7 @@ def _require_distinct(runs: Sequence[Run]) -> None:
             _require_environment(run.environment)
         except ValueError as error:
             raise RunLogError(f"{run.folder / SETTINGS}: {error}") from error
-        cell = json.dumps([settings[key] for key in CELL_KEYS], sort_keys=True)
+        cell = json.dumps([settings.get(key) for key in CELL_KEYS], sort_keys=True)
         if settings["benchmark"] not in DATASETS:
             raise RunLogError(f"{run.folder}: unknown benchmark {settings['benchmark']!r}")
         if cell in seen:
@@ -316,12 +326,13 @@ def _lines(runs: Sequence[Run], extractor: str) -> list[Line]:
     only published."""
     groups: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        label = method_label(run.settings["method"], run.settings["options"])
-        groups.setdefault(run.settings["model"], {}).setdefault(label, []).append(run)
+        own = {key: run.settings.get(key) for key in ("method", "options", "retain", "frames")}
+        by_line = groups.setdefault(run.settings["model"], {})
+        by_line.setdefault(json.dumps(own, sort_keys=True), []).append(run)
     lines = []
-    for by_label in groups.values():
-        of_model = [run for group in by_label.values() for run in group]
-        found = [_line(group, of_model, extractor) for group in by_label.values()]
+    for by_line in groups.values():
+        of_model = [run for group in by_line.values() for run in group]
+        found = [_line(group, of_model, extractor) for group in by_line.values()]
         lines += sorted(found, key=lambda line: line.method != UNPRUNED)
         lines += _only_published(found)
     return lines
@@ -343,7 +354,13 @@ def _line(group: Sequence[Run], of_model: Sequence[Run], extractor: str) -> Line
         flops_ratio=method / unpruned if unpruned else None,
         cached_ratio=fmean(record.cached_ratio for record in records) if records else None,
         published=published_row(settings),
+        retain=settings.get("retain"),
+        frames=settings["frames"] if _frames_differ(of_model) else None,
     )
+
+
+def _frames_differ(runs: Sequence[Run]) -> bool:
+    return len({run.settings.get("frames") for run in runs}) > 1
 
 
 def _entry(run: Run, of_model: Sequence[Run], extractor: str) -> Entry:
@@ -351,8 +368,10 @@ def _entry(run: Run, of_model: Sequence[Run], extractor: str) -> Entry:
     if run.settings["method"] == UNPRUNED:
         return Entry(row)
     for other in of_model:
-        settings = other.settings
-        if settings["method"] == UNPRUNED and settings["benchmark"] == run.settings["benchmark"]:
+        is_same = all(
+            other.settings.get(key) == run.settings.get(key) for key in ("benchmark", "frames")
+        )
+        if other.settings["method"] == UNPRUNED and is_same:
             ours, theirs = paired_values(other, extractor), paired_values(run, extractor)
             shared = sum(len(ours[task].keys() & theirs.get(task, {}).keys()) for task in ours)
             return Entry(row, compare(other, run, extractor), shared)
@@ -361,8 +380,8 @@ def _entry(run: Run, of_model: Sequence[Run], extractor: str) -> Entry:
 
 def _only_published(found: Sequence[Line]) -> list[Line]:
     """Lines of the paper's other methods for the model of these lines."""
-    first, measured = found[0], {line.method for line in found}
-    if not any(line.published for line in found):
+    first, measured = found[0], {line.method for line in found if line.published}
+    if not measured:
         return []
     return [
         Line(first.model, family, method, published=row)

@@ -20,9 +20,20 @@ from prunevid_kernels.adapters.families import DEFAULT_SIZE
 
 # Options that several commands have, the same in all of them.
 AsJson = Annotated[
-    bool,
+    bool | None,
     typer.Option(
-        "--json", help="End with the result as a line of JSON, as when stdout is not a terminal."
+        "--json/--no-json",
+        help="End with the result as a line of JSON.  [default: where stdout is no terminal]",
+        show_default=False,
+    ),
+]
+# Of commands that take several methods.
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        "--methods",
+        help="Methods: NAME[,NAME...], or all; may be repeated.  [default: all]",
     ),
 ]
 Device = Annotated[
@@ -120,14 +131,20 @@ def require_out_folder(out: Path) -> None:
         fail(f"--out: {str(out):.200}: {error.strerror or error}")
 
 
-def print_summary(summary: Mapping[str, Any], as_json: bool) -> None:
+def named_methods(given: list[str] | None) -> list[str] | None:
+    """The names that :data:`Methods` was given, in order; None for all methods."""
+    names = [name.strip() for item in given or () for name in item.split(",")]
+    return None if not names or "all" in names else names
+
+
+def print_summary(summary: Mapping[str, Any], as_json: bool | None) -> None:
     """A command's result as one line of JSON, for programs: a person has read it above.
 
     Args:
         summary: JSON values.
-        as_json: print it on a terminal as well.
+        as_json: whether to; None: where stdout is no terminal.
     """
-    if as_json or not sys.stdout.isatty():
+    if as_json or (as_json is None and not sys.stdout.isatty()):
         print(json.dumps(summary))
 
 

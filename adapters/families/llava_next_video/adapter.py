@@ -12,7 +12,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...engine.interface import ModelAdapter, PromptVisuals, VideoSpan, VisionAttention
-from ..placeholders import Run, by_row, core_of, features_in, ids_in, require_whole, runs_of
+from ..placeholders import (
+    Run,
+    by_row,
+    core_of,
+    features_in,
+    ids_in,
+    require_whole,
+    runs_of,
+    vision_calls_of,
+)
 from ..vision import encoder_layers
 from .family import pooled_side
 
@@ -30,6 +39,9 @@ class LlavaNextVideoAdapter(ModelAdapter):
 
     def video_token_id(self, model: nn.Module) -> int:
         return core_of(model).config.video_token_id
+
+    def vision_calls(self, model: nn.Module) -> list[tuple[nn.Module, str]]:
+        return vision_calls_of(model)
 
     def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
         ids, config = ids_in(inputs), core_of(model).config

@@ -14,7 +14,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...engine.interface import ModelAdapter, PromptVisuals, VideoSpan, VisionAttention
-from ..placeholders import by_row, core_of, features_in, ids_in, require_whole, runs_of
+from ..placeholders import (
+    by_row,
+    core_of,
+    features_in,
+    ids_in,
+    require_whole,
+    runs_of,
+    vision_calls_of,
+)
 from ..vision import encoder_layers
 
 
@@ -31,6 +39,9 @@ class LlavaOnevisionAdapter(ModelAdapter):
 
     def video_token_id(self, model: nn.Module) -> int:
         return _config(model).video_token_id
+
+    def vision_calls(self, model: nn.Module) -> list[tuple[nn.Module, str]]:
+        return vision_calls_of(model)
 
     def locate(self, model: nn.Module, inputs: Mapping[str, Any]) -> list[PromptVisuals]:
         ids = ids_in(inputs)

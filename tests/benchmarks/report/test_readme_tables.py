@@ -39,18 +39,22 @@ def result(gpu: str, date: str, replay_ms: float, *, is_measured: bool = True) -
     }
 
 
-def line(method: str, score: float, difference: float | None, **options: int) -> dict:
-    row = {"questions": 1200, "score": score, "interval": [score - 1, score + 1.5]}
-    row |= {"flops_ratio": {"paper": 0.25}, "retained": 0.084}
-    compared = None
-    if difference is not None:
-        compared = {"difference": difference, "interval": [difference - 2, difference + 2]}
-    entries = {"synthetic": {"row": row, "against_unpruned": compared}}
-    return {"method": method, "options": options, "entries": entries}
+def share_row(method: str, asked: float | None, kept: float, score: float) -> dict:
+    own = {"questions": 1200, "score": score, "interval": [score - 1, score + 1.5]}
+    label = method if asked is not None else f"{method} (layer=1)"
+    row = {"method": label, "asked": asked, "kept": kept, "score": {"method": method, **own}}
+    return row | {"first_token_ms": [40.0, 51.6, 60.0], "clock": "processor"}
 
 
 REPORT = {
-    "lines": [line("full", 95.0, None), line("prunevid", 93.0, -1.0, layer=1)],
+    "notes": ["3 of 9 runs are not finished.", "Another thing."],
+    "shares": [
+        share_row("look_m", None, 1.0, 94.0),
+        share_row("full", None, 1.0, 95.0),
+        share_row("evs", 0.1, 0.125, 60.0),
+        share_row("evs", 0.3, 0.305, 90.0),
+        share_row("prunevid", 0.1, 0.1, 93.0),
+    ],
     "environments": [
         {"date": "2026-05-06T07:08:09", "commit": "fedcba9876543210", "packages": {"torch": "2.0"}}
     ],
@@ -104,8 +108,11 @@ def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
 def test_shows_what_every_method_answers(tmp_path: Path) -> None:
     table = readme_tables.accuracy_table(results_folder(tmp_path))
     assert "1,200 questions, 2026-05-06, commit `fedcba9876`, torch 2.0." in table
-    assert "| full | 0.25 | 8.4% | 95.0 (94.0 - 96.5) | - |" in table
-    assert "| prunevid, layer 1 | 0.25 | 8.4% | 93.0 (92.0 - 94.5) | -1.0 (-3.0 to +1.0) |" in table
+    assert "| method | 10% | 30% | ms at 10% |" in table and "processor time" in table
+    assert "| prunevid | 93.0 (92.0 - 94.5) | - | 52 |\n| evs | 60.0 (59.0 - 61.5)* | 90" in table
+    untold = "`full` 95.0 (94.0 - 96.5), 100% kept, 52 ms; `look_m` 94.0 (93.0 - 95.5), 100% kept"
+    assert f"As they are: {untold}" in table
+    assert "\n3 of 9 runs are not finished." in table and "Another" not in table
 
 
 def test_refuses_a_readme_without_the_markers() -> None:

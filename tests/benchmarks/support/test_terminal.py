@@ -23,8 +23,9 @@ from prunevid_kernels.benchmarks.support.terminal import (
 @pytest.mark.parametrize(
     ("is_terminal", "as_json", "is_printed"),
     [
-        pytest.param(False, False, True, id="piped"),
-        pytest.param(True, False, False, id="terminal"),
+        pytest.param(False, None, True, id="piped"),
+        pytest.param(False, False, False, id="piped-without"),
+        pytest.param(True, None, False, id="terminal"),
         pytest.param(True, True, True, id="terminal-with-json"),
     ],
 )
