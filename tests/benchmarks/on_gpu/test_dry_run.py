@@ -104,8 +104,8 @@ def test_launches_of_the_stages_are_those_of_the_design(dry_run):
     }
     nothing = {"torch": 0, "host_copies": 0, "device_copies": 0}
     assert launches == {
-        ("merge", "prunevid_kernels"): nothing | {"triton": 13, "host_copies": 1},
-        ("merge", "prunevid_kernels, budget"): nothing | {"triton": 13},
+        ("merge", "prunevid_kernels"): nothing | {"triton": 10, "host_copies": 1},
+        ("merge", "prunevid_kernels, budget"): nothing | {"triton": 10},
         ("score", "prunevid_kernels"): nothing | {"triton": 2},
         ("compact", "prunevid_kernels"): nothing | {"triton": 3},
     }
