@@ -197,6 +197,10 @@ def prepare(request: RunRequest) -> Inputs:
     num_layers = model.model.config.text_config.num_hidden_layers
     if config.select and config.layer >= num_layers:
         raise InputError(f"--config: {no_such_layer(config.layer, num_layers)}")
+    try:
+        prune(model.model, config).remove()
+    except ValueError as error:  # what this decoder cannot do, such as select at all
+        raise InputError(f"--config: {error}") from error
     return Inputs(
         video=video,
         video_is_sample=request.video is None,
