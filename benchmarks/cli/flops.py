@@ -41,7 +41,11 @@ def flops_command(
     ] = None,
     method: Methods = None,
     frames: Annotated[
-        int | None, typer.Option(help="Number of frames.  [default: as published]")
+        int | None,
+        typer.Option(
+            help="Number of frames, as the decoder gets them: where the tower takes two frames as "
+            "one, as the Qwen models' does, half of those that are read.  [default: as published]"
+        ),
     ] = None,
     visual: Annotated[
         int | None,

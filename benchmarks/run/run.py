@@ -213,6 +213,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
 
     Raises:
         ModelError: the question or the chat template cannot make a prompt.
+        InputError: the model cannot be pruned so.
     """
     model = inputs.model
     start = time.perf_counter()
@@ -220,7 +221,11 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     seconds = None if times is None else times.tolist()
     encoded = model.encode(inputs.video.frames, inputs.question, seconds=seconds)
     encode_seconds = time.perf_counter() - start
-    with progress("Warming up"), prune(model.model, inputs.config):
+    try:
+        warming = prune(model.model, inputs.config)
+    except ValueError as error:  # what this decoder cannot do, such as select at all
+        raise InputError(f"--config: {error}") from error
+    with progress("Warming up"), warming:
         model.generate(encoded, max_new_tokens=1)
     with progress("Answering, pruned"):
         answer, seconds, call = _answer(model, encoded, inputs.max_new_tokens, inputs.config)

@@ -92,3 +92,21 @@ def test_st_llm_repetition_penalty_counts_the_answer_only(folders) -> None:
     assert model.generate(encoded, max_new_tokens=1, repetition_penalty=50.0) == plain
     many = model.generate(encoded, max_new_tokens=12, repetition_penalty=50.0)
     assert many != model.generate(encoded, max_new_tokens=12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "told"),
+    [
+        ("qwen3_5", "layer=1", "prune before the decoder only (select=False)\n"),
+        ("qwen3_vl", "layer=1", "prunevid must select at a layer of at least 2, got 1\n"),
+    ],
+)
+def test_what_a_decoder_cannot_do_is_one_line(prunevid, tmp_path, clip, kind, config, told) -> None:
+    folder = tiny_folders.write_grid(tmp_path / kind, kind)
+    arguments = ("--video", clip, "--question", "What is blue?", "--config", config)
+    outcome = prunevid("--model", folder, *arguments)
+    assert outcome.exit_code == 2
+    (line,) = [line for line in outcome.stderr.splitlines(keepends=True) if "error" in line]
+    assert line.startswith("prunevid: error: --config: ")
+    assert line.endswith(told)
+    assert "Traceback" not in outcome.stderr
