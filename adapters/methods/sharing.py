@@ -39,7 +39,8 @@ class _Run:
     """What one call of the vision side got and gave.
 
     Attributes:
-        arguments: by name, and whether gradients were recorded.
+        arguments: by name, copied, as the caller may fill the same tensors with the next video;
+            and whether gradients were recorded.
         output: of the call.
         seconds: that it took.
         rows: query and key rows of the attention that methods look at, see :class:`.vision.Seen`.
@@ -120,6 +121,9 @@ class SharedVision(VisionSource):
     def serves(self, model: nn.Module) -> bool:
         return bool(self._calls) and self._model is model
 
+    def forget_last(self) -> None:
+        self._last = None
+
     def last_seen(self) -> Seen | None:
         """What the tower showed of the pixels that the last prompt brought."""
         run, self._last = self._last, None
@@ -161,6 +165,7 @@ class SharedVision(VisionSource):
         if not self._depth:
             self._caught = {}, 0
         self._depth += 1
+        copied = _copied(arguments)
         _wait(*arguments.values())
         begun = self._clock()
         try:
@@ -169,7 +174,7 @@ class SharedVision(VisionSource):
         finally:
             self._depth -= 1
         rows, videos = self._caught
-        return _Run(arguments, output, self._clock() - begun, rows, videos)
+        return _Run(copied, output, self._clock() - begun, rows, videos)
 
 
 def _wait(*values: Any) -> None:
@@ -177,6 +182,17 @@ def _wait(*values: Any) -> None:
     for device in {value.device for value in values if isinstance(value, Tensor)}:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+
+
+def _copied(value: Any) -> Any:
+    """A value whose tensors are its own."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    return value
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -80,6 +80,10 @@ class VisionSource(ABC):
         """Whether it watches this model."""
 
     @abstractmethod
+    def forget_last(self) -> None:
+        """A method begins: what the prompts before it brought is not what it will be asked."""
+
+    @abstractmethod
     def last_seen(self) -> Seen | None:
         """What the tower showed of the videos that go into the decoder next; None: nothing."""
 
@@ -151,6 +155,7 @@ class TowerGuided(PruningMethod, ABC):
         source = vision_source.get()
         self._source = source if source is not None and source.serves(model) else None
         if self._source is not None:
+            self._source.forget_last()
             return
 
         def whole(seen: Seen, videos: int) -> None:

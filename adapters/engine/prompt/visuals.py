@@ -20,6 +20,10 @@ class VideoSpan:
         frame_starts: position of the first token of each frame, where frames stand apart with text
             between them (their timestamps); None: the ``T * N`` tokens stand in one run. The text
             between frames belongs to the video: it is neither pruned nor part of a question.
+
+    Raises:
+        TypeError: numbers that are no integers.
+        ValueError: negative sizes; frames that overlap or are not in order.
     """
 
     start: int
@@ -28,6 +32,15 @@ class VideoSpan:
     frame_starts: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("start", "num_frames", "tokens_per_frame"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name} must be an integer, got {value!r:.80}")
+        if self.num_frames < 0 or self.tokens_per_frame < 0:
+            raise ValueError(
+                "num_frames and tokens_per_frame must not be negative, got "
+                f"{self.num_frames} and {self.tokens_per_frame}"
+            )
         starts = self.frame_starts
         if starts is None:
             return
@@ -54,6 +67,8 @@ class VideoSpan:
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name} must be integers, got {value!r:.80}")
         starts = tuple(frame_starts)
+        if not starts:
+            raise ValueError("frame_starts must have the place of one frame at least, got none")
         return cls(starts[0], len(starts), tokens_per_frame, starts)
 
     @property

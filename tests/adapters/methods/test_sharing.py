@@ -8,11 +8,11 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import tiny_grids
 import torch
-from families import FAMILIES
+from families import FAMILIES, LLAVA_NEXT_VIDEO
 from families_apart import INTERNVL
 from tiny_models import text_tokens
 
-from prunevid_kernels.adapters import apply_method, share_vision
+from prunevid_kernels.adapters import PromptVisuals, VideoSpan, apply_method, share_vision
 from prunevid_kernels.adapters.families import adapter_of
 
 METHODS = ("full", "evs", "holitom", "visionzip")
@@ -135,3 +135,30 @@ def test_what_was_seen_before_is_not_taken_for_encoded_videos():
     refused = pytest.raises(RuntimeError, match="pruned already")
     with refused, apply_method(model, "evs", {}), share_vision(model):
         pass
+
+
+def test_a_tensor_that_is_filled_with_the_next_video_is_encoded_anew():
+    """What was encoded is compared with the pixels as they were, not with their tensor."""
+    family = FAMILIES[0]
+    model, inputs = family.build(), family.question()
+    pixels = inputs["pixel_values_videos"] = inputs["pixel_values_videos"].clone()
+    alone = ask(model, {**inputs, "pixel_values_videos": pixels.flip(1)}, "holitom")
+    with share_vision(model):
+        ask(model, inputs, "holitom")
+        pixels.copy_(pixels.flip(1))
+        assert torch.equal(ask(model, inputs, "holitom")[0], alone[0])
+
+
+def test_a_method_does_not_look_at_pixels_of_the_method_before():
+    """Encoded videos bring no attention; a method that did not ask for it has left some behind."""
+    family = LLAVA_NEXT_VIDEO
+    model, inputs = family.build(), family.question()
+    embeds = model.get_input_embeddings()(torch.tensor([text_tokens(110)]))
+    with share_vision(model):
+        ask(model, inputs, "evs")
+        with (
+            pytest.raises(ValueError, match="without a run of the tower; give pixels"),
+            apply_method(model, "holitom", {}) as handle,
+            handle.videos([PromptVisuals((VideoSpan(4, 6, 16),))]),
+        ):
+            model.generate(inputs_embeds=embeds, max_new_tokens=1)
