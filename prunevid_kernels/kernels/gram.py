@@ -307,10 +307,9 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
     """
     assert x.is_contiguous() and pitch % 16 == 0
     rows, channels = x.shape
-    config = config_for("gram", x.device).copy()
-    # Tiles no larger than the matrices, of as many elements.
-    config["BLOCK"] = min(config["BLOCK"], max(32, 1 << (pitch - 1).bit_length()))
-    config["BLOCK_C"] = config.pop("TILE") // config["BLOCK"]
+    # Tiles of one size, whatever the sets' sizes: a video's products have the same bits beside others
+    # that are longer.
+    config = config_for("gram", x.device)
     splits = -(-channels // config["SPLIT_C"])
     matrices = torch.empty((splits, rows, pitch), dtype=torch.float32, device=x.device)
     norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)

@@ -15,7 +15,7 @@ import pytest
 from prunevid_kernels.kernels import _device
 
 SMALL_BLOCKS: dict[str, dict[str, int]] = {
-    "gram": {"BLOCK": 16, "TILE": 256, "SPLIT_C": 32},
+    "gram": {"BLOCK": 16, "BLOCK_C": 16, "SPLIT_C": 32},
     "token_score": {"BLOCK_M": 16, "BLOCK_S": 16, "KEYS_PER_SPLIT": 32},
     "compact": {"BLOCK_K": 16, "BLOCK_I": 16},
 }

@@ -58,7 +58,7 @@ GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "gram": {
         "BLOCK": (32, 64),
-        "TILE": (1024, 2048, 4096),
+        "BLOCK_C": (16, 32, 64),
         "SPLIT_C": (128, 256, 512),
         "num_warps": (4, 8),
         "num_stages": (2, 3),
