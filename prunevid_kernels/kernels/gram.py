@@ -307,8 +307,8 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
     """
     assert x.is_contiguous() and pitch % 16 == 0
     rows, channels = x.shape
-    # Tiles of one size, whatever the sets' sizes: a video's products have the same bits beside others
-    # that are longer.
+    # Tiles of one size, whatever the sets' sizes: a video's products have the same bits beside a
+    # longer one.
     config = config_for("gram", x.device)
     splits = -(-channels // config["SPLIT_C"])
     matrices = torch.empty((splits, rows, pitch), dtype=torch.float32, device=x.device)
