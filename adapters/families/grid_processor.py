@@ -72,6 +72,16 @@ class GridFrameProcessor(TemplateFrameProcessor):
     def frame_pixels(self, frames: np.ndarray) -> tuple[int, int]:
         """Height and width that these frames [T, H, W, 3] are resized to."""
 
+    @property
+    def size_rule(self) -> dict[str, int]:
+        """What bounds a size, as :mod:`~prunevid_kernels.adapters.video.patches` names it."""
+        return {
+            "group": self.group,
+            "block_px": self.block_px,
+            "min_pixels": self.min_pixels,
+            "max_pixels": self.max_pixels,
+        }
+
     @abstractmethod
     def text_of_grid(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
         """What stands for a video in the prompt, its markers included.
@@ -173,13 +183,7 @@ class WholeVideoProcessor(GridFrameProcessor):
     """One run of placeholders for a whole video; the bounds are those of a frame's pixels."""
 
     def frame_pixels(self, frames: np.ndarray) -> tuple[int, int]:
-        return capped_frame_size(
-            *frames.shape[:3],
-            group=self.group,
-            block_px=self.block_px,
-            min_pixels=self.min_pixels,
-            max_pixels=self.max_pixels,
-        )
+        return capped_frame_size(*frames.shape[:3], **self.size_rule)
 
     def text_of_grid(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
         start, end = self.markers
@@ -191,13 +195,7 @@ class FramesApartProcessor(GridFrameProcessor):
     a video's pixels."""
 
     def frame_pixels(self, frames: np.ndarray) -> tuple[int, int]:
-        return capped_video_size(
-            *frames.shape[:3],
-            group=self.group,
-            block_px=self.block_px,
-            min_pixels=self.min_pixels,
-            max_pixels=self.max_pixels,
-        )
+        return capped_video_size(*frames.shape[:3], **self.size_rule)
 
     def text_of_grid(self, grid: tuple[int, int, int], seconds: Sequence[float]) -> str:
         start, end = self.markers
