@@ -17,15 +17,12 @@ import typer
 
 from prunevid_kernels import __version__
 
-from .estimate import estimate_command
+from .bench import bench_app
 from .evaluate import eval_app
 from .flops import flops_command
-from .kernels import bench_kernels_command, cpu_command, tune_command
-from .latency import latency_command
 from .models import methods_command, models_app
 from .report import report_command
 from .run import run_command
-from .serve import serve_command
 from .train_tiny import train_tiny_command
 
 app = typer.Typer(
@@ -36,20 +33,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-bench_app = typer.Typer(
-    help="Measure kernels, models and servers.", no_args_is_help=True, rich_markup_mode=None
-)
 app.command("run")(run_command)
 app.add_typer(eval_app, name="eval")
 app.command("report")(report_command)
 app.command("flops")(flops_command)
 app.add_typer(bench_app, name="bench")
-bench_app.command("cpu")(cpu_command)
-bench_app.command("estimate")(estimate_command)
-bench_app.command("kernels")(bench_kernels_command)
-bench_app.command("latency")(latency_command)
-bench_app.command("serve")(serve_command)
-bench_app.command("tune")(tune_command)
 app.add_typer(models_app, name="models")
 app.command("methods")(methods_command)
 app.command("train-tiny")(train_tiny_command)

@@ -37,6 +37,7 @@ MOST_MODULES = 12
 # that all of them share and what is below, never another family's or kind's.
 ORDER = [
     {"benchmarks/cli"},
+    {"benchmarks/cli/bench"},
     {"benchmarks/on_gpu"},
     {"benchmarks/train_tiny"},
     {"benchmarks/run"},

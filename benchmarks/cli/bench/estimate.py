@@ -9,7 +9,7 @@ import typer
 
 from prunevid_kernels.adapters.families import DEFAULT_SIZE
 
-from ..support.terminal import FrameCounts, Shapes, fail
+from ...support.terminal import FrameCounts, Shapes, fail
 
 # As the other benchmarks call them -> as the model of times does.
 STAGES = {
@@ -52,8 +52,8 @@ def estimate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Model the time of every kernel launch from its compiled code; needs no GPU."""
-    from ..cost.kernels.cases import real_cases
-    from ..cost.kernels.estimate import GPUS, estimate, report
+    from ...cost.kernels.cases import real_cases
+    from ...cost.kernels.estimate import GPUS, estimate, report
 
     if gpu not in GPUS:
         fail(f"--gpu: must be one of {', '.join(GPUS)}, got {gpu!r}")

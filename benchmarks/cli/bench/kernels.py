@@ -10,7 +10,7 @@ import typer
 
 from prunevid_kernels.adapters.families import DEFAULT_SIZE
 
-from ..support.terminal import AsJson, FrameCounts, Shapes, fail, print_summary
+from ...support.terminal import AsJson, FrameCounts, Shapes, fail, print_summary
 
 
 def bench_kernels_command(
@@ -35,8 +35,8 @@ def bench_kernels_command(
 
     Without one the torch variants run on the CPU at reduced shapes, and the floors are modelled.
     """
-    from ..cost.kernels.bench import NO_GPU, bench_kernels, has_failures
-    from ..cost.kernels.stages import STAGES
+    from ...cost.kernels.bench import NO_GPU, bench_kernels, has_failures
+    from ...cost.kernels.stages import STAGES
 
     try:
         results = bench_kernels(
@@ -83,7 +83,7 @@ def cpu_command(
 
     Processor time, at the models' shapes; each round runs every variant once.
     """
-    from ..cost.kernels.on_cpu import bench_cpu, has_failures
+    from ...cost.kernels.on_cpu import bench_cpu, has_failures
 
     try:
         results = bench_cpu(
@@ -121,7 +121,7 @@ def tune_command(
     as_json: AsJson = None,
 ) -> None:
     """Search block sizes on this GPU and write the fastest into the table that the kernels read."""
-    from ..cost.kernels.tune import CONFIGS, GRIDS, tune
+    from ...cost.kernels.tune import CONFIGS, GRIDS, tune
 
     kernels = tuple(kernel or GRIDS)
     if dry_run and by_model is None:
@@ -130,7 +130,7 @@ def tune_command(
         if by_model is None:
             tune(kernels)
         else:
-            from ..cost.kernels.estimate.tune_by_model import tune_by_model
+            from ...cost.kernels.estimate.tune_by_model import tune_by_model
 
             tune_by_model(by_model, kernels, is_dry=dry_run)
     except ValueError as error:

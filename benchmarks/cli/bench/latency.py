@@ -10,7 +10,7 @@ import typer
 
 from prunevid_kernels.adapters.families import DEFAULT_SIZE, SIZES
 
-from ..support.terminal import (
+from ...support.terminal import (
     AsJson,
     FrameCounts,
     LoraAlpha,
@@ -58,7 +58,7 @@ def latency_command(
     """Time a model end to end, unpruned and pruned, split by stage; each row is checked first."""
     from prunevid_kernels.adapters.families.video_model import ModelError, silence_transformers
 
-    from ..cost.latency.bench import LatencyRequest, bench_latency
+    from ...cost.latency.bench import LatencyRequest, bench_latency
 
     silence_transformers()
     methods = tuple(named_methods(method) or ())

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ..support.terminal import AsJson, fail, print_summary, say
+from ...support.terminal import AsJson, fail, print_summary, say
 
 
 def serve_command(
@@ -81,10 +81,10 @@ def serve_command(
         fail("say what to measure: --model FOLDER, or --unpruned-url and --pruned-url")
     if not urls and find_spec("vllm") is None:
         fail("vllm is not installed: pip install '.[vllm]' in a checkout, or give both URLs")
-    from ..cost.serve.bench import CPU_FIGURES, ServeCheckError, ServeRequest, bench_serve
-    from ..cost.serve.client import RequestError
-    from ..cost.serve.server import ServerError
-    from ..embedded.sample_clip import SAMPLE_CLIP
+    from ...cost.serve.bench import CPU_FIGURES, ServeCheckError, ServeRequest, bench_serve
+    from ...cost.serve.client import RequestError
+    from ...cost.serve.server import ServerError
+    from ...embedded.sample_clip import SAMPLE_CLIP
 
     try:
         request = ServeRequest(
