@@ -70,7 +70,7 @@ def gpu_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_enough_cases() -> None:
-    assert len(DEFAULT_RUNS) == 18 and len(FULL_RUNS) == 23
+    assert len(DEFAULT_RUNS) == 17 and len(FULL_RUNS) == 24
     assert len(OTHER_RUNS) == 2 * len(SMALL) + 1
 
 
