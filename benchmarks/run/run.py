@@ -217,9 +217,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     """
     model = inputs.model
     start = time.perf_counter()
-    times = inputs.video.timestamps_s
-    seconds = None if times is None else times.tolist()
-    encoded = model.encode(inputs.video.frames, inputs.question, seconds=seconds)
+    encoded = model.encode(inputs.video, inputs.question)
     encode_seconds = time.perf_counter() - start
     try:
         warming = prune(model.model, inputs.config)
