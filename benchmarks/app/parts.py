@@ -14,10 +14,16 @@ from PIL import Image
 from ..run.drawing import draw_pages, draw_strip, jpeg_bytes
 from .studio import Look
 
+STRIP_PX = 96  # width of a frame in the strip
 LEGEND = (
     "Rows: the frame; <b>static</b> patches in blue, dynamic ones inside an orange line; "
     "<b>merged</b> tokens, one colour each (black: dropped before); <b>kept</b> tokens lit."
 )
+
+
+def hint() -> str:
+    """What a new page says where the answers will be."""
+    return '<p class="pv-note">Drop a video in and ask about it, or take the sample.</p>'
 
 
 def message(text: str) -> str:
@@ -77,7 +83,11 @@ def segment_names(look: Look) -> list[str]:
 
 def strip(look: Look) -> str:
     """All frames with the segments they form."""
-    return _picture(draw_strip(look.drawn), "pv-strip", "the sampled frames, cut into segments")
+    return _picture(
+        draw_strip(look.drawn, tile_px=STRIP_PX),
+        "pv-strip",
+        "the sampled frames, cut into segments",
+    )
 
 
 def segment(look: Look, index: int) -> str:
