@@ -80,7 +80,10 @@ def flops_command(
     ] = False,
     as_json: AsJson = None,
 ) -> None:
-    """Count a prefill's multiply-accumulates: by the paper's formula, exactly, and end to end."""
+    """Count what a prefill costs under each method. Nothing runs.
+
+    Multiply-accumulates by the paper's formula, exactly, and end to end.
+    """
     from ..cost.flops.paper import published
 
     model = model or next(iter(published()))
@@ -111,7 +114,9 @@ def _shape(model: str) -> ModelShape:
     if model in SIZES:
         return SIZES[model].shape
     if not is_folder(Path(model)):
-        fail(f"--model must be one of {', '.join(SIZES)}, or a checkpoint folder, got {model!r}")
+        from ..support.options import unknown_model
+
+        fail(f"--model {unknown_model(model)}")
     from prunevid_kernels.adapters.families.detect import read_shape
 
     try:
@@ -157,14 +162,13 @@ def _print_results(
 def _print_paper_table(model: str, as_json: bool | None) -> None:
     from ..cost.flops.paper import note, published
 
-    if model not in SIZES:
-        fail(f"--paper-table needs a published model: {', '.join(SIZES)}, got {model!r}")
-    paper = published().get(model)
-    rows = () if paper is None else paper.ratios
-    if paper is not None:
-        say(f"{model}, {paper.text_tokens} text tokens, the paper's formula\n")
-        say(f"{'method':16} {'layers':>7} {'first':>7} {'then':>7} {'paper':>7} {'ours':>7}")
-    for row in rows:
+    if model not in published():
+        known = ", ".join(published())
+        fail(f"--paper-table: the paper prints ratios of {known} only, got --model {model!r}")
+    paper = published()[model]
+    say(f"{model}, {paper.text_tokens} text tokens, the paper's formula\n")
+    say(f"{'method':16} {'layers':>7} {'first':>7} {'then':>7} {'paper':>7} {'ours':>7}")
+    for row in paper.ratios:
         say(
             f"{row.method:16} {row.full_layers:7} {row.first:7.1%} {row.then:7.1%} "
             f"{row.published:>7} {row.ours():7.3f}{'' if row.is_reproduced() else '  differs'}"
@@ -173,6 +177,7 @@ def _print_paper_table(model: str, as_json: bool | None) -> None:
     for name in (model, *(name for name in published() if name != model)):
         say(note(name))
     ratios = [
-        {**asdict(row), "ours": row.ours(), "is_reproduced": row.is_reproduced()} for row in rows
+        {**asdict(row), "ours": row.ours(), "is_reproduced": row.is_reproduced()}
+        for row in paper.ratios
     ]
     print_summary({"model": model, "rows": ratios}, as_json)

@@ -67,8 +67,12 @@ def test_checkpoint_folder(folder):
     ("arguments", "message"),
     [
         (["--model", "nope"], "--model must be one of llava-onevision-7b"),
-        (["--model", "st-llm"], "got 'st-llm'"),
-        (["--model", "nope", "--paper-table"], "--paper-table needs a published model"),
+        (["--model", "st-llm"], "got 'st-llm'; did you mean st-llm-7b?"),
+        (["--model", "nope", "--paper-table"], "got --model 'nope'"),
+        (
+            ["--model", "qwen2-vl-7b", "--paper-table"],
+            "the paper prints ratios of pllava-7b, st-llm-7b, llava-onevision-7b only",
+        ),
         (["--model", str(PARITY)], "config.json"),
         (["--method", "vtc"], "unknown method 'vtc'; known methods: full"),
         (["--text", "-1"], "--text must be an integer >= 0"),
