@@ -44,6 +44,7 @@ setup(
         "prunevid_kernels.benchmarks",
         "prunevid_kernels.benchmarks.accuracy",
         "prunevid_kernels.benchmarks.cli",
+        "prunevid_kernels.benchmarks.cli.bench",
         "prunevid_kernels.benchmarks.cost",
         "prunevid_kernels.benchmarks.cost.flops",
         "prunevid_kernels.benchmarks.cost.kernels",
