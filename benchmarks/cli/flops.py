@@ -52,12 +52,18 @@ def flops_command(
         typer.Option(help="Number of visual tokens.  [default: frames times tokens per frame]"),
     ] = None,
     merged: Annotated[
-        int | None,
-        typer.Option(help="Visual tokens after merging.  [default: the published share]"),
+        str | None,
+        typer.Option(
+            help="Visual tokens after merging: a count, or a share of them such as 0.36."
+            "  [default: the published share]"
+        ),
     ] = None,
     kept: Annotated[
-        int | None,
-        typer.Option(help="Visual tokens after selection.  [default: the published share]"),
+        str | None,
+        typer.Option(
+            help="Visual tokens after selection: a count, or a share such as 0.15."
+            "  [default: the published share]"
+        ),
     ] = None,
     layer: Annotated[
         int | None,
@@ -92,15 +98,18 @@ def flops_command(
         return
     from prunevid_kernels.adapters.methods.registry import METHODS
 
-    from ..cost.flops.planned import NotCounted, TokenCounts, method_flops
+    from ..cost.flops.planned import NotCounted, TokenCounts, method_flops, note
 
     shape = _shape(model)
-    given = TokenCounts(frames, visual, merged, kept, layer, text)
+    merged_tokens, kept_tokens = _count("--merged", merged), _count("--kept", kept)
+    given = TokenCounts(frames, visual, merged_tokens, kept_tokens, layer, text)
     results = {}
     named = named_methods(method)
     for name in named or METHODS:
         try:
             results[name] = method_flops(name, shape, given)
+            if (needed := note(name, shape)) is not None:
+                say(needed, file=sys.stderr)
         except NotCounted as error:
             if named:
                 fail(str(error))
@@ -108,6 +117,16 @@ def flops_command(
         except ValueError as error:
             fail(str(error))
     _print_results(model, shape, results, as_json)
+
+
+def _count(option: str, text: str | None) -> int | float | None:
+    """A number of tokens, or a share of them: what is written with a point."""
+    if text is None:
+        return None
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        fail(f"{option} must be a number of tokens, or a share in [0, 1] such as 0.2, got {text!r}")
 
 
 def _shape(model: str) -> ModelShape:
