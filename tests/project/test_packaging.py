@@ -192,6 +192,7 @@ def test_everything_that_the_scripts_install_is_pinned():
         "scripts/test.sh",
         "scripts/test_app.sh",
         "scripts/test_lmms_eval.sh",
+        "scripts/test_publishing.sh",
         "scripts/test_vllm.sh",
         ".ci/run",
     ],
