@@ -156,7 +156,7 @@ class VideoModel:
         if isinstance(frames, Video):
             if seconds is not None:
                 raise TypeError("seconds are for bare frames; a video that was read has its own")
-            frames, seconds = frames.frames, frames.timestamps_s
+            seconds, frames = frames.timestamps_s, frames.frames
         try:
             inputs = self.processor(
                 frames, question, system=system, answer_prefix=answer_prefix, seconds=seconds
