@@ -14,10 +14,12 @@ tensors have to be renamed, folded or joined on the way, and it leaves at random
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,34 @@ _SINGLE = ("model.safetensors", "pytorch_model.bin")
 
 class CheckpointError(ValueError):
     """A checkpoint folder that cannot be used; the message names the file and what is wrong."""
+
+
+def no_such_folder(folder: Path) -> CheckpointError:
+    """The error about a checkpoint folder that is not there."""
+    return CheckpointError(f"{folder}: no such model folder{folder_hint(folder)}")
+
+
+def folder_hint(folder: Path) -> str:
+    """What to do about a folder that is not there, as the end of an error: the folder that was
+    probably meant, or how to get what looks like the name of a published checkpoint; else empty."""
+    try:
+        beside = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    except OSError:
+        beside = []
+    near = get_close_matches(folder.name, beside, n=1)
+    if near:
+        return f"; did you mean {folder.parent / near[0]}?"
+    if _PUBLISHED_NAME.fullmatch(str(folder)) and not folder.parent.is_dir():
+        place = f"MODELS/{folder.name}"
+        return (
+            "; nothing is downloaded here: if it is a published checkpoint, get it with"
+            f" `hf download {folder} --local-dir {place}`, then give {place}"
+        )
+    return ""
+
+
+# ORGANISATION/NAME, as model hubs have it.
+_PUBLISHED_NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -93,7 +123,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             missing, truncated, or a pickle of more than tensors.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such model folder")
+        raise no_such_folder(folder)
     for name in _SINGLE:
         single, index = folder / name, folder / f"{name}.index.json"
         if single.is_file() and index.is_file():

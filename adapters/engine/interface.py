@@ -116,8 +116,7 @@ class ModelAdapter(ABC):
             ValueError: the model has no vision side that is known here.
         """
         raise ValueError(
-            f"{type(self).__name__} names no vision side whose attention could rank the tokens of "
-            f"{type(model).__name__}"
+            f"{type(model).__name__} has no attention on its vision side that could rank its tokens"
         )
 
     def frame_grid(self, model: nn.Module) -> tuple[int, int]:
@@ -126,7 +125,4 @@ class ModelAdapter(ABC):
         Raises:
             ValueError: they are no grid, or not the same one for every video.
         """
-        raise ValueError(
-            f"{type(self).__name__} names no grid in which the tokens of a frame of "
-            f"{type(model).__name__} lie"
-        )
+        raise ValueError(f"{type(model).__name__} has no grid in which the tokens of a frame lie")

@@ -85,11 +85,7 @@ def require_supported_decoder(
         raise ValueError(f"pruning supports the text decoders {known}, got {kind}")
     layer_types = set(getattr(decoder.config, "layer_types", None) or ()) - {"full_attention"}
     if RECURRENT in layer_types and method.needs_cache:
-        raise ValueError(
-            f"{method.name} prunes inside the decoder, but the states of this model's "
-            "linear-attention layers have seen every token by then and cannot forget one; prune "
-            "before the decoder only (select=False)"
-        )
+        raise ValueError(cannot_forget(method.name))
     layer_types -= {RECURRENT}
     if layer_types:
         raise ValueError(f"pruning supports full attention only, the model has {layer_types.pop()}")
@@ -100,8 +96,22 @@ def require_supported_decoder(
         )
     planes = adapter.planes(model)
     if planes is not None and method.layer is not None and method.layer < planes.count:
-        raise ValueError(
-            f"the decoder adds visual features after each of its first {planes.count} layers "
-            f"({planes.features}), so tokens can be dropped from layer {planes.count} on: "
-            f"{method.name} must select at a layer of at least {planes.count}, got {method.layer}"
-        )
+        raise ValueError(drops_too_early(method.name, method.layer, planes.count))
+
+
+def cannot_forget(method: str) -> str:
+    """Why a method that prunes inside the decoder cannot where layers keep a state."""
+    return (
+        f"{method} prunes inside the decoder, but the states of this model's linear-attention "
+        "layers have seen every token by then and cannot forget one; take a method that prunes "
+        "before the decoder only, such as merge_only, which is PruneVid with select=False"
+    )
+
+
+def drops_too_early(method: str, layer: int, planes: int) -> str:
+    """Why tokens cannot be dropped at a layer to which the decoder still adds visual features."""
+    return (
+        f"the decoder adds visual features after each of its first {planes} layers, so tokens can "
+        f"be dropped from layer {planes} on: {method} must select at a layer of at least "
+        f"{planes}, got {layer}"
+    )

@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 
-from ..checkpoint.files import CheckpointError, open_checkpoint, read_json, refusing, require_int
+from ..checkpoint.files import (
+    CheckpointError,
+    no_such_folder,
+    open_checkpoint,
+    read_json,
+    refusing,
+    require_int,
+)
 from . import FAMILIES, Family
 from .shape import ModelShape
 
@@ -57,7 +64,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except OSError as error:  # a name that is too long, a folder that may not be looked into
         raise CheckpointError(f"{str(folder):.200}: {error.strerror or error}") from error
     if not is_folder:
-        raise CheckpointError(f"{folder}: no such model folder")
+        raise no_such_folder(folder)
     config = read_json(file)
     kind, architectures = config.get("model_type"), config.get("architectures")
     if not isinstance(kind, str | None):

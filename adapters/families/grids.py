@@ -25,6 +25,7 @@ from .placeholders import (
     runs_of,
     vision_calls_of,
 )
+from .record import FRAMES_OF_ANY_SIZE
 
 
 class GridAdapter(ModelAdapter):
@@ -77,9 +78,8 @@ class GridAdapter(ModelAdapter):
             ValueError: always.
         """
         raise ValueError(
-            f"{type(self).__name__} names no vision side whose attention could rank the tokens of "
-            f"{type(model).__name__}: its tower takes frames of any size in one row. Methods that "
-            "look at the tower do not run here; take one that looks at tokens, or into the decoder"
+            f"{type(model).__name__} has no attention on its vision side that could rank its "
+            f"tokens: {FRAMES_OF_ANY_SIZE['tower']}"
         )
 
     def frame_grid(self, model: nn.Module) -> tuple[int, int]:
@@ -89,9 +89,8 @@ class GridAdapter(ModelAdapter):
             ValueError: always.
         """
         raise ValueError(
-            f"{type(self).__name__} names no grid in which the tokens of a frame of "
-            f"{type(model).__name__} lie: it differs from video to video. Where all have one size, "
-            "give the option grid=[rows, columns] of tokens"
+            f"{type(model).__name__} has no one grid in which the tokens of a frame lie: "
+            f"{FRAMES_OF_ANY_SIZE['grid']}"
         )
 
     def lengths(self, config: Any, inputs: Mapping[str, Any]) -> list[int]:

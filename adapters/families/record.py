@@ -61,6 +61,15 @@ def bare_choice_prompt(question: str, instruction: str) -> Prompt:
     return Prompt(f"{question}\nOnly give the best option.", None, "Best option:(")
 
 
+# What methods need and a family lacks whose vision tower takes frames of any size: need -> why.
+FRAMES_OF_ANY_SIZE = {
+    "tower": "its tower takes frames of any size in one row. Methods that look at the tower do not"
+    " run here; take one that looks at tokens, or into the decoder",
+    "grid": "it differs from video to video. Where all have one size, give the option"
+    " grid=[rows, columns] of tokens",
+}
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Where the published evaluation on one benchmark differs from what the family does otherwise.
@@ -116,6 +125,8 @@ class Family:
         answer_end: text at which an answer is cut.
         selects: whether tokens can be dropped inside its decoder; if not, the merge is all there
             is.
+        lacks: what some methods need (:data:`..methods.record.NEEDS`) and its models do not have ->
+            why not, for an error.
     """
 
     name: str
@@ -144,6 +155,7 @@ class Family:
     generation: Later | None = None
     answer_end: str | None = None
     selects: bool = True
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
     def evaluation(self, task: str) -> Evaluation:
         """How the benchmark that ``task`` belongs to is evaluated.

@@ -175,6 +175,8 @@ class ModelShape:
         projector_macs: what comes between it and the language model costs a frame.
         importance_macs: what LLaVA-PruMerge+ computes of a frame's attention.
         key_width: channels of the keys that it compares.
+        planes: how many of the decoder's first layers add features of the tower to visual tokens,
+            so that none can be dropped before the last of them.
     """
 
     family: str
@@ -185,6 +187,7 @@ class ModelShape:
     projector_macs: int
     importance_macs: int
     key_width: int
+    planes: int = 0
 
     @property
     def visual_tokens(self) -> int:
@@ -240,4 +243,5 @@ def grid_shape(
         projector_macs=mergers * tokens * (4 * width) * (4 * width + decoder.hidden_size),
         importance_macs=patches**2 * width,
         key_width=width,
+        planes=mergers - 1,
     )

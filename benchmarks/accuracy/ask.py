@@ -15,11 +15,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,12 +30,12 @@ from prunevid_kernels.adapters import (
 )
 from prunevid_kernels.adapters.methods.registry import find_method
 from prunevid_kernels.adapters.methods.sharing import SharedVision
-from prunevid_kernels.adapters.video.reader import Reader, VideoError, read_video, video_error
-from prunevid_kernels.adapters.video.sampling import Rule, frame_indices
+from prunevid_kernels.adapters.video.reader import VideoError
 
 from ..cost.flops.methods import sample_flops
+from ..datasets.frames import take_frames
 from ..datasets.registry import DATASETS, Scoring
-from ..datasets.sample import LETTERS, Sample, VideoSource
+from ..datasets.sample import LETTERS, Sample
 from ..support.terminal import Advance
 from .extract import EXTRACTORS, is_word
 from .plan import Plan
@@ -99,42 +97,6 @@ def question_options(plan: Plan, question: str) -> dict[str, Any]:
         return plan.options
     seed = plan.options.get("seed", defaults["seed"])
     return {**plan.options, "seed": zlib.crc32(f"{seed} {question}".encode())}
-
-
-class TakenFrames(NamedTuple):
-    """The frames of a question's video that a model family looks at.
-
-    Attributes:
-        frames: [count, H, W, 3] uint8.
-        reader: what read them: see :class:`..adapters.video.reader.Video`, or ``"generated"``.
-        seconds: [count] when each is shown; None without a clock.
-    """
-
-    frames: np.ndarray
-    reader: str
-    seconds: list[float] | None
-
-
-def take_frames(
-    video: VideoSource | np.ndarray, count: int, rule: Rule, reader: Reader = "auto"
-) -> TakenFrames:
-    """Read what a model family looks at.
-
-    Raises:
-        VideoError: the video cannot be read, or ends before the seconds that are asked about.
-    """
-    if isinstance(video, np.ndarray):
-        return TakenFrames(video[frame_indices(len(video), count, rule)], "generated", None)
-    first = 0 if video.folder_fps is None else 1  # files of a folder count from 1
-    choose = partial(frame_indices, n=count, rule=rule, bound=video.bound_s, first=first)
-    try:
-        taken = read_video(video.path, indices=choose, folder_fps=video.folder_fps, reader=reader)
-        times = taken.timestamps_s
-        return TakenFrames(taken.frames, taken.reader, None if times is None else times.tolist())
-    except VideoError:
-        raise
-    except ValueError as error:  # of the bound: everything else is checked before
-        raise video_error(video.path, str(error)) from error
 
 
 class _Clock(NamedTuple):

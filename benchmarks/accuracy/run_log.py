@@ -22,7 +22,7 @@ from typing import Any
 
 from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_bytes, require_text
 
-from ..support.shapes import Shape, require_shape
+from ..support.shapes import Shape, dataclass_shape, require_shape
 
 SETTINGS = "settings.json"
 JUDGEMENTS = "judgements.jsonl"
@@ -93,30 +93,11 @@ class Judgement:
     reply: str
 
 
-_COUNT, _MAYBE = int, (None, str)
 _SHAPES = {
-    Record: {
-        "id": str,
-        "task": str,
-        "response": _MAYBE,
-        "gold": _MAYBE,
-        "predictions": {str: _MAYBE},
-        "correct": {str: bool},
-        "tokens_before": _COUNT,
-        "tokens_merged": _COUNT,
-        "tokens_kept": _COUNT,
-        "tokens_text": _COUNT,
-        "layers_ratio": (None, float),
-        "cached_ratio": float,
-        "flops": {str: {"method": float, "unpruned": float}},
-        "seconds": {str: float},
-        "reader": _MAYBE,
-        "first_token_ms": (None, float),
-        "clock": str,
-        "skipped": _MAYBE,
-    },
-    Judgement: {"id": str, "dimension": str, "score": (None, float), "reply": str},
+    Record: dataclass_shape(Record, flops={str: {"method": float, "unpruned": float}}),
+    Judgement: dataclass_shape(Judgement),
 }
+_ROUNDING = 1e-9  # of a mean over layers
 _SETTINGS: Shape = {"settings": {}, "environment": {}}
 
 
@@ -278,6 +259,10 @@ def _require_meaning(record: Record | Judgement) -> None:
         counts = (record.tokens_kept, record.tokens_merged, record.tokens_before)
         if list(counts) != sorted(counts):
             raise ValueError(f"record: tokens kept, merged and before must not fall, got {counts}")
+        for name in ("layers_ratio", "cached_ratio"):
+            share = getattr(record, name)
+            if share is not None and share > 1 + _ROUNDING:
+                raise ValueError(f"record.{name} must be a share of at most 1, got {share}")
         if record.flops and "paper" not in record.flops:
             raise ValueError("record.flops has no 'paper'")
     elif record.score is not None and record.score > 5:

@@ -11,9 +11,10 @@ transformers, matplotlib ...) takes seconds to load, so each command imports it 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from prunevid_kernels import __version__
 
@@ -25,8 +26,20 @@ from .report import report_command
 from .run import run_command
 from .train_tiny import train_tiny_command
 
+ORDER = ("run", "app", "eval", "report", "bench", "flops", "methods", "models", "train-tiny")
+
+
+class _Ordered(TyperGroup):
+    """Lists commands and groups together, what a newcomer wants first."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return [*(name for name in ORDER if name in names), *sorted({*names} - {*ORDER})]
+
+
 app = typer.Typer(
     name="prunevid",
+    cls=_Ordered,
     help="Prune the visual tokens of video language models.",
     no_args_is_help=True,
     add_completion=False,

@@ -1,4 +1,4 @@
-"""``prunevid eval``: one command for each benchmark, with the same options, and ``prepare``.
+"""``prunevid eval``: one command for each benchmark, and what goes with them.
 
 The table goes to stdout; bars, skipped videos and errors go to stderr. Of
 several processes the first one prints, once all are done.
@@ -6,12 +6,15 @@ several processes the first one prints, once all are done.
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,20 +33,33 @@ from ..support.terminal import (
     say,
     show_problems,
 )
+from .data import DATA_ROOT, check_command, prepare_command
 
 if TYPE_CHECKING:
     from ..datasets.sample import Questions, Sample
 
 eval_app = typer.Typer(
-    help="Measure accuracy on the paper's benchmarks.", no_args_is_help=True, rich_markup_mode=None
+    help="Measure accuracy on benchmarks, by any method.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
-DATA_ROOT = Path("DATAS")
+# The first sentence is the summary among the commands.
 DATASETS = {
-    "mvbench": "MVBench: 20 tasks of multiple-choice questions about short videos.",
-    "videomme": "Video-MME: multiple-choice questions about short, medium and long videos.",
-    "egoschema": "EgoSchema: multiple-choice questions about three-minute first-person videos.",
-    "vcgbench": "VCG-Bench: open questions, scored from 0 to 5 by a judge model.",
-    "synthetic": "Generated clips: one-word questions that the embedded model can answer; no data.",
+    "mvbench": "MVBench: choices about short videos, 20 tasks.",
+    "videomme": "Video-MME: choices about videos of up to an hour.",
+    "egoschema": "EgoSchema: choices about three minutes in first person.",
+    "vcgbench": "VCG-Bench: open questions, scored by a judge model.",
+    "synthetic": "Generated clips: one-word questions, no data needed.",
+}
+_ON_DISK = ("mvbench", "videomme", "egoschema", "vcgbench")
+# Options that only some data sets have a use for; the help of the others does not show them.
+_ONLY_FOR = {
+    "data_root": _ON_DISK,
+    "reader": _ON_DISK,
+    "extractor": ("mvbench", "videomme", "egoschema"),
+    "judge_url": ("vcgbench",),
+    "judge_model": ("vcgbench",),
+    "export": ("egoschema",),
 }
 
 
@@ -104,15 +120,15 @@ def evaluate_command(
     ] = None,
     extractor: Extractor = "strict",
     judge_url: Annotated[
-        str | None, typer.Option(help="vcgbench only: OpenAI-compatible endpoint of the judge.")
+        str | None, typer.Option(help="OpenAI-compatible endpoint of the judge.")
     ] = None,
     judge_model: Annotated[
-        str | None, typer.Option(help="vcgbench only: name of the judge's model there.")
+        str | None, typer.Option(help="Name of the judge's model there.")
     ] = None,
     export: Annotated[
         Path | None,
         typer.Option(
-            help="egoschema only: also ask the questions whose answers are hidden, and write all"
+            help="Also ask the questions whose answers are hidden, and write all"
             " answers to this .csv or .json file for submission."
         ),
     ] = None,
@@ -150,6 +166,7 @@ def evaluate_command(
         from ..accuracy.ranks import Ranks
         from ..accuracy.run_log import read_run
         from ..accuracy.terms import parse_multiples, parse_shares
+        from ..datasets.sample import DatasetError
         from ..support.options import require_reader
 
         silence_transformers()
@@ -173,9 +190,13 @@ def evaluate_command(
             reader=require_reader(reader),
         )
         ranks = Ranks.from_environment()
-        questions = load_questions(
-            benchmark, data_root, limit=limit, with_hidden=export is not None
-        )
+        try:
+            questions = load_questions(
+                benchmark, data_root, limit=limit, with_hidden=export is not None
+            )
+        except DatasetError as error:
+            check = f"prunevid eval check {benchmark} --data-root {data_root}"
+            fail(f"{error}; `{check}` lists everything that is missing")
         if ranks.rank == 0:
             show_problems(benchmark, questions.problems)
 
@@ -203,7 +224,7 @@ def judge_command(
     data_root: DataRoot = DATA_ROOT,
     as_json: AsJson = None,
 ) -> None:
-    """Have a judge score the answers of VCG-Bench runs; continues where it was stopped."""
+    """Have a judge model score runs of VCG-Bench. Continues where it was stopped."""
     with _user_errors():
         from ..accuracy.evaluation import load_questions
 
@@ -212,39 +233,32 @@ def judge_command(
         _print_table(run, questions, "strict", as_json)
 
 
-def prepare_command(
-    dataset: Annotated[str, typer.Argument(help="videomme or egoschema.")],
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="videomme: the official parquet file, or its folder;"
-            " egoschema: the folder with questions.json and subset_answers.json."
-        ),
-    ],
-    data_root: DataRoot = DATA_ROOT,
-    as_json: AsJson = None,
-) -> None:
-    """Convert the official question files; MVBench and VCG-Bench are used as published."""
-    with _user_errors():
-        from ..accuracy.evaluation import load_questions
-        from ..datasets.egoschema import prepare_egoschema
-        from ..datasets.videomme import prepare_videomme
+def _command_of(dataset: str) -> Callable[..., None]:
+    """:func:`evaluate_command` with the options hidden that the data set has no use for."""
+    signature = inspect.signature(evaluate_command, eval_str=True)
 
-        converters = {"videomme": prepare_videomme, "egoschema": prepare_egoschema}
-        if dataset not in converters:
-            fail(f"prepare knows {' and '.join(converters)}, not {dataset!r}")
-        files = converters[dataset](source, data_root)
-        questions = load_questions(dataset, data_root, with_hidden=True)
-    show_problems(dataset, questions.problems)
-    count = len(questions.samples)
-    say(f"{count} questions in {len(files)} file(s)")
-    print_summary({"files": [str(file) for file in files], "questions": count}, as_json)
+    def shown(parameter: inspect.Parameter) -> inspect.Parameter:
+        if dataset in _ONLY_FOR.get(parameter.name, DATASETS):
+            return parameter
+        (option,) = parameter.annotation.__metadata__
+        hidden = copy(option)
+        hidden.hidden = True
+        return parameter.replace(annotation=Annotated[parameter.annotation.__origin__, hidden])
+
+    @wraps(evaluate_command)
+    def command(**given: Any) -> None:
+        evaluate_command(**given)
+
+    parameters = [shown(parameter) for parameter in signature.parameters.values()]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
 
 
-for _name, _help in DATASETS.items():
-    eval_app.command(_name, help=_help)(evaluate_command)
-eval_app.command("judge")(judge_command)
+eval_app.command("check")(check_command)
 eval_app.command("prepare")(prepare_command)
+for _name, _help in DATASETS.items():
+    eval_app.command(_name, help=f"{_help}\n\n{evaluate_command.__doc__}")(_command_of(_name))
+eval_app.command("judge")(judge_command)
 
 
 @contextmanager

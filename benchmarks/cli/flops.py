@@ -52,12 +52,18 @@ def flops_command(
         typer.Option(help="Number of visual tokens.  [default: frames times tokens per frame]"),
     ] = None,
     merged: Annotated[
-        int | None,
-        typer.Option(help="Visual tokens after merging.  [default: the published share]"),
+        str | None,
+        typer.Option(
+            help="Visual tokens after merging: a count, or a share of them such as 0.36."
+            "  [default: the published share]"
+        ),
     ] = None,
     kept: Annotated[
-        int | None,
-        typer.Option(help="Visual tokens after selection.  [default: the published share]"),
+        str | None,
+        typer.Option(
+            help="Visual tokens after selection: a count, or a share such as 0.15."
+            "  [default: the published share]"
+        ),
     ] = None,
     layer: Annotated[
         int | None,
@@ -80,7 +86,10 @@ def flops_command(
     ] = False,
     as_json: AsJson = None,
 ) -> None:
-    """Count a prefill's multiply-accumulates: by the paper's formula, exactly, and end to end."""
+    """Count what a prefill costs under each method. Nothing runs.
+
+    Multiply-accumulates by the paper's formula, exactly, and end to end.
+    """
     from ..cost.flops.paper import published
 
     model = model or next(iter(published()))
@@ -89,15 +98,18 @@ def flops_command(
         return
     from prunevid_kernels.adapters.methods.registry import METHODS
 
-    from ..cost.flops.planned import NotCounted, TokenCounts, method_flops
+    from ..cost.flops.planned import NotCounted, TokenCounts, method_flops, note
 
     shape = _shape(model)
-    given = TokenCounts(frames, visual, merged, kept, layer, text)
+    merged_tokens, kept_tokens = _count("--merged", merged), _count("--kept", kept)
+    given = TokenCounts(frames, visual, merged_tokens, kept_tokens, layer, text)
     results = {}
     named = named_methods(method)
     for name in named or METHODS:
         try:
             results[name] = method_flops(name, shape, given)
+            if (needed := note(name, shape)) is not None:
+                say(needed, file=sys.stderr)
         except NotCounted as error:
             if named:
                 fail(str(error))
@@ -107,11 +119,23 @@ def flops_command(
     _print_results(model, shape, results, as_json)
 
 
+def _count(option: str, text: str | None) -> int | float | None:
+    """A number of tokens, or a share of them: what is written with a point."""
+    if text is None:
+        return None
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        fail(f"{option} must be a number of tokens, or a share in [0, 1] such as 0.2, got {text!r}")
+
+
 def _shape(model: str) -> ModelShape:
     if model in SIZES:
         return SIZES[model].shape
     if not is_folder(Path(model)):
-        fail(f"--model must be one of {', '.join(SIZES)}, or a checkpoint folder, got {model!r}")
+        from ..support.options import unknown_model
+
+        fail(f"--model {unknown_model(model)}")
     from prunevid_kernels.adapters.families.detect import read_shape
 
     try:
@@ -157,14 +181,13 @@ def _print_results(
 def _print_paper_table(model: str, as_json: bool | None) -> None:
     from ..cost.flops.paper import note, published
 
-    if model not in SIZES:
-        fail(f"--paper-table needs a published model: {', '.join(SIZES)}, got {model!r}")
-    paper = published().get(model)
-    rows = () if paper is None else paper.ratios
-    if paper is not None:
-        say(f"{model}, {paper.text_tokens} text tokens, the paper's formula\n")
-        say(f"{'method':16} {'layers':>7} {'first':>7} {'then':>7} {'paper':>7} {'ours':>7}")
-    for row in rows:
+    if model not in published():
+        known = ", ".join(published())
+        fail(f"--paper-table: the paper prints ratios of {known} only, got --model {model!r}")
+    paper = published()[model]
+    say(f"{model}, {paper.text_tokens} text tokens, the paper's formula\n")
+    say(f"{'method':16} {'layers':>7} {'first':>7} {'then':>7} {'paper':>7} {'ours':>7}")
+    for row in paper.ratios:
         say(
             f"{row.method:16} {row.full_layers:7} {row.first:7.1%} {row.then:7.1%} "
             f"{row.published:>7} {row.ours():7.3f}{'' if row.is_reproduced() else '  differs'}"
@@ -173,6 +196,7 @@ def _print_paper_table(model: str, as_json: bool | None) -> None:
     for name in (model, *(name for name in published() if name != model)):
         say(note(name))
     ratios = [
-        {**asdict(row), "ours": row.ours(), "is_reproduced": row.is_reproduced()} for row in rows
+        {**asdict(row), "ours": row.ours(), "is_reproduced": row.is_reproduced()}
+        for row in paper.ratios
     ]
     print_summary({"model": model, "rows": ratios}, as_json)

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from prunevid_kernels.adapters.methods.record import Method
 
 models_app = typer.Typer(
-    help="Look into checkpoint folders.", no_args_is_help=True, rich_markup_mode=None
+    help="Check checkpoint folders before anything is loaded.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
 @models_app.callback()
 def _root() -> None:
-    """Look into checkpoint folders."""
+    """Check checkpoint folders before anything is loaded."""
 
 
 @models_app.command("check")
@@ -34,7 +36,10 @@ def check_command(
     folder: Annotated[Path, typer.Argument(help="Checkpoint folder.", show_default=False)],
     as_json: AsJson = None,
 ) -> None:
-    """Say which model a folder holds and whether all its weights and its processor are there."""
+    """Say which model a folder holds, and whether it is whole.
+
+    Reads configs and headers of all weights, and the processor's files; needs no GPU.
+    """
     from prunevid_kernels.adapters.checkpoint.files import (
         CheckpointError,
         open_checkpoint,
@@ -82,7 +87,10 @@ def check_command(
 
 
 def methods_command(as_json: AsJson = None) -> None:
-    """List the pruning methods: what each needs and does, how it keeps a share, its options."""
+    """List the pruning methods with their options.
+
+    What each does and needs, and how it keeps a share of the tokens.
+    """
     from prunevid_kernels.adapters.methods.record import CHANGES, NEEDS
     from prunevid_kernels.adapters.methods.registry import find_method, method_names
 

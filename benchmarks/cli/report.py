@@ -24,7 +24,10 @@ def report_command(
     ),
     as_json: AsJson = None,
 ) -> None:
-    """Combine runs into the paper's table, with published numbers, intervals and plots."""
+    """Combine runs into the paper's table, with plots.
+
+    Published numbers stand beside the measured ones and their intervals.
+    """
     from ..accuracy.extract import EXTRACTORS
     from ..accuracy.run_log import RunLogError
     from ..report.page import report_markdown, write_paper_report

@@ -58,7 +58,10 @@ def run_command(
     reader: ReaderName = "auto",
     as_json: AsJson = None,
 ) -> None:
-    """Prune one video for one question, answer it, and write a report that shows what happened."""
+    """Ask one question about one video, pruned and unpruned.
+
+    Writes a report that shows where every token went.
+    """
     require_out_folder(out)
     with _status("Starting"):
         from prunevid_kernels.adapters.families.video_model import ModelError, silence_transformers

@@ -33,9 +33,10 @@ def train_tiny_command(
     resume: Annotated[bool, typer.Option(help="Continue the unfinished run in --out.")] = False,
     as_json: AsJson = None,
 ) -> None:
-    """Train the embedded model from a seed, measure it, and write a checkpoint with a model card.
+    """Train the embedded model again, from a seed.
 
-    Needs a checkout of the repository, and less than an hour on two cores.
+    Measures it and writes a checkpoint with a model card. Needs a checkout of the repository, and
+    less than an hour on two cores.
     """
     if find_spec("prunevid_kernels.benchmarks.train_tiny") is None:
         fail("train-tiny needs a checkout of the repository, installed with pip install -e")

@@ -14,10 +14,12 @@ from typing import Any
 
 from .sample import (
     DatasetError,
+    QuestionFile,
     Questions,
     RowError,
     Sample,
     read_json,
+    read_questions,
     text_field,
     video_source,
     write_rows,
@@ -33,6 +35,11 @@ def load_egoschema(data_root: Path) -> Questions:
     Raises:
         DatasetError: see :mod:`.sample`.
     """
+    return read_questions(egoschema_files(data_root))
+
+
+def egoschema_files(data_root: Path) -> list[QuestionFile]:
+    """The file of all questions below the data root."""
     videos = data_root / "ego_schema" / "videos"
 
     def read(index: int, row: dict[str, Any]) -> Iterable[Sample]:
@@ -45,9 +52,7 @@ def load_egoschema(data_root: Path) -> Questions:
         source = video_source(videos, name)
         yield Sample(name, task, text_field(row, "question"), options, gold, source)
 
-    questions = Questions()
-    questions.add_file(data_root / _FILE, read)
-    return questions
+    return [QuestionFile(data_root / _FILE, read)]
 
 
 def prepare_egoschema(folder: Path, data_root: Path) -> list[Path]:

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .sample import Questions, RowError, Sample, VideoSource, inside, options_field, text_field
+from .sample import (
+    QuestionFile,
+    Questions,
+    RowError,
+    Sample,
+    VideoSource,
+    inside,
+    options_field,
+    read_questions,
+    text_field,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,12 @@ def load_mvbench(data_root: Path) -> Questions:
     Raises:
         DatasetError: see :mod:`.sample`.
     """
-    questions = Questions()
+    return read_questions(mvbench_files(data_root))
+
+
+def mvbench_files(data_root: Path) -> list[QuestionFile]:
+    """The question file of each task below the data root."""
+    files = []
     for name, task in TASKS.items():
         file = data_root / "MVBench" / "json" / f"{name}.json"
         videos = data_root / "MVBench" / "video" / task.folder
@@ -85,8 +100,8 @@ def load_mvbench(data_root: Path) -> Questions:
             gold = options.index(answer)
             yield Sample(f"{name}/{index:04d}", name, question, options, gold, source)
 
-        questions.add_file(file, read)
-    return questions
+        files.append(QuestionFile(file, read))
+    return files
 
 
 def _bound(row: dict[str, Any]) -> tuple[float, float]:

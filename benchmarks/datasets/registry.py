@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .egoschema import load_egoschema
-from .mvbench import load_mvbench
-from .sample import Questions, Sample
+from .egoschema import egoschema_files, load_egoschema, prepare_egoschema
+from .mvbench import load_mvbench, mvbench_files
+from .sample import QuestionFile, Questions, Sample
 from .synthetic import held_out_questions
-from .vcgbench import load_vcgbench
-from .videomme import load_videomme
+from .vcgbench import load_vcgbench, vcgbench_files
+from .videomme import load_videomme, prepare_videomme, videomme_files
 
 HELD_OUT_QUESTIONS = 2000
 
@@ -21,12 +21,50 @@ Scoring = Literal["choice", "word", "judge"]
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """How a benchmark's question files are made of the official ones.
+
+    Attributes:
+        write: (official files, data root) -> the question files that it has written.
+        source: what the official files are.
+    """
+
+    write: Callable[[Path, Path], list[Path]]
+    source: str
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """How a benchmark lies below the data root.
+
+    Attributes:
+        folder: its folder.
+        files: (data root) -> its question files.
+        questions: how many are published; None: no number is known here.
+        prepare: makes the question files; None: they are used as they are published.
+    """
+
+    folder: str
+    files: Callable[[Path], list[QuestionFile]]
+    questions: int | None
+    prepare: Preparation | None = None
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """Where questions come from, and what their answers are."""
+    """Where questions come from, and what their answers are.
+
+    Attributes:
+        title: in print.
+        load: (data root) -> all of its questions.
+        scoring: how an answer becomes right or wrong.
+        on_disk: None: its videos are generated.
+    """
 
     title: str
     load: Callable[[Path], Questions]
     scoring: Scoring
+    on_disk: OnDisk | None = None
 
 
 def load_synthetic(data_root: Path) -> Questions:
@@ -46,9 +84,31 @@ def load_synthetic(data_root: Path) -> Questions:
 
 
 DATASETS: dict[str, Dataset] = {
-    "mvbench": Dataset("MVBench", load_mvbench, "choice"),
-    "videomme": Dataset("Video-MME", load_videomme, "choice"),
-    "egoschema": Dataset("EgoSchema (subset)", load_egoschema, "choice"),
-    "vcgbench": Dataset("VCG-Bench", load_vcgbench, "judge"),
+    "mvbench": Dataset("MVBench", load_mvbench, "choice", OnDisk("MVBench", mvbench_files, 4000)),
+    "videomme": Dataset(
+        "Video-MME",
+        load_videomme,
+        "choice",
+        OnDisk(
+            "Video-MME",
+            videomme_files,
+            2700,
+            Preparation(prepare_videomme, "the official parquet file, or its folder"),
+        ),
+    ),
+    "egoschema": Dataset(
+        "EgoSchema (subset)",
+        load_egoschema,
+        "choice",
+        OnDisk(
+            "ego_schema",
+            egoschema_files,
+            5031,
+            Preparation(prepare_egoschema, "the folder with questions.json, subset_answers.json"),
+        ),
+    ),
+    "vcgbench": Dataset(
+        "VCG-Bench", load_vcgbench, "judge", OnDisk("VCGBench", vcgbench_files, None)
+    ),
     "synthetic": Dataset("generated clips", load_synthetic, "word"),
 }

@@ -76,6 +76,20 @@ class Sample:
         return LETTERS[self.gold] if isinstance(self.gold, int) else self.gold
 
 
+@dataclass(frozen=True)
+class QuestionFile:
+    """A JSON file of question rows.
+
+    Attributes:
+        path: where it is.
+        read: (number of a row, the row) -> its samples; raises :class:`RowError` about a row that
+            cannot be used.
+    """
+
+    path: Path
+    read: Callable[[int, dict[str, Any]], Iterable[Sample]]
+
+
 @dataclass
 class Questions:
     """The usable questions of a benchmark in their fixed order, and what is wrong with the others.
@@ -88,15 +102,15 @@ class Questions:
     problems: list[str] = field(default_factory=list)
     _ids: set[str] = field(default_factory=set)
 
-    def add_file(self, file: Path, read: Callable[[int, dict[str, Any]], Iterable[Sample]]) -> None:
-        """Add the samples that ``read(index, row)`` makes of each row of a JSON file.
+    def add_file(self, file: QuestionFile) -> None:
+        """Add the samples of all rows of a file.
 
         Raises:
             DatasetError: see :func:`read_json`; not one row is usable.
         """
         found: list[Sample] = []
         problems: list[str] = []
-        for index, row in enumerate(read_json(file, list)):
+        for index, row in enumerate(read_json(file.path, list)):
             try:
                 if not isinstance(row, dict):
                     raise RowError(f"must be an object, got {type(row).__name__}")
@@ -104,17 +118,29 @@ class Questions:
                     require_text(row)
                 except ValueError as error:
                     raise RowError(str(error)) from error
-                for sample in read(index, row):
+                for sample in file.read(index, row):
                     if sample.id in self._ids:  # one answer would stand for both
                         raise RowError(f"a second question with the id {sample.id!r}")
                     self._ids.add(sample.id)
                     found.append(sample)
             except RowError as error:
-                problems.append(f"{file}: row {index}: {error}")
+                problems.append(f"{file.path}: row {index}: {error}")
         if not found:
-            raise DatasetError(problems[0] if problems else f"{file}: no questions")
+            raise DatasetError(problems[0] if problems else f"{file.path}: no questions")
         self.samples.extend(found)
         self.problems.extend(problems)
+
+
+def read_questions(files: Iterable[QuestionFile]) -> Questions:
+    """All questions of a benchmark, file by file.
+
+    Raises:
+        DatasetError: a file that cannot be used.
+    """
+    questions = Questions()
+    for file in files:
+        questions.add_file(file)
+    return questions
 
 
 def read_json(file: Path, kind: type[Value]) -> Value:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .sample import Questions, Sample, text_field, video_source
+from .sample import QuestionFile, Questions, Sample, read_questions, text_field, video_source
 
 FILES = ("generic", "temporal", "consistency")
 # In the order in which the paper's table has them: score -> the file whose answers it judges.
@@ -32,7 +32,12 @@ def load_vcgbench(data_root: Path) -> Questions:
     Raises:
         DatasetError: see :mod:`.sample`.
     """
-    questions = Questions()
+    return read_questions(vcgbench_files(data_root))
+
+
+def vcgbench_files(data_root: Path) -> list[QuestionFile]:
+    """The three question files below the data root."""
+    files = []
     folder = data_root / "VCGBench"
     for name in FILES:
         file = folder / "Zero_Shot_QA" / "Benchmarking_QA" / f"{name}_qa.json"
@@ -44,8 +49,8 @@ def load_vcgbench(data_root: Path) -> Questions:
             for suffix, question in asked.items():
                 yield Sample(f"{name}/{index:04d}{suffix}", name, question, (), answer, video)
 
-        questions.add_file(file, read)
-    return questions
+        files.append(QuestionFile(file, read))
+    return files
 
 
 def _pair(row: dict[str, Any]) -> dict[str, str]:

@@ -16,10 +16,12 @@ from typing import Any
 from .sample import (
     LETTERS,
     DatasetError,
+    QuestionFile,
     Questions,
     RowError,
     Sample,
     options_field,
+    read_questions,
     text_field,
     video_source,
     write_rows,
@@ -36,7 +38,12 @@ def load_videomme(data_root: Path) -> Questions:
     Raises:
         DatasetError: see :mod:`.sample`.
     """
-    questions = Questions()
+    return read_questions(videomme_files(data_root))
+
+
+def videomme_files(data_root: Path) -> list[QuestionFile]:
+    """The question file of each duration below the data root."""
+    files = []
     videos = data_root / "Video-MME" / "data"
     for duration in DURATIONS:
         file = _file(data_root, duration)
@@ -51,8 +58,8 @@ def load_videomme(data_root: Path) -> Questions:
             question = text_field(row, "question")
             yield Sample(f"{duration}/{index:04d}", duration, question, options, gold, source)
 
-        questions.add_file(file, read)
-    return questions
+        files.append(QuestionFile(file, read))
+    return files
 
 
 def prepare_videomme(parquet: Path, data_root: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from prunevid_kernels.adapters.video.reader import Reader
 
 from prunevid_kernels.adapters.checkpoint.json_text import parse_json, read_bytes
+from prunevid_kernels.adapters.families import SIZES
 
 PAPER_LAYER = 10
 
@@ -50,6 +52,16 @@ def parse_value(text: str) -> Any:
         return parse_json(text)
     except ValueError:
         return text.strip()
+
+
+def unknown_model(name: str) -> str:
+    """The error about a model that is neither a published size nor a folder, after the option's
+    name."""
+    from prunevid_kernels.adapters.checkpoint.files import folder_hint
+
+    near = get_close_matches(name, SIZES, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else folder_hint(Path(name))
+    return f"must be one of {', '.join(SIZES)}, or a checkpoint folder, got {name!r}{hint}"
 
 
 def default_layer(num_layers: int) -> int:

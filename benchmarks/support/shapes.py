@@ -12,7 +12,9 @@ shapes, all of them needed; ``{str: shape}`` for any names; a tuple of shapes, o
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import fields
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 Shape = Any
 
@@ -47,6 +49,34 @@ def require_shape(value: Any, shape: Shape, place: str) -> None:
         require_shape(value, kinds[0], place)
     elif not _is_kind(value, shape):
         raise _error(value, shape, place)
+
+
+def dataclass_shape(cls: type, **narrower: Shape) -> dict[str, Shape]:
+    """The shape of a dataclass's fields, from their annotations.
+
+    Args:
+        cls: whose fields are of str, int, float, bool, None, and dicts of names to these.
+        **narrower: shapes of fields whose annotations say less than is known of them.
+
+    Raises:
+        TypeError: a field of another type.
+    """
+    hints = get_type_hints(cls)
+    names = [field.name for field in fields(cls)]
+    return {name: narrower.get(name) or _of_hint(hints[name]) for name in names}
+
+
+def _of_hint(hint: Any) -> Shape:
+    if hint in (str, int, float, bool):
+        return hint
+    if hint is type(None):
+        return None
+    if get_origin(hint) is dict and get_args(hint)[0] is str:
+        return {str: _of_hint(get_args(hint)[1])}
+    if get_origin(hint) in (Union, UnionType):
+        # None first, so that no other kind has to be tried on it.
+        return tuple(sorted(map(_of_hint, get_args(hint)), key=lambda part: part is not None))
+    raise TypeError(f"no shape is known for a field of type {hint}")
 
 
 def _is_kind(value: Any, shape: Shape) -> bool:

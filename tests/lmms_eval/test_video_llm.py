@@ -25,8 +25,8 @@ from prunevid_kernels.adapters.families.st_llm.model import StLlm
 from prunevid_kernels.adapters.families.st_llm.processor import StLlmProcessor
 from prunevid_kernels.adapters.video.reader import VideoError, read_video
 from prunevid_kernels.adapters.video.sampling import frame_indices
-from prunevid_kernels.benchmarks.accuracy.ask import take_frames
 from prunevid_kernels.benchmarks.accuracy.protocol import protocol
+from prunevid_kernels.benchmarks.datasets.frames import take_frames
 from prunevid_kernels.benchmarks.datasets.sample import VideoSource
 
 try:

@@ -185,6 +185,7 @@ def test_everything_that_the_scripts_install_is_pinned():
         "scripts/demo.sh",
         "scripts/test.sh",
         "scripts/test_lmms_eval.sh",
+        "scripts/test_publishing.sh",
         "scripts/test_vllm.sh",
         ".ci/run",
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..record import Family, Later, bare_choice_prompt
+from ..record import FRAMES_OF_ANY_SIZE, Family, Later, bare_choice_prompt
 from ..shape import DecoderShape, ModelShape, Size, encoder_layer_macs, grid_shape
 
 NUM_FRAMES = 32
@@ -83,4 +83,5 @@ FAMILY = Family(
     choice_prompt=bare_choice_prompt,
     prunevid_share=None,
     prumerge_share=None,
+    lacks=FRAMES_OF_ANY_SIZE,
 )

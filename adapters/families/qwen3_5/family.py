@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..record import Family, Later, bare_choice_prompt
+from ..record import FRAMES_OF_ANY_SIZE, Family, Later, bare_choice_prompt
 from ..shape import DecoderShape, LinearAttention, ModelShape, Size, encoder_layer_macs, grid_shape
 
 NUM_FRAMES = 32
@@ -93,4 +93,5 @@ FAMILY = Family(
     prunevid_share=None,
     prumerge_share=None,
     selects=False,
+    lacks=FRAMES_OF_ANY_SIZE,
 )

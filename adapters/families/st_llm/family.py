@@ -144,4 +144,5 @@ FAMILY = Family(
     processor_options=("qformer_tokenizer",),
     generation=Later(__name__, "generation:generation_options"),
     answer_end="###",  # which begins the next turn
+    lacks={"grid": "a frame's tokens are queries, which stand for no part of it"},
 )

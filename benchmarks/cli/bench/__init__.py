@@ -10,13 +10,15 @@ from .latency import latency_command
 from .serve import serve_command
 
 bench_app = typer.Typer(
-    help="Measure kernels, models and servers.", no_args_is_help=True, rich_markup_mode=None
+    help="Measure kernels, whole models and servers.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
+bench_app.command("kernels")(bench_kernels_command)
 bench_app.command("cpu")(cpu_command)
 bench_app.command("estimate")(estimate_command)
-bench_app.command("kernels")(bench_kernels_command)
-bench_app.command("latency")(latency_command)
-bench_app.command("serve")(serve_command)
 bench_app.command("tune")(tune_command)
+bench_app.command("latency")(latency_command)
+bench_app.command("serve", short_help="Time vLLM servers, unpruned and pruned.")(serve_command)
 
 __all__ = ["bench_app"]

@@ -51,7 +51,10 @@ def estimate_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Model the time of every kernel launch from its compiled code; needs no GPU."""
+    """Model the time of every kernel launch, without a GPU.
+
+    Times follow from the compiled code; they are not measured.
+    """
     from ...cost.kernels.cases import real_cases
     from ...cost.kernels.estimate import GPUS, estimate, report
 

@@ -31,9 +31,10 @@ def bench_kernels_command(
     ),
     as_json: AsJson = None,
 ) -> None:
-    """Time merge, scoring and compaction beside what they replace; meaningful on a GPU only.
+    """Time every stage beside what it replaces, on a GPU.
 
-    Without one the torch variants run on the CPU at reduced shapes, and the floors are modelled.
+    Stages are merge, scoring and compaction. Without a GPU the torch variants run on the CPU at
+    reduced shapes, and the floors are modelled.
     """
     from ...cost.kernels.bench import NO_GPU, bench_kernels, has_failures
     from ...cost.kernels.stages import STAGES
@@ -79,9 +80,10 @@ def cpu_command(
     ),
     as_json: AsJson = None,
 ) -> None:
-    """Time the reference beside eager PyTorch and the engines' pruning, on one thread of a CPU.
+    """Time the reference on one thread of a CPU.
 
-    Processor time, at the models' shapes; each round runs every variant once.
+    It stands beside eager PyTorch and what engines run in place of a merge. Processor time, at the
+    models' shapes; each round runs every variant once.
     """
     from ...cost.kernels.on_cpu import bench_cpu, has_failures
 
@@ -120,7 +122,10 @@ def tune_command(
     ] = False,
     as_json: AsJson = None,
 ) -> None:
-    """Search block sizes on this GPU and write the fastest into the table that the kernels read."""
+    """Search block sizes on this GPU and keep the fastest.
+
+    They are written into the table that the kernels read.
+    """
     from ...cost.kernels.tune import CONFIGS, GRIDS, tune
 
     kernels = tuple(kernel or GRIDS)

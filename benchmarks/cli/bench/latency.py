@@ -55,7 +55,10 @@ def latency_command(
     ),
     as_json: AsJson = None,
 ) -> None:
-    """Time a model end to end, unpruned and pruned, split by stage; each row is checked first."""
+    """Time a model end to end, unpruned and pruned.
+
+    Split by stage; each row is checked for correctness first.
+    """
     from prunevid_kernels.adapters.families.video_model import ModelError, silence_transformers
 
     from ...cost.latency.bench import LatencyRequest, bench_latency

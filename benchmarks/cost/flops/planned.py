@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from prunevid_kernels.adapters.engine.supported import cannot_forget, drops_too_early
 from prunevid_kernels.adapters.families import FAMILIES, Family
 from prunevid_kernels.adapters.families.shape import ModelShape
 from prunevid_kernels.adapters.methods.registry import METHODS
@@ -23,12 +24,13 @@ class NotCounted(ValueError):
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What the user gave; None stands for the published share or the model's own number."""
+    """What the user gave; None stands for the published share or the model's own number. Of
+    ``merged`` and ``kept`` a float is a share of the visual tokens."""
 
     frames: int | None = None
     visual: int | None = None
-    merged: int | None = None
-    kept: int | None = None
+    merged: int | float | None = None
+    kept: int | float | None = None
     layer: int | None = None
     text: int | None = None
 
@@ -58,6 +60,8 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
         least = 1 if option in ("frames", "visual") else 0
         if value is not None and value < least:
             raise ValueError(f"--{option} must be an integer >= {least}, got {value}")
+        if isinstance(value, float) and not value <= 1:
+            raise ValueError(f"--{option} must be a count, or a share in [0, 1], got {value}")
     num_layers = shape.decoder.num_layers
     frames = shape.frames if given.frames is None else given.frames
     before = frames * shape.tokens_per_frame if given.visual is None else given.visual
@@ -68,10 +72,12 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
     is_merging = not {"merges", "drops"}.isdisjoint(changes)
     is_selecting = "selects" in changes
     if not family.selects and not {"selects", "compresses"}.isdisjoint(changes):
-        raise NotCounted(f"{name}: {family.title} drops nothing in its decoder; take merge_only")
+        raise NotCounted(f"{name}, {family.title}: {cannot_forget(name)}")
+    if "tower" in METHODS[name].needs and "tower" in family.lacks:
+        raise NotCounted(f"{name}, {family.title}: {family.lacks['tower']}")
     merged: float = before
     if is_merging and given.merged is not None:
-        merged = given.merged
+        merged = _tokens(given.merged, before)
     elif is_merging:
         share = _share(name, family)
         if share is None:
@@ -82,7 +88,7 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
     kept = merged
     if is_selecting and name != "drop_all":
         kept_ratio = 0.3 if name in ("fastv", "flashvid") else 0.4
-        kept = merged * kept_ratio if given.kept is None else given.kept
+        kept = merged * kept_ratio if given.kept is None else _tokens(given.kept, before)
     elif is_selecting:
         kept = 0
     if not before >= merged >= kept:
@@ -97,6 +103,9 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
         layer = layer if given.layer is None else given.layer
         if layer >= num_layers:
             raise ValueError(f"--layer must be less than the {num_layers} layers, got {layer}")
+        if layer < shape.planes:
+            reason = drops_too_early(name, layer, shape.planes)
+            raise NotCounted(f"{name}, {family.title}: {reason}")
     full = num_layers if layer is None else layer + 1
     per_layer = [merged] * full + [kept] * (num_layers - full)
     cached = kept + text
@@ -105,6 +114,18 @@ def prompt_counts(name: str, shape: ModelShape, given: TokenCounts) -> PromptCou
     elif name == "look_m":
         cached = 0.2 * (before + text)
     return PromptCounts(name, frames, before, per_layer, layer, text, cached)
+
+
+def note(name: str, shape: ModelShape) -> str | None:
+    """What has to be given to a method that was counted, before it runs on this model."""
+    family = FAMILIES[shape.family]
+    if "grid" in METHODS[name].needs and "grid" in family.lacks:
+        return f"{name}, {family.title}: no grid of a frame's tokens: {family.lacks['grid']}"
+    return None
+
+
+def _tokens(given: int | float, before: float) -> float:
+    return before * given if isinstance(given, float) else given
 
 
 _LIKE_PRUNEVID = ("prunevid", "merge_only", "random_drop", "drop_all")

@@ -34,7 +34,7 @@ from prunevid_kernels.adapters.video.reader import read_video
 
 from ...embedded import model as embedded_model
 from ...embedded.sample_clip import SAMPLE_CLIP, SAMPLE_QUESTION
-from ...support.options import PAPER_LAYER, default_layer
+from ...support.options import PAPER_LAYER, default_layer, unknown_model
 from ..kernels.cases import video_features
 from .random_models import random_model
 
@@ -93,7 +93,7 @@ def load_subject(
         random = random_model(model, device, dtype, is_reduced=is_reduced)
         return Subject(random, 1 if is_reduced else SIZES[model].layer, has_own_features=False)
     if not Path(model).is_dir():
-        raise ModelError(f"model must be {', '.join(SIZES)} or a checkpoint folder, got {model!r}")
+        raise ModelError(f"--model {unknown_model(model)}")
     loaded = load_video_model(model, device, dtype=dtype, lora_alpha=lora_alpha)
     layers = len(loaded.model.get_decoder().layers)
     return Subject(loaded, default_layer(layers), has_own_features=True)

@@ -6,10 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from families import FAMILIES as OTHERS
 from families_apart import VIDEO_LLAMA_3
 from tiny_grids import Clip, Question, build, inputs_of
 from tiny_models import generate, text_tokens
 
+from prunevid_kernels.adapters.families import adapter_of, family_of
 from prunevid_kernels.adapters.methods.registry import METHODS, build_method
 from prunevid_kernels.adapters.pruning import prune_by
 
@@ -53,3 +55,31 @@ def test_downsampling_a_grid_that_is_given(kind):
         prune_by(model, build_method("downsample", {"grid": (2, 4)})),
     ):
         generate(model, inputs_of(question), 2)
+
+
+@EACH_KIND
+def test_the_record_says_beforehand_what_the_adapter_says_of_a_model(kind):
+    """What is counted without a model is refused for the same reasons."""
+    model = model_of(kind)
+    family, adapter = family_of(model.config.model_type), adapter_of(model)
+    for need, ask in (("tower", adapter.vision_attention), ("grid", adapter.frame_grid)):
+        with pytest.raises(ValueError) as refused:
+            ask(model)
+        assert str(refused.value).endswith(family.lacks[need])
+        assert "Adapter" not in str(refused.value), "no name of a class inside"
+    planes = adapter.planes(model)
+    assert family.shape(model.config).planes == (0 if planes is None else planes.count)
+
+
+@pytest.mark.parametrize("family", OTHERS, ids=lambda family: family.name)
+def test_the_record_of_the_other_families_says_so_as_well(family):
+    model = family.build()
+    record, adapter = family_of(model.config.model_type), adapter_of(model)
+    adapter.vision_attention(model)
+    assert "tower" not in record.lacks
+    if "grid" in record.lacks:
+        with pytest.raises(ValueError, match="no grid in which the tokens of a frame lie"):
+            adapter.frame_grid(model)
+    else:
+        assert len(adapter.frame_grid(model)) == 2
+    assert adapter.planes(model) is None and record.shape(model.config).planes == 0

@@ -57,7 +57,7 @@ def test_downsampling_needs_a_grid():
         Downsample(grid=(2, 2)).merge_video(x)
     with pytest.raises(ValueError, match=r"grid must be \[rows, columns\], got \[2\]"):
         Downsample(grid=[2])
-    with pytest.raises(ValueError, match="StLlmAdapter names no grid in which"):
+    with pytest.raises(ValueError, match="has no grid in which the tokens"):
         apply_method(ST_LLM.build(), "downsample", {})
 
 

@@ -159,7 +159,7 @@ def test_small_videos_and_halves(method, shape, kind):
 @pytest.mark.parametrize("name", ["fastvid", "flashvid", "holitom", "visionzip"])
 def test_a_model_without_a_known_tower_is_refused(build_lm, name):
     options = {"layer": 1} if name == "flashvid" else {}
-    with pytest.raises(ValueError, match="CausalLMAdapter names no vision side whose attention"):
+    with pytest.raises(ValueError, match="LlamaForCausalLM has no attention on its vision side"):
         apply_method(build_lm(), name, options)
 
 

@@ -78,7 +78,7 @@ def test_prumerge_needs_a_run_of_the_tower(model, build_lm):
             handle._engine._model.method._take([2])
         with pytest.raises(ValueError, match="without a run of the tower"):
             handle._engine._model.method._take([3])
-    with pytest.raises(ValueError, match="CausalLMAdapter names no vision side whose"):
+    with pytest.raises(ValueError, match="LlamaForCausalLM has no attention on its vision side"):
         apply_method(build_lm(), "prumerge", {})
 
 

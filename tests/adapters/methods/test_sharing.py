@@ -82,7 +82,7 @@ def test_planes_of_a_grid_model_come_from_memory_as_well():
     alone = [ask(model, inputs, method) for method in ("full", "evs")]
     with counted(model.model.visual) as runs, share_vision(model) as shared:
         found = [ask(model, inputs, method) for method in ("full", "evs", "evs")]
-        with pytest.raises(ValueError, match="names no vision side"):
+        with pytest.raises(ValueError, match="no attention on its vision side"):
             ask(model, inputs, "holitom")
     assert len(runs) == 1 and shared.saved_s > 0
     for (logits, kept), (expected, expected_kept) in zip(found, [*alone, alone[1]], strict=True):

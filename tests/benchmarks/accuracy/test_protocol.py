@@ -16,9 +16,10 @@ from prunevid_kernels.adapters.families.st_llm import processor as st_llm_proces
 from prunevid_kernels.adapters.methods.registry import method_names
 from prunevid_kernels.adapters.video.reader import VideoError
 from prunevid_kernels.adapters.video.sampling import frame_indices
-from prunevid_kernels.benchmarks.accuracy.ask import question_options, read_answer, take_frames
+from prunevid_kernels.benchmarks.accuracy.ask import question_options, read_answer
 from prunevid_kernels.benchmarks.accuracy.plan import Plan, PlanError, parse_sweep, plan_runs
 from prunevid_kernels.benchmarks.accuracy.protocol import prompt, protocol, question_text
+from prunevid_kernels.benchmarks.datasets.frames import take_frames
 from prunevid_kernels.benchmarks.datasets.sample import Sample, VideoSource
 from prunevid_kernels.benchmarks.report.published import published_rows
 

@@ -139,3 +139,12 @@ def test_answers_whose_settings_are_gone_are_not_adopted(folder: Path, resume: b
     (folder / "settings.json").unlink()
     with pytest.raises(RunLogError, match="has samples.0.jsonl but no settings.json"):
         open_run(folder, SETTINGS, {}, resume=resume)
+
+
+@pytest.mark.parametrize("name", ["layers_ratio", "cached_ratio"])
+def test_a_share_above_one_is_not_believed(folder: Path, name: str) -> None:
+    write(folder, 0, Record("a", "t", "yes", **{name: 1.0}))  # type: ignore[arg-type]
+    assert getattr(read_run(folder).records["a"], name) == 1.0
+    write(folder, 0, Record("b", "t", "yes", **{name: 1.25}))  # type: ignore[arg-type]
+    with pytest.raises(RunLogError, match=rf"record.{name} must be a share of at most 1, got 1.25"):
+        read_run(folder)

@@ -157,7 +157,7 @@ def test_families_with_grids_are_told_the_time(evaluate, monkeypatch, family) ->
 def test_a_method_without_its_place_in_a_family_says_so(evaluate) -> None:
     outcome = evaluate("egoschema", "qwen3_vl", "--method", "prumerge", "--limit", "1")
     assert outcome.exit_code != 0
-    assert "names no vision side" in outcome.stderr
+    assert "no attention on its vision side" in outcome.stderr
 
 
 @pytest.mark.parametrize(

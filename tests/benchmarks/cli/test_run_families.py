@@ -97,7 +97,7 @@ def test_st_llm_repetition_penalty_counts_the_answer_only(folders) -> None:
 @pytest.mark.parametrize(
     ("kind", "config", "told"),
     [
-        ("qwen3_5", "layer=1", "prune before the decoder only (select=False)\n"),
+        ("qwen3_5", "layer=1", "such as merge_only, which is PruneVid with select=False\n"),
         ("qwen3_vl", "layer=1", "prunevid must select at a layer of at least 2, got 1\n"),
     ],
 )

@@ -63,6 +63,9 @@ def test_neither_a_check_nor_an_evaluation_loads_a_judge_or_drawings(
     root = tree.all_benchmarks(tmp_path / "DATAS")
     evaluation = ["eval", "egoschema", "--data-root", str(root), "--out", str(tmp_path / "runs")]
     evaluation += ["--limit", "1", "--frames", "2", "--max-new-tokens", "1"]
-    check, answered = map(set, loaded(["models", "check", str(checkpoint)], evaluation).values())
+    data = ["eval", "check", "--data-root", str(root)]
+    commands = (data, ["models", "check", str(checkpoint)], evaluation)
+    looked, check, answered = map(set, loaded(*commands).values())
+    assert looked.isdisjoint({"torch", "transformers", "pyarrow"})
     assert "torch" in check and check.isdisjoint(NOT_TO_ANSWER | {"av", "decord"})
     assert "transformers" in answered and answered.isdisjoint(NOT_TO_ANSWER)

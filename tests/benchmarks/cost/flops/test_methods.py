@@ -96,15 +96,22 @@ def test_every_method_on_every_model(model, name):
     family = FAMILIES[shape.family]
     share = family.prumerge_share if name == "prumerge" else family.prunevid_share
     given = TokenCounts()
+    acts_inside = not {"selects", "compresses"}.isdisjoint(METHODS[name].changes)
+    refusal = "cannot forget one" if not family.selects and acts_inside else None
+    if refusal is None and "tower" in METHODS[name].needs:
+        refusal = family.lacks.get("tower")
+    if refusal is not None:
+        with pytest.raises(NotCounted, match=f"{name}, {family.title}: .*{refusal}"):
+            prompt_counts(name, shape, given)
+        return
     if share is None and name in ("prunevid", "merge_only", "random_drop", "drop_all", "prumerge"):
         with pytest.raises(NotCounted, match=f"{name}: .*{family.title}"):
             prompt_counts(name, shape, given)
         given = TokenCounts(merged=shape.visual_tokens // 3)
-    acts_inside = not {"selects", "compresses"}.isdisjoint(METHODS[name].changes)
-    if not family.selects and acts_inside:
-        with pytest.raises(NotCounted, match=f"{name}: {family.title} drops nothing"):
+    if name == "fastv" and shape.planes:
+        with pytest.raises(NotCounted, match=f"layer of at least {shape.planes}, got 1"):
             prompt_counts(name, shape, given)
-        return
+        given = TokenCounts(layer=shape.planes)
     flops = prompt_flops(prompt_counts(name, shape, given), shape)
     ratios = [flops.ratio(form) for form in ACCOUNTINGS]
     if name in ("full", "look_m"):
