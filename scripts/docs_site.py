@@ -38,10 +38,9 @@ LINK = re.compile(r"(?P<open>!?\[(?P<text>[^\]]*)\])\((?P<target>[^)#\s]+)(?P<an
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
 
-def on_config(config: Any) -> Any:
-    """Before a build: the sources as one package."""
+def on_startup(**rest: Any) -> None:
+    """The sources as one package, before mkdocstrings looks which of its paths are there."""
     link_sources(SOURCES)
-    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -144,9 +143,9 @@ def command_reference() -> str:
     if result.returncode:
         raise RuntimeError(f"typer cannot describe {module}:\n{result.stderr}")
     _, _, commands = result.stdout.partition("\n## ")  # without the heading of the whole
-    return with_whole_summaries(
-        "## " + commands.replace("* `--help`: Show this message and exit.\n", "")
-    )
+    # Every command has --help, and many groups no option but that.
+    commands = commands.replace("* `--help`: Show this message and exit.\n", "")
+    return with_whole_summaries("## " + re.sub(r"\*\*Options\*\*:\n\n(?=\n|$)", "", commands))
 
 
 def with_whole_summaries(reference: str) -> str:

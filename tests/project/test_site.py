@@ -109,6 +109,7 @@ def test_the_reference_has_every_command() -> None:
     for command, anchor, summary in linked:
         assert f"## `{command}`\n\n{summary}\n" in reference
         assert anchor in anchors(reference) and not summary.endswith("...")
+    assert "--help" not in reference and not re.search(r":\n+(#|\*\*|$)", reference)
 
 
 def test_commands_that_cannot_be_read_end_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
