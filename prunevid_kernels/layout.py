@@ -223,3 +223,10 @@ class MergedVideo:
     tokens: Tensor
     layout: TokenLayout
     first_bad_frame: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """The sizes alone, without a look at the device."""
+        return (
+            f"MergedVideo(tokens {list(self.tokens.shape)} {self.tokens.dtype} on"
+            f" {self.tokens.device}, {self.layout!r})"
+        )

@@ -173,6 +173,7 @@ def relative(source: bytes, place: Path) -> bytes:
         edits.append((*span(node), text))
         imported.add(name)
 
+    _require_no_names(tree, place)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -215,6 +216,19 @@ def _require_allowed(module: str, place: Path) -> None:
             f"{CORE}/{place}: a Hub kernel imports the standard library, torch and Triton, and "
             f"itself by `from ... import`; got {module}"
         )
+
+
+def _require_no_names(tree: ast.Module, place: Path) -> None:
+    """Refuse a module of the core that is named in a text, as for ``import_module``: it would be
+    looked for outside the kernel. Texts that are statements are docstrings."""
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            if node.value.startswith(f"{CORE}."):
+                raise HubKernelError(
+                    f"{CORE}/{place}: line {node.lineno} names a module of the core in a text; "
+                    f"take __name__ or a relative import, got {node.value!r:.60}"
+                )
 
 
 def _write_files(folder: Path, files: dict[str, bytes]) -> None:

@@ -335,4 +335,12 @@ def _print_table(
         "bad_rows": len(questions.problems),
         "runs": [str(folder) for folder in folders],
     }
+    skipped = max(row.skipped for row in rows)
+    name = runs[0].settings["benchmark"]
+    if skipped and name in _ON_DISK:
+        say(
+            f"{skipped} questions were skipped; `prunevid eval check {name} --read`, with this"
+            " --data-root, lists every video that is missing or unreadable",
+            file=sys.stderr,
+        )
     print_summary(result, as_json)

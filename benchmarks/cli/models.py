@@ -69,6 +69,8 @@ def check_command(
         summary["error"] = str(error)
     else:
         say(str(report))
+        if report.is_loadable and report.loaded != len(checkpoint.tensors) - len(report.ignored):
+            say("           (tensors of files are joined, folded or shared to make the model's)")
         summary["loadable"] = report.is_loadable
         for kind in ("missing", "unexpected", "mismatched", "ambiguous"):
             summary[kind] = len(getattr(report, kind))

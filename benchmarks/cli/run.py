@@ -26,6 +26,8 @@ from ..support.terminal import (
 if TYPE_CHECKING:
     from ..run.run import RunResult
 
+# Ends soon, or in the one line of an error.
+_QUICK = ("Reading video and model",)
 TOO_SMALL_TO_RACE = (
     "(where time goes; for what pruning saves in a model of real size: prunevid bench latency)"
 )
@@ -142,8 +144,11 @@ def _hanging(text: str) -> str:
 
 @contextmanager
 def _progress(text: str) -> Iterator[None]:
-    """A spinner while the block runs; a line with its time once it is done."""
+    """A spinner while the block runs; a line with its time once it is done. Where no spinner can be
+    seen a line says what begins: a large model takes minutes for one answer."""
     start = time.perf_counter()
+    if not sys.stderr.isatty() and text not in _QUICK:
+        say(f"{text} ...", file=sys.stderr)
     with _status(text):
         yield
     say(f"{text}: {time.perf_counter() - start:.1f} s", file=sys.stderr)

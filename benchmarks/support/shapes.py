@@ -51,18 +51,18 @@ def require_shape(value: Any, shape: Shape, place: str) -> None:
         raise _error(value, shape, place)
 
 
-def dataclass_shape(cls: type, **narrower: Shape) -> dict[str, Shape]:
+def dataclass_shape(kind: type, **narrower: Shape) -> dict[str, Shape]:
     """The shape of a dataclass's fields, from their annotations.
 
     Args:
-        cls: whose fields are of str, int, float, bool, None, and dicts of names to these.
+        kind: whose fields are of str, int, float, bool, None, and dicts of names to these.
         **narrower: shapes of fields whose annotations say less than is known of them.
 
     Raises:
         TypeError: a field of another type.
     """
-    hints = get_type_hints(cls)
-    names = [field.name for field in fields(cls)]
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]
     return {name: narrower.get(name) or _of_hint(hints[name]) for name in names}
 
 

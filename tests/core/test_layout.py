@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from prunevid_kernels import TokenLayout
+from prunevid_kernels import PruneVidConfig, TokenLayout, merge_video
 
 
 @pytest.fixture
@@ -97,3 +97,12 @@ def test_representation_of_a_deferred_layout_waits_for_nothing(layout: TokenLayo
     assert repr(deferred) == repr(layout)
     assert "segment_lengths" not in vars(deferred)
     assert torch.equal(deferred.group_sizes, layout.group_sizes)
+
+
+def test_a_merged_video_prints_in_a_line():
+    """Sizes, dtype and device: no values, which would wait for a device."""
+    merged = merge_video(torch.zeros(4, 3, 8), PruneVidConfig(budget=5))
+    assert repr(merged) == (
+        "MergedVideo(tokens [5, 8] torch.float32 on cpu,"
+        " TokenLayout(4 frames of 3 tokens -> 5 merged tokens))"
+    )

@@ -182,6 +182,13 @@ def test_a_module_that_needs_more_than_torch_is_refused(source: str) -> None:
         hub_kernel.relative(source.encode(), Path("kernels/x.py"))
 
 
+def test_a_module_that_is_named_in_a_text_is_refused() -> None:
+    """It would be found where the package is installed, and nowhere else."""
+    source = b"'prunevid_kernels.ops is fine in a docstring'\nf = load('prunevid_kernels.ops')\n"
+    with pytest.raises(hub_kernel.HubKernelError, match=r"x\.py: line 2 names a module of"):
+        hub_kernel.relative(source, Path("x.py"))
+
+
 def test_what_no_kernel_can_be(tmp_path: Path) -> None:
     for name in ("Prunevid", "p", "prune_vid", "-p"):
         with pytest.raises(hub_kernel.HubKernelError, match="name must be small letters"):

@@ -231,6 +231,8 @@ def test_missing_and_unreadable_videos_are_reported_skipped_and_counted(
     assert (row["questions"], row["skipped"], list(row["tasks"])) == (2, 4, ["medium"])
     assert "vid-short.mp4: no such file" in outcome.stderr
     assert "vid-long.mp4: not a video file" in outcome.stderr
+    assert "4 questions were skipped" in outcome.stderr
+    assert "`prunevid eval check videomme --read`" in outcome.stderr
     tree.videomme_tree(root, datas / "clip.mp4")
     (row,) = evaluate("videomme", "--resume", root=root).record["rows"]
     assert (row["questions"], row["skipped"]) == (6, 0), "found again on resuming"

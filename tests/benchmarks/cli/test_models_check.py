@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny_folders
 from paths import PARITY
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -35,6 +36,16 @@ def damaged(tmp_path: Path, checkpoint: Path) -> Path:
     return folder
 
 
+JOINED = "(tensors of files are joined, folded or shared to make the model's)"
+
+
+def test_stored_experts_are_said_to_be_joined(tmp_path: Path) -> None:
+    """Files hold a tensor an expert, the model one of all; where nothing is joined, not a word."""
+    for kind in ("qwen3_5_moe", "qwen2_5_vl"):
+        code, text, _ = check(tiny_folders.write_grid(tmp_path / kind, kind))
+        assert code == 0 and (JOINED in text) == (kind == "qwen3_5_moe"), text
+
+
 def test_published_pllava() -> None:
     code, text, summary = check(PARITY / "pllava_tiny_ckpt")
     assert code == 0 and summary["loadable"] and summary["family"] == "pllava"
@@ -45,6 +56,7 @@ def test_published_pllava() -> None:
         "needs      lora_alpha, which no file says\n"
     )
     assert "114 tensors of the model found" in text
+    assert JOINED in text, "130 and 114: two counts that both are right"
 
 
 def test_llava_onevision(checkpoint: Path) -> None:

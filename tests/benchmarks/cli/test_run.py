@@ -47,6 +47,8 @@ def test_default_run_says_what_it_used(default_run) -> None:
 
 def test_progress_is_on_stderr_and_the_result_on_stdout(default_run) -> None:
     assert "Answering, pruned: " in default_run.stderr
+    begun = default_run.stderr.index("Answering, pruned ...\n")
+    assert begun < default_run.stderr.index("Answering, pruned: "), "told when it begins"
     assert "Answering, pruned: " not in default_run.stdout
     assert default_run.stdout.splitlines()[-2].startswith("report ")
     assert "Traceback" not in default_run.stderr
