@@ -77,18 +77,21 @@ def apply_method(model: nn.Module, name: str, options: Mapping[str, Any]) -> Pru
     return prune_by(model, build_method(name, options))
 
 
-def share_vision(model: nn.Module, clock: Callable[[], float] = time.perf_counter) -> SharedVision:
+def share_vision(
+    model: nn.Module, clock: Callable[[], float] = time.perf_counter, *, videos: int = 1
+) -> SharedVision:
     """Encode the same video once for several methods, or for several questions about it.
 
     ``with share_vision(model): ...`` and inside it any number of methods, one after the other: a
-    prompt that brings the same pixels as the one before gets the features from memory. See
+    prompt that brings the same pixels as one before gets the features from memory. See
     :class:`.methods.sharing.SharedVision`, which also tells the seconds that were saved.
 
     Args:
         model: as for :func:`prune`.
         clock: gives the seconds in which that is told.
+        videos: how many are remembered; the one that was not asked about for longest goes first.
 
     Raises:
-        ValueError: a model of an unsupported kind.
+        ValueError: a model of an unsupported kind; ``videos`` below 1.
     """
-    return SharedVision(model, adapter_of(model), clock)
+    return SharedVision(model, adapter_of(model), clock, videos)
