@@ -59,17 +59,20 @@ class PruneVidConfig:
         cluster_ratio: merged tokens per token of a clustered group, beta in the paper. In (0, 1].
         keep_ratio: kept tokens per merged token in the selection, alpha in the paper. In (0, 1].
         layer: 0-based decoder layer whose attention selects tokens. Layers ``0..layer`` run on all
-            merged tokens, the layers after it on the kept ones.
+            merged tokens, the layers after it on the kept ones. At least 0, and one that the model
+            has.
         num_neighbors: size of the neighbourhood of the density estimate; a point counts as its own
-            neighbour. Fewer points than that: all of them.
-        min_cluster_tokens: groups of at most this many tokens are passed through unclustered.
+            neighbour. Fewer points than that: all of them. At least 1.
+        min_cluster_tokens: groups of at most this many tokens are passed through unclustered. At
+            least 1.
         score: ``"nope"`` scores with the un-rotated projections and no mask, as the authors'
             released code does; ``"rope"`` uses the layer's ordinary causal attention, as the
             paper's text says.
         selection: ``"grouped"`` keeps ``int(size * keep_ratio)`` of every group, as the released
             code does; ``"global"`` keeps the best ``int(V * keep_ratio)`` of the whole video.
-        budget: merged tokens a video, exactly: a count (int >= 1) or a fraction of ``T * N`` (float
-            in (0, 1]). ``None`` (threshold mode): whatever ``cluster_ratio`` gives.
+        budget: merged tokens a video, exactly: a count or a share of its ``T * N`` tokens. ``None``
+            (threshold mode): whatever ``cluster_ratio`` gives. At least 1 as an int, in (0, 1] as a
+            float.
         merge: False skips the merging of tokens before the LLM (ablation).
         select: False skips the selection inside the LLM (ablation).
 

@@ -1,22 +1,26 @@
-"""Write the measured numbers into the README, from the results files and from nowhere else.
+"""Write what the code and the results files say into the README and the pages, and nothing else.
 
     python -m prunevid_kernels.benchmarks.report.readme_tables
 
-The newest measured run of each GPU under ``benchmarks/results/`` becomes a table between two
-markers in README.md, and the report of ``prunevid report`` in ``synthetic/`` below it, on what the
-methods make of the embedded model, becomes one between two others; so does the table of families. A
-test holds that the README is what this command would write.
+Each block stands between two markers: the newest measured run of each GPU under
+``benchmarks/results/``; what the methods make of the embedded model, from the report of ``prunevid
+report`` in ``synthetic/`` below it; the families; the fields of the config, from their docstrings.
+A test holds that the pages are what this command would write.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.methods.registry import METHODS
 
@@ -26,6 +30,14 @@ from ..support.environment import ROOT
 BEGIN = "<!-- {name}: written by prunevid_kernels.benchmarks.report.readme_tables -->"
 END = "<!-- end of {name} -->"
 REPORT = Path("synthetic") / "report.json"
+# Which blocks a page has.
+PAGES = {
+    "README.md": ("answers",),
+    "docs/config.md": ("config",),
+    "docs/families.md": ("families",),
+    "docs/results.md": ("accuracy", "measurements"),
+}
+SHORT_SHARE = 0.2  # of the visual tokens, where one share has to stand for all
 NOTHING = "No GPU run has been committed yet, so there is no timing to show.\n"
 
 Result = dict[str, Any]
@@ -145,6 +157,62 @@ def _answers(row: dict[str, Any]) -> str:
     return f"{score:.1f} ({low:.1f} - {high:.1f}){'*' * is_off}"
 
 
+def answers_in_short(folder: Path) -> str:
+    """Markdown: every method's right answers at one share of the tokens, in a sentence."""
+    report = json.loads((folder / REPORT).read_text())
+    rows = [row for row in report["shares"] if row["asked"] == SHORT_SHARE]
+    (full,) = [row for row in report["shares"] if _name(row) == "full"]
+    rows.sort(key=lambda row: -row["score"]["score"])
+    told = ", ".join(f"`{row['method']}` {_answers(row)}" for row in rows)
+    return (
+        f"At {SHORT_SHARE:.0%} of the visual tokens, right answers in % (95% interval): {told}. "
+        f"Unpruned: {_answers(full)}. *: the method keeps another share, by more than 1 %.\n"
+    )
+
+
+def config_table() -> str:
+    """Markdown: the fields of the config, from their docstrings.
+
+    Raises:
+        ValueError: a field whose docstring does not end in the values that it takes, where its type
+            does not say them.
+    """
+    hints = get_type_hints(PruneVidConfig)
+    described = _entries(inspect.getdoc(PruneVidConfig) or "")
+    lines = ["| field | default | values | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(PruneVidConfig):
+        meaning, values = described[field.name], ""
+        if get_origin(hints[field.name]) is Literal:
+            values = " or ".join(f"`{json.dumps(value)}`" for value in get_args(hints[field.name]))
+        elif hints[field.name] is bool:
+            values = "`True` or `False`"
+        else:
+            meaning, end, last = meaning.rpartition(". ")
+            if not end or not last.startswith(("In ", "At least ")):
+                raise ValueError(f"{field.name}: its docstring must end in its range, got {last!r}")
+            meaning, values = meaning + ".", last[0].lower() + last.removesuffix(".")[1:]
+        default = f"`{json.dumps(field.default)}`" if field.default is not None else "`None`"
+        default = {"`true`": "`True`", "`false`": "`False`"}.get(default, default)
+        lines.append(f"| `{field.name}` | {default} | {values} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _entries(docstring: str) -> dict[str, str]:
+    """name -> text of the section ``Args`` of a docstring, as Markdown."""
+    _, _, rest = docstring.partition("Args:\n")
+    entries: dict[str, str] = {}
+    name = ""
+    for line in rest.splitlines():
+        if not line.startswith("    "):
+            break
+        if head := re.match(r"    (\w+): (.*)", line):
+            name, text = head.groups()
+            entries[name] = text
+        else:
+            entries[name] += " " + line.strip()
+    return {name: text.replace("``", "`") for name, text in entries.items()}
+
+
 def family_table() -> str:
     """Markdown: every family, and what of the method runs in it, from the table of families."""
     lines = ["| model | sizes known by name | merge | select |", "|---|---|---|---|"]
@@ -163,33 +231,45 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def replaced(readme: str, name: str, block: str) -> str:
-    """``readme`` with ``block`` between the markers of ``name``.
+def replaced(page: str, name: str, block: str) -> str:
+    """``page`` with ``block`` between the markers of ``name``.
 
     Raises:
         ValueError: the markers are missing or in the wrong order.
     """
     first, last = BEGIN.format(name=name), END.format(name=name)
-    begin, end = readme.find(first), readme.find(last)
+    begin, end = page.find(first), page.find(last)
     if begin < 0 or end < begin:
-        raise ValueError(f"the README must hold the lines {first!r} and {last!r}, in this order")
-    return readme[: begin + len(first)] + "\n\n" + block + "\n" + readme[end:]
+        raise ValueError(f"the page must hold the lines {first!r} and {last!r}, in this order")
+    return page[: begin + len(first)] + "\n\n" + block + "\n" + page[end:]
 
 
-def updated(readme: str, results: Path) -> str:
-    """``readme`` with the tables of the results folder."""
-    readme = replaced(readme, "measurements", tables(measured_results(results)))
-    readme = replaced(readme, "families", family_table())
-    return replaced(readme, "accuracy", accuracy_table(results))
+def updated(root: Path) -> dict[str, str]:
+    """Every page of :data:`PAGES` of a checkout with its blocks as they should be."""
+    results = root / "benchmarks" / "results"
+    blocks = {
+        "accuracy": accuracy_table(results),
+        "answers": answers_in_short(results),
+        "config": config_table(),
+        "families": family_table(),
+        "measurements": tables(measured_results(results)),
+    }
+    pages = {}
+    for page, names in PAGES.items():
+        text = (root / page).read_text(encoding="utf-8")
+        for name in names:
+            text = replaced(text, name, blocks[name])
+        pages[page] = text
+    return pages
 
 
 def main(root: Path = ROOT) -> int:
-    """Rewrite the README of a checkout."""
-    path = root / "README.md"
-    path.write_text(updated(path.read_text(), root / "benchmarks" / "results"))
+    """Rewrite the pages of a checkout."""
+    for page, text in updated(root).items():
+        (root / page).write_text(text, encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description="Write the measured tables into README.md.").parse_args()
+    argparse.ArgumentParser(description="Write tables into the README and docs/.").parse_args()
     sys.exit(main())

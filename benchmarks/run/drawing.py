@@ -11,7 +11,7 @@ from __future__ import annotations
 import colorsys
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -312,6 +312,7 @@ def _heat_colors(heat: NDArray) -> NDArray[np.float32]:
     return np.stack([np.interp(heat, stops, c) for c in channels], axis=-1).astype(np.float32)
 
 
+@lru_cache(maxsize=4)  # the same for every frame of a video
 def _token_colors(count: int) -> NDArray[np.float32]:
     """[count, 3] in 0..255: hues by the golden ratio, so that successive tokens differ."""
     hues = (np.arange(count) * 0.61803398875) % 1

@@ -75,12 +75,13 @@ def write_folder(folder: Path, model: Any, tokenizer: Any, preprocessing: dict[s
     return folder
 
 
-def write_llava_onevision(folder: Path) -> Path:
+def write_llava_onevision(folder: Path, **text: Any) -> Path:
     special = ["<|endoftext|>", "<image>", "<video>", "<|im_start|>", "<|im_end|>"]
     assert special.index("<image>") == tiny_models.IMAGE_ID
     assert special.index("<video>") == tiny_models.VIDEO_ID
     tokenizer = byte_tokenizer(special, "<|im_end|>", LLAVA_TEMPLATE)
-    model = tiny_models.llava(vocab_size=len(tokenizer), max_position_embeddings=32768)
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 32768}
+    model = tiny_models.llava(**words, **text)
     side = tiny_models.IMAGE_SIZE_PX
     size = {"height": side, "width": side}
     return write_folder(folder, model, tokenizer, {**_HALVES, "size": size})

@@ -1,46 +1,73 @@
-"""The Python examples of the documents run as they are printed, and compute what is said of them.
-
-An example runs where the line above it is ``<!-- runs -->``.
-"""
+"""The documents' Python examples run as they are printed, and compute what is said of them."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_folders
+import tiny_models
 import torch
-from paths import ROOT
+from documents import DOCS, NEEDS, PAGES, RUNS, run
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import PromptVisuals, VideoSpan, prune
-
-EXAMPLE = re.compile(r"^<!-- runs -->\n```python\n(.*?)^```", re.M | re.S)
+from prunevid_kernels.benchmarks.embedded import SAMPLE_CLIP
 
 
 def examples() -> list[Any]:
-    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    return [
-        pytest.param(match[1], id=f"{path.name}-{number}")
-        for path in documents
-        for number, match in enumerate(EXAMPLE.finditer(path.read_text(encoding="utf-8")))
-    ]
+    found = []
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        runs = [(None, example) for example in RUNS.findall(text)]
+        for number, (module, example) in enumerate([*runs, *NEEDS.findall(text)]):
+            found.append(pytest.param(module, example, id=f"{path.name}-{number}"))
+    return found
 
 
-def run(example: str) -> dict[str, Any]:
-    names: dict[str, Any] = {"__name__": "example"}
-    exec(compile(example, "example", "exec", dont_inherit=True), names)
-    return names
+@pytest.fixture(scope="module")
+def reader_s_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the examples are run: a clip, and a folder of a model that stands in for the 7B one,
+    with as many layers as the default config needs."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copy(SAMPLE_CLIP, folder / "clip.mp4")
+    (folder / "MODELS").mkdir()
+    model = tiny_folders.write_llava_onevision(
+        folder / "MODELS" / "llava-onevision-7b", num_hidden_layers=PruneVidConfig().layer + 2
+    )
+    file = model / "generation_config.json"
+    generation = json.loads(file.read_text())
+    letters = range(tiny_models.FIRST_TEXT_ID, tiny_models.VOCABULARY)  # any of them ends an answer
+    generation["eos_token_id"] = [generation["eos_token_id"], *letters]
+    file.write_text(json.dumps(generation))
+    return folder
 
 
 def importing(number: int) -> str:
-    return EXAMPLE.findall((ROOT / "docs" / "importing.md").read_text(encoding="utf-8"))[number]
+    return RUNS.findall((DOCS / "importing.md").read_text(encoding="utf-8"))[number]
 
 
-@pytest.mark.parametrize("example", examples())
-def test_example_runs(example):
+@pytest.mark.parametrize(("module", "example"), examples())
+def test_example_runs(module, example, reader_s_folder, monkeypatch, capsys):
+    """And prints what the comments beside its ``print`` say, in their order."""
+    if module is not None:
+        pytest.importorskip(module, reason=f"the page says that it needs {module}")
+    monkeypatch.chdir(reader_s_folder)
     run(example)
+    printed = iter(capsys.readouterr().out.splitlines())
+    for start in re.findall(r"^print\(.*\)  # (.*)$", example, re.M):
+        assert any(line.startswith(start.removesuffix(" ...")) for line in printed), start
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_python_example_is_left_out(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.count("```python\n") == len(RUNS.findall(text)) + len(NEEDS.findall(text))
 
 
 def test_the_import_examples_do_without_the_adapters():
@@ -87,7 +114,7 @@ def llama_name(name: str) -> str:
 def test_the_decoder_loop_says_what_a_pruned_llama_says(config):
     example = importing(1)
     if config.score == "rope":
-        page = (ROOT / "docs" / "importing.md").read_text(encoding="utf-8")
+        page = (DOCS / "importing.md").read_text(encoding="utf-8")
         nope, rope = (re.findall(how, page)[-1] for how in (NOPE_SCORING, ROPE_SCORING))
         example = example.replace(nope, rope)
     names = run(example)

@@ -14,6 +14,7 @@ import pytest
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import VideoModel, apply_method, prune
 from prunevid_kernels.adapters.video.reader import read_video
+from prunevid_kernels.benchmarks.cost.flops.methods import sample_flops
 from prunevid_kernels.benchmarks.datasets.synthetic import held_out_questions, make_clip
 from prunevid_kernels.benchmarks.embedded import model as embedded_model
 from prunevid_kernels.benchmarks.embedded.model import SELECTION_LAYER, load_embedded_model
@@ -93,7 +94,11 @@ def test_the_readme_says_what_becomes_of_the_sample_clip(model: VideoModel) -> N
         f"{call.tokens_before} tokens were merged into {call.tokens_merged}, "
         f"and {call.tokens_kept} of those were kept"
     )
-    assert told in " ".join((ROOT / "README.md").read_text().split())
+    flops = sample_flops(call, model.shape).ratio("exact")
+    share = call.tokens_kept / call.tokens_before
+    first = f"{share:.1%} of the visual tokens, {flops:.1%} of the decoder's FLOPs"
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert told in readme and first in readme
 
 
 def test_it_is_small_and_the_pages_know_its_size(model: VideoModel) -> None:

@@ -1,10 +1,13 @@
-"""The README's numbers are what the results files say."""
+"""The numbers of the README and the pages are what the results files say, the tables what the code
+says."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.benchmarks.report import readme_tables
 from prunevid_kernels.benchmarks.support.environment import ROOT
 
@@ -52,8 +55,10 @@ REPORT = {
         share_row("look_m", None, 1.0, 94.0),
         share_row("full", None, 1.0, 95.0),
         share_row("evs", 0.1, 0.125, 60.0),
+        share_row("evs", 0.2, 0.2, 80.0),
         share_row("evs", 0.3, 0.305, 90.0),
         share_row("prunevid", 0.1, 0.1, 93.0),
+        share_row("prunevid", 0.2, 0.22, 94.0),
     ],
     "environments": [
         {"date": "2026-05-06T07:08:09", "commit": "fedcba9876543210", "packages": {"torch": "2.0"}}
@@ -73,9 +78,10 @@ def markers(name: str) -> str:
     return f"{first}\nold\n{last}\n"
 
 
-def test_the_readme_is_up_to_date() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert readme_tables.updated(readme, ROOT / "benchmarks" / "results") == readme
+@pytest.mark.parametrize("page", readme_tables.PAGES)
+def test_the_page_is_up_to_date(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert readme_tables.updated(ROOT)[page] == text
 
 
 def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
@@ -88,12 +94,11 @@ def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
     }
     for name, content in runs.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
-    readme = tmp_path / "README.md"
-    readme.write_text(
-        "before\n" + "".join(map(markers, ("measurements", "families", "accuracy"))) + "after\n"
-    )
+    (tmp_path / "docs").mkdir()
+    for page, names in readme_tables.PAGES.items():
+        (tmp_path / page).write_text("before\n" + "".join(map(markers, names)) + "after\n")
     assert readme_tables.main(tmp_path) == 0
-    text = readme.read_text()
+    text = (tmp_path / "docs" / "results.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold\n" not in text
     assert text.index("GPU A") < text.index("GPU B")
     assert "| merge | a case | ours | 0.0500 (0.0450 - 0.0600) | 4.00 | - |" in text
@@ -108,8 +113,9 @@ def test_shows_the_newest_measured_run_of_each_gpu(tmp_path: Path) -> None:
 def test_shows_what_every_method_answers(tmp_path: Path) -> None:
     table = readme_tables.accuracy_table(results_folder(tmp_path))
     assert "1,200 questions, 2026-05-06, commit `fedcba9876`, torch 2.0." in table
-    assert "| method | 10% | 30% | ms at 10% |" in table and "processor time" in table
-    assert "| prunevid | 93.0 (92.0 - 94.5) | - | 52 |\n| evs | 60.0 (59.0 - 61.5)* | 90" in table
+    assert "| method | 10% | 20% | 30% | ms at 20% |" in table and "processor time" in table
+    assert "| prunevid | 93.0 (92.0 - 94.5) | 94.0 (93.0 - 95.5)* | - | 52 |\n" in table
+    assert "\n| evs | 60.0 (59.0 - 61.5)* | 80.0" in table
     untold = "`full` 95.0 (94.0 - 96.5), 100% kept, 52 ms; `look_m` 94.0 (93.0 - 95.5), 100% kept"
     assert f"As they are: {untold}" in table
     assert "\n3 of 9 runs are not finished." in table and "Another" not in table
@@ -118,3 +124,44 @@ def test_shows_what_every_method_answers(tmp_path: Path) -> None:
 def test_refuses_a_readme_without_the_markers() -> None:
     with pytest.raises(ValueError, match="must hold the lines"):
         readme_tables.replaced("no markers", "accuracy", "block")
+
+
+def test_the_short_form_names_every_method_best_first(tmp_path: Path) -> None:
+    told = readme_tables.answers_in_short(results_folder(tmp_path))
+    assert told.startswith("At 20% of the visual tokens")
+    assert "`prunevid` 94.0 (93.0 - 95.5)*, `evs` 80.0 (79.0 - 81.5). Unpruned: 95.0 (94" in told
+
+
+def test_the_config_table_says_what_the_config_takes() -> None:
+    rows = {
+        cells[1].strip(" `"): [cell.strip() for cell in cells[2:5]]
+        for line in readme_tables.config_table().splitlines()[2:]
+        if (cells := line.split("|"))
+    }
+    assert list(rows) == [field.name for field in fields(PruneVidConfig)]
+    for name, (default, values, meaning) in rows.items():
+        assert default == f"`{getattr(PruneVidConfig(), name)!r}`".replace("'", '"')
+        assert meaning
+        if values == "in (0, 1]":
+            taken, refused = (1e-9, 1.0), (0.0, 1.0001)
+        elif values.startswith("at least"):
+            least = int(values.split()[2].rstrip(","))
+            taken, refused = (least,), (least - 1,)
+        elif name == "select" or name == "merge":
+            taken, refused = (True, False), (1, None)
+        else:
+            taken, refused = tuple(json.loads(v.strip("`")) for v in values.split(" or ")), ("",)
+        for value in taken:
+            assert getattr(PruneVidConfig(**{name: value}), name) == value
+        for value in refused:
+            with pytest.raises((TypeError, ValueError), match=name):
+                PruneVidConfig(**{name: value})
+
+
+def test_a_field_without_a_range_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PruneVidConfig.__doc__ or ""
+    monkeypatch.setattr(
+        PruneVidConfig, "__doc__", text.replace("alpha in the paper. In (0, 1].", "x.")
+    )
+    with pytest.raises(ValueError, match="keep_ratio: its docstring must end in its range"):
+        readme_tables.config_table()
