@@ -43,6 +43,7 @@ setup(
         "prunevid_kernels.adapters.vllm.guard",
         "prunevid_kernels.benchmarks",
         "prunevid_kernels.benchmarks.accuracy",
+        "prunevid_kernels.benchmarks.app",
         "prunevid_kernels.benchmarks.cli",
         "prunevid_kernels.benchmarks.cli.bench",
         "prunevid_kernels.benchmarks.cost",

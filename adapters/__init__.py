@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .engine.engine import unprune
+    from .engine.handle import PruneHandle
     from .engine.interface import PromptVisuals, VideoSpan
     from .engine.method import PruningMethod, VideoSelection
     from .engine.report import (
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
         PruneReport,
         VideoRecord,
     )
-    from .families.video_model import ModelError, VideoModel, load_video_model
+    from .families.video_model import ModelError, Reply, VideoModel, load_video_model
     from .methods.record import pruning_method
     from .methods.subset import subset_layout, subset_video
-    from .pruning import PruneHandle, apply_method, prune, prune_by, share_vision
+    from .pruning import apply_method, prune, prune_by, share_vision
 
 __all__ = [
     "ModelError",
@@ -33,6 +34,7 @@ __all__ = [
     "PruneHandle",
     "PruneReport",
     "PruningMethod",
+    "Reply",
     "VideoModel",
     "VideoRecord",
     "VideoSelection",
@@ -50,6 +52,7 @@ __all__ = [
 
 _HOMES = {
     ".engine.engine": ("unprune",),
+    ".engine.handle": ("PruneHandle",),
     ".engine.interface": ("PromptVisuals", "VideoSpan"),
     ".engine.report": (
         "NothingKeptWarning",
@@ -59,10 +62,10 @@ _HOMES = {
         "VideoRecord",
     ),
     ".engine.method": ("PruningMethod", "VideoSelection"),
-    ".families.video_model": ("ModelError", "VideoModel", "load_video_model"),
+    ".families.video_model": ("ModelError", "Reply", "VideoModel", "load_video_model"),
     ".methods.record": ("pruning_method",),
     ".methods.subset": ("subset_layout", "subset_video"),
-    ".pruning": ("PruneHandle", "apply_method", "prune", "prune_by", "share_vision"),
+    ".pruning": ("apply_method", "prune", "prune_by", "share_vision"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

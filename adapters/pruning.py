@@ -7,9 +7,7 @@ carries it out knows no family.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -17,59 +15,12 @@ from torch import nn
 from prunevid_kernels import PruneVidConfig
 
 from .engine.engine import Engine
-from .engine.interface import PromptVisuals
+from .engine.handle import PruneHandle
 from .engine.method import PruningMethod
 from .families import adapter_of
 from .methods.prunevid import PruneVid
 from .methods.registry import build_method
 from .methods.sharing import SharedVision
-
-
-class PruneHandle:
-    """A pruned model's handle; a context manager that restores the model at its end.
-
-    Attributes:
-        report: what each call did, see :class:`PruneReport`.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.report = engine.report
-
-    def remove(self) -> None:
-        """Restore the model; a second call does nothing. Warns if nothing was ever pruned."""
-        if self._engine.is_active():
-            self._engine.remove()
-            self._engine.warn_if_idle()
-
-    def videos(self, prompts: Sequence[PromptVisuals]) -> AbstractContextManager[None]:
-        """Say where the videos are in the next prompt, where its arguments do not tell: one of
-        ``inputs_embeds``, or of a model that sees the frames of a video as images.
-
-        ``with handle.videos([...]): model.generate(inputs_embeds=...)``
-
-        Args:
-            prompts: what is not text in each prompt of the batch, padding counted. ``generate`` may
-                repeat prompts, for beams or several returned sequences.
-
-        Raises:
-            RuntimeError: (on leaving the block) no such prompt came.
-        """
-        return self._engine.announce(prompts)
-
-    def __enter__(self) -> PruneHandle:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.remove()
-        else:
-            self._engine.remove()
 
 
 def prune(model: nn.Module, config: PruneVidConfig | None = None) -> PruneHandle:
@@ -126,18 +77,21 @@ def apply_method(model: nn.Module, name: str, options: Mapping[str, Any]) -> Pru
     return prune_by(model, build_method(name, options))
 
 
-def share_vision(model: nn.Module, clock: Callable[[], float] = time.perf_counter) -> SharedVision:
+def share_vision(
+    model: nn.Module, clock: Callable[[], float] = time.perf_counter, *, videos: int = 1
+) -> SharedVision:
     """Encode the same video once for several methods, or for several questions about it.
 
     ``with share_vision(model): ...`` and inside it any number of methods, one after the other: a
-    prompt that brings the same pixels as the one before gets the features from memory. See
+    prompt that brings the same pixels as one before gets the features from memory. See
     :class:`.methods.sharing.SharedVision`, which also tells the seconds that were saved.
 
     Args:
         model: as for :func:`prune`.
         clock: gives the seconds in which that is told.
+        videos: how many are remembered; the one that was not asked about for longest goes first.
 
     Raises:
-        ValueError: a model of an unsupported kind.
+        ValueError: a model of an unsupported kind; ``videos`` below 1.
     """
-    return SharedVision(model, adapter_of(model), clock)
+    return SharedVision(model, adapter_of(model), clock, videos)

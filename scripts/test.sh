@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Every check of the project: lint, format, the whole suite (types and the installed wheel are part
-# of it), and the model tests once more on the oldest transformers that is supported.
-# Options go to pytest: bash scripts/test.sh -k layering; --full runs the larger grid of cases as well.
+# Every check of the project: lint, format, the suite (types and the installed wheel are part of
+# it), and the model tests once more on the oldest transformers that is supported, each with one of
+# its cases. Options go to pytest: bash scripts/test.sh -k layering; --full runs every case there is,
+# on both versions.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$root"
@@ -35,7 +36,7 @@ suite "$current" "$@"
 
 step "pytest, model tests, transformers $oldest"
 status=0
-PYTHONPATH=$overlay suite "$oldest" -m "not one_version" \
+PYTHONPATH=$overlay suite "$oldest" -m "not one_version" --one-case \
   tests/project/test_environment.py tests/adapters tests/benchmarks/cli "$@" || status=$?
 # 5: the caller's options select none of these tests. Without options that is a failure.
 if [[ $status -ne 0 && ! ($status -eq 5 && $# -gt 0) ]]; then

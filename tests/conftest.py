@@ -5,6 +5,7 @@ The environment is set before anything is imported, because OpenMP, huggingface-
 """
 
 import os
+import random
 import sys
 
 if "triton" in sys.modules:
@@ -45,13 +46,29 @@ torch.utils.deterministic.fill_uninitialized_memory = True
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the larger grid of cases as well")
+    parser.addoption(
+        "--one-case", action="store_true", help="of each test function, run one of its cases"
+    )
 
 
+@pytest.hookimpl(trylast=True)  # after -m and -k: cases are drawn from what these leave
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --full, leave out what is marked ``full``."""
+    """Without --full, leave out what is marked ``full`` and what is beyond a ``sample``."""
     if config.getoption("--full"):
         return
-    left_out = [item for item in items if item.get_closest_marker("full")]
+    left_out = {item for item in items if item.get_closest_marker("full")}
+    functions: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item not in left_out:
+            functions.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for name, cases in functions.items():
+        marker = cases[0].get_closest_marker("sample")
+        size = 1 if config.getoption("--one-case") else marker.args[0] if marker else len(cases)
+        if size < len(cases):
+            # Drawn, but the same ones in every run; by the function's name, so that functions which
+            # share their parameters take different ones.
+            drawn = random.Random(name).sample(range(len(cases)), size)
+            left_out.update(case for i, case in enumerate(cases) if i not in drawn)
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]

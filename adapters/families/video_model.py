@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,15 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers.utils import logging
 
+from prunevid_kernels import PruneVidConfig
+
 from ..checkpoint.files import CheckpointError, open_checkpoint, refusing
-from ..engine.engine import find_engine
+from ..engine.engine import Engine, find_engine
+from ..engine.handle import PruneHandle
+from ..engine.method import PruningMethod
+from ..engine.report import PruneCall
+from ..methods.prunevid import PruneVid
+from ..methods.registry import build_method
 from ..video.reader import Reader, Video, read_video
 from ..video.sampling import Rule, frame_indices
 from . import FAMILIES, Family, adapter_of, family_of
@@ -32,6 +39,24 @@ from .shape import ModelShape
 
 class ModelError(ValueError):
     """A checkpoint or a prompt that cannot be used; the message is one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What :meth:`VideoModel.ask` gives.
+
+    Attributes:
+        answer: of the model.
+        report: what pruning did to the prompt: tokens before, merged and kept, seconds of each
+            stage, the layout of every token; None where nothing was to be pruned.
+        frames: [T, H, W, 3] uint8, RGB: what the model was shown.
+        timestamps_s: [T] float64, when each of them is shown; None without a clock.
+    """
+
+    answer: str
+    report: PruneCall | None
+    frames: np.ndarray = field(repr=False)
+    timestamps_s: np.ndarray | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -107,7 +132,7 @@ class VideoModel:
 
     def encode(
         self,
-        frames: np.ndarray,
+        frames: np.ndarray | Video,
         question: str,
         *,
         system: str | None = None,
@@ -117,15 +142,21 @@ class VideoModel:
         """Inputs for ``model.generate``, on its device, pixels in its dtype.
 
         Args:
-            frames: [T, H, W, 3] uint8, RGB.
+            frames: [T, H, W, 3] uint8, RGB; or what :meth:`read_video` gave, with its times.
             question: what the user asks. What is written like a special token is text.
             system: the system message; None leaves it out.
             answer_prefix: how the answer begins; the model goes on from there.
-            seconds: when each frame is shown, for models that are told; None without a clock.
+            seconds: when each frame is shown, for models that are told; None without a clock, and
+                for a video that has been read, which says so itself.
 
         Raises:
             ModelError: a text or a prompt template that cannot make a prompt.
+            TypeError: seconds beside a video that has its own.
         """
+        if isinstance(frames, Video):
+            if seconds is not None:
+                raise TypeError("seconds are for bare frames; a video that was read has its own")
+            seconds, frames = frames.timestamps_s, frames.frames
         try:
             inputs = self.processor(
                 frames, question, system=system, answer_prefix=answer_prefix, seconds=seconds
@@ -167,6 +198,93 @@ class VideoModel:
         if family.answer_end is not None:
             answer = answer.partition(family.answer_end)[0]
         return answer.strip()
+
+    def ask(
+        self,
+        video: str | Path | Video | np.ndarray,
+        question: str,
+        config: PruneVidConfig | None = None,
+        *,
+        method: str | PruningMethod | None = None,
+        num_frames: int | None = None,
+        seconds: Sequence[float] | np.ndarray | None = None,
+        max_new_tokens: int = 64,
+        **options: Any,
+    ) -> Reply:
+        """One question about one video: read, prune, answer, restore.
+
+        ``model.ask("clip.mp4", "What happens?", PruneVidConfig()).answer``; without ``config`` and
+        ``method`` the model answers unpruned. For several questions about a video, read it once
+        with :meth:`read_video` and ask inside :func:`prunevid_kernels.adapters.share_vision`.
+
+        Args:
+            video: a video file or a folder of frames; what :meth:`read_video` gave; or frames
+                [T, H, W, 3] uint8, RGB, which are shown to the model as they are.
+            question: what to ask.
+            config: prune with PruneVid.
+            method: prune with another method: its name, with its defaults (see
+                :data:`..methods.registry.METHODS`), or the method itself.
+            num_frames: of a file or folder; None: as many as the model was published with.
+            seconds: of bare frames, when each is shown; None without a clock.
+            max_new_tokens: the answer's greatest length.
+            **options: of transformers' ``generate``; greedy unless they say otherwise.
+
+        Raises:
+            VideoError: the video cannot be read.
+            ModelError: a question that is empty or cannot make a prompt, frames that are none.
+            ValueError: a model that cannot be pruned so, or is pruned already; a number below 1.
+            TypeError: an argument of another type, or two that exclude each other.
+        """
+        chosen = _method(config, method)
+        if isinstance(question, str) and not question.strip():
+            raise ModelError("the question is empty: say what to ask about the video")
+        for name, count in (("max_new_tokens", max_new_tokens), ("num_frames", num_frames)):
+            if count is not None and (type(count) is not int or count < 1):
+                raise ValueError(f"{name} must be an integer >= 1, got {count!r}")
+        if chosen is None and find_engine(self.model) is not None:
+            raise ValueError(
+                "model is pruned already, so this would be no unpruned answer; ask outside the"
+                " `with prune(...)` block, or use encode() and generate() inside it"
+            )
+        if isinstance(video, str | Path):
+            video = self.read_video(video, num_frames)
+        elif not isinstance(video, Video | np.ndarray):
+            raise TypeError(
+                "video must be a path, a video that was read, or frames [T, H, W, 3] uint8, got "
+                + type(video).__name__
+            )
+        elif num_frames is not None:
+            raise TypeError("num_frames is for a file or folder; these frames are read already")
+        inputs = self.encode(video, question, seconds=seconds)
+        generate = partial(self.generate, inputs, max_new_tokens=max_new_tokens, **options)
+        report = None
+        if chosen is None:
+            answer = generate()
+        else:
+            with PruneHandle(Engine(self.model, adapter_of(self.model), chosen)) as handle:
+                answer = generate()
+            report = handle.report.last
+        if isinstance(video, Video):
+            return Reply(answer, report, video.frames, video.timestamps_s)
+        times = None if seconds is None else np.asarray(seconds, dtype=np.float64)
+        return Reply(answer, report, video, times)
+
+
+def _method(
+    config: PruneVidConfig | None, method: str | PruningMethod | None
+) -> PruningMethod | None:
+    """What is to prune, if anything."""
+    if config is not None and not isinstance(config, PruneVidConfig):
+        raise TypeError(f"config must be a PruneVidConfig, got {type(config).__name__}")
+    if config is not None and method is not None:
+        raise TypeError("config is PruneVid's, so it excludes another method: give one of the two")
+    if config is not None:
+        return PruneVid(config)
+    if isinstance(method, str):
+        return build_method(method, {})
+    if method is not None and not isinstance(method, PruningMethod):
+        raise TypeError(f"method must be a name or a PruningMethod, got {type(method).__name__}")
+    return method
 
 
 def silence_transformers() -> None:

@@ -3,8 +3,8 @@
 Methods are compared on the same videos, and what they change comes after the vision tower, so the
 tower's output is the same for all of them. Here the family's calls that turn pixels into features
 remember their last arguments and what they gave: the same pixels again are answered from memory,
-those of a new video are encoded and replace it. What the tower's attention shows is remembered with
-the features, for the methods that read it.
+those of a new video are encoded and replace what was not asked for longest. What the tower's
+attention shows is remembered with the features, for the methods that read it.
 
 Times stay comparable: seconds that a prompt was spared are counted (:attr:`SharedVision.saved_s`),
 as they were measured when the tower did run, so that whoever times a method adds them.
@@ -34,7 +34,7 @@ from ..engine.supported import transformers_model
 from .vision import Seen, VisionSource, pooled, vision_source, watch_tower
 
 
-@dataclass
+@dataclass(eq=False)
 class _Run:
     """What one call of the vision side got and gave.
 
@@ -68,6 +68,10 @@ class SharedVision(VisionSource):
         model: as for :func:`prunevid_kernels.adapters.prune`.
         adapter: of its family.
         clock: gives seconds.
+        videos: how many are remembered, >= 1.
+
+    Raises:
+        ValueError: ``videos`` below 1.
 
     Attributes:
         saved_s: seconds that were spared so far, less those that remembering took.
@@ -78,8 +82,11 @@ class SharedVision(VisionSource):
         model: nn.Module,
         adapter: ModelAdapter,
         clock: Callable[[], float] = time.perf_counter,
+        videos: int = 1,
     ) -> None:
-        self._clock = clock
+        if videos < 1:
+            raise ValueError(f"videos must be an integer >= 1, got {videos}")
+        self._clock, self._videos = clock, videos
         self._model = transformers_model(model)
         self._calls = adapter.vision_calls(self._model)
         self._vision: VisionAttention | None
@@ -88,7 +95,7 @@ class SharedVision(VisionSource):
         except ValueError:  # which a method that needs it will say when it is applied
             self._vision = None
         self.saved_s = 0.0
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, list[_Run]] = {}  # by call, the latest at the end
         self._last: _Run | None = None
         self._caught: tuple[dict[str, Tensor], int] = ({}, 0)
         self._depth = 0
@@ -151,11 +158,16 @@ class SharedVision(VisionSource):
             begun = self._clock()
             arguments = dict(signature.bind(*args, **kwargs).arguments)
             arguments["gradients"] = torch.is_grad_enabled()
-            run = self._runs.get(name)
-            if run is None or not _same(run.arguments, arguments):
-                run = self._runs[name] = self._encode(arguments, lambda: call(*args, **kwargs))
-            elif not self._depth:  # of a call inside another one, the outer one counts
-                self.saved_s += run.seconds - (self._clock() - begun)
+            runs = self._runs.setdefault(name, [])
+            run = next((run for run in runs if _same(run.arguments, arguments)), None)
+            if run is None:
+                run = self._encode(arguments, lambda: call(*args, **kwargs))
+            else:
+                runs.remove(run)
+                if not self._depth:  # of a call inside another one, the outer one counts
+                    self.saved_s += run.seconds - (self._clock() - begun)
+            runs.append(run)
+            del runs[: -self._videos]
             self._last = run
             return copy.copy(run.output)  # the caller may set fields of it
 

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from prunevid_kernels import __version__
 
+from .app import app_command
 from .bench import bench_app
 from .evaluate import eval_app
 from .flops import flops_command
@@ -47,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run_command)
+app.command("app")(app_command)
 app.add_typer(eval_app, name="eval")
 app.command("report")(report_command)
 app.command("flops")(flops_command)

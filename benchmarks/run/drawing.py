@@ -38,6 +38,7 @@ SEGMENT_COLORS = (
     (60, 140, 150),
 )
 FRAMES_PER_PAGE = 4
+TILE_PX = 216  # width of a frame on a page
 VIEWS = ("original", "static / dynamic", "merged tokens", "kept tokens")
 
 
@@ -65,7 +66,7 @@ class PrunedVideo:
 
     @cached_property
     def merged_of(self) -> NDArray[np.int64]:
-        """[T, rows, columns]: the merged token of each place."""
+        """[T, rows, columns]: the merged token of each place, -1 where it was dropped."""
         return self.layout.source_to_merged.cpu().numpy().reshape(-1, *self.grid)
 
     @cached_property
@@ -128,7 +129,7 @@ def draw_strip(video: PrunedVideo, columns: int = 8, tile_px: int = 150) -> Imag
     return page
 
 
-def draw_pages(video: PrunedVideo, segment: int, tile_px: int = 216) -> list[Image.Image]:
+def draw_pages(video: PrunedVideo, segment: int, tile_px: int = TILE_PX) -> list[Image.Image]:
     """One segment, ``FRAMES_PER_PAGE`` frames a page: a column a frame, a row a view."""
     frames = video.segments[segment]
     starts = range(0, len(frames), FRAMES_PER_PAGE)
@@ -155,7 +156,8 @@ def draw_heat_map(video: PrunedVideo, columns: int = 8, tile_px: int = 150) -> I
     page = Image.new("RGB", size, PAPER)
     for frame in range(len(video.frames)):
         gray = _gray(np.asarray(_tile(video, frame, tile_px)))
-        cells = _to_pixels(heat[video.merged_of[frame]], gray.shape[:2])
+        merged_of = video.merged_of[frame]
+        cells = _to_pixels(np.where(merged_of < 0, 0, heat[merged_of]), gray.shape[:2])
         colors = _heat_colors(cells)
         row, column = divmod(frame, columns)
         blended = 0.35 * gray + 0.65 * colors
@@ -207,10 +209,11 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def jpeg_bytes(image: Image.Image) -> bytes:
-    """The image as JPEG with full-resolution colour: a third of the PNG, for embedding."""
+def jpeg_bytes(image: Image.Image, *, optimize: bool = True) -> bytes:
+    """The image as JPEG with full-resolution colour: a third of the PNG, for embedding. Without
+    ``optimize`` it is somewhat larger and made sooner."""
     buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=86, subsampling=0, optimize=True)
+    image.save(buffer, "JPEG", quality=86, subsampling=0, optimize=optimize)
     return buffer.getvalue()
 
 
@@ -241,13 +244,15 @@ def _views(video: PrunedVideo, frame: int, tile_px: int) -> list[Image.Image]:
     pixels = np.asarray(original).astype(np.float32)
     gray, shape = _gray(pixels), pixels.shape[:2]
     merged_of, is_static = video.merged_of[frame], video.is_static[frame]
-    kept = video.kept[merged_of]
+    is_dropped = merged_of < 0  # by other methods; the merge leaves none out
+    kept = video.kept[merged_of] & ~is_dropped
 
     static_cells = _to_pixels(is_static, shape)[..., None]
     static = _image(np.where(static_cells, 0.45 * gray + 0.55 * STATIC_TINT, pixels))
     _outline(static, is_static.astype(int), DYNAMIC_EDGE, 3)
 
     colors = _token_colors(video.layout.num_merged)[_to_pixels(merged_of, shape)]
+    colors = np.where(_to_pixels(is_dropped, shape)[..., None], 0, colors)
     merged = _image(0.4 * gray + 0.6 * colors)
     _outline(merged, merged_of, PAPER, 2)
 

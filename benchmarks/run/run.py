@@ -21,8 +21,16 @@ import transformers
 from torch import Tensor
 
 from prunevid_kernels import PruneVidConfig, __version__
-from prunevid_kernels.adapters import PruneCall, VideoModel, load_video_model, prune
+from prunevid_kernels.adapters import (
+    PruneCall,
+    PruningMethod,
+    VideoModel,
+    load_video_model,
+    prune,
+    prune_by,
+)
 from prunevid_kernels.adapters.families.plain_text import require_text
+from prunevid_kernels.adapters.methods.prunevid import PruneVid
 from prunevid_kernels.adapters.video.reader import Reader, Video, path_text, require_source
 
 from ..cost.flops.methods import sample_flops
@@ -217,9 +225,7 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     """
     model = inputs.model
     start = time.perf_counter()
-    times = inputs.video.timestamps_s
-    seconds = None if times is None else times.tolist()
-    encoded = model.encode(inputs.video.frames, inputs.question, seconds=seconds)
+    encoded = model.encode(inputs.video, inputs.question)
     encode_seconds = time.perf_counter() - start
     try:
         warming = prune(model.model, inputs.config)
@@ -229,14 +235,33 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
     with progress(f"Warming up, {encoded['input_ids'].shape[1]:,} tokens"), warming:
         model.generate(encoded, max_new_tokens=1)
     with progress("Answering, pruned"):
-        answer, seconds, call = _answer(model, encoded, inputs.max_new_tokens, inputs.config)
+        method = PruneVid(inputs.config)
+        answer, seconds, call = timed_answer(model, encoded, inputs.max_new_tokens, method)
     assert call is not None
-    record = call.videos[0]
     with progress("Answering, unpruned (for comparison)"):
-        unpruned_answer, unpruned_seconds, _ = _answer(model, encoded, inputs.max_new_tokens, None)
+        unpruned_answer, unpruned_seconds, _ = timed_answer(
+            model, encoded, inputs.max_new_tokens, None
+        )
     shared = {"read frames": inputs.read_seconds, "resize frames": encode_seconds}
 
-    counts = Counts(
+    flops = sample_flops(call, model.shape)
+    return RunResult(
+        inputs=inputs,
+        answer=answer,
+        unpruned_answer=unpruned_answer,
+        counts=counts_of(call),
+        pruned_video=pruned_video(model, inputs.video, call),
+        flops_ratio_paper=flops.ratio("paper"),
+        flops_ratio_exact=flops.ratio("exact"),
+        seconds=shared | seconds,
+        unpruned_seconds=shared | unpruned_seconds,
+    )
+
+
+def counts_of(call: PruneCall) -> Counts:
+    """The numbers of a prompt with one video."""
+    record = call.videos[0]
+    return Counts(
         frames=record.layout.num_frames,
         segments=record.layout.num_segments,
         visual_tokens=record.tokens_before,
@@ -247,29 +272,29 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
         layer=call.layer,
         num_layers=call.num_layers,
     )
-    kept = np.zeros(counts.merged_tokens, dtype=bool)
+
+
+def pruned_video(model: VideoModel, video: Video, call: PruneCall) -> PrunedVideo:
+    """What the pictures need of a prompt with one video.
+
+    Args:
+        model: that answered.
+        video: what it was shown.
+        call: what pruning did.
+    """
+    record = call.videos[0]
+    kept = np.zeros(record.tokens_merged, dtype=bool)
     kept[record.kept.cpu().numpy()] = True
-    flops = sample_flops(call, model.shape)
-    shown, chosen = model.shown_frames(inputs.video.frames)
-    times_s = inputs.video.timestamps_s
-    return RunResult(
-        inputs=inputs,
-        answer=answer,
-        unpruned_answer=unpruned_answer,
-        counts=counts,
-        pruned_video=PrunedVideo(
-            frames=shown,
-            indices=inputs.video.indices[chosen],
-            times_s=None if times_s is None else times_s[chosen],
-            grid=model.grid_of(inputs.video.frames),
-            layout=record.layout,
-            kept=kept,
-            scores=None if record.scores is None else record.scores.float().cpu().numpy(),
-        ),
-        flops_ratio_paper=flops.ratio("paper"),
-        flops_ratio_exact=flops.ratio("exact"),
-        seconds=shared | seconds,
-        unpruned_seconds=shared | unpruned_seconds,
+    shown, chosen = model.shown_frames(video.frames)
+    times_s = video.timestamps_s
+    return PrunedVideo(
+        frames=shown,
+        indices=video.indices[chosen],
+        times_s=None if times_s is None else times_s[chosen],
+        grid=model.grid_of(video.frames),
+        layout=record.layout,
+        kept=kept,
+        scores=None if record.scores is None else record.scores.float().cpu().numpy(),
     )
 
 
@@ -280,19 +305,29 @@ def _device_name(device: torch.device) -> str:
 # ---- timing
 
 
-def _answer(
+def timed_answer(
     model: VideoModel,
     encoded: dict[str, Tensor],
     max_new_tokens: int,
-    config: PruneVidConfig | None,
+    method: PruningMethod | None,
 ) -> tuple[str, dict[str, float], PruneCall | None]:
-    """The answer, the seconds of its stages and what was pruned; without a config, unpruned."""
+    """The answer, the seconds of its stages by their names in print, and what was pruned.
+
+    Args:
+        model: to be asked.
+        encoded: the prompt.
+        max_new_tokens: the answer's greatest length.
+        method: prunes; None: nothing does.
+
+    Raises:
+        ValueError: a model that the method cannot prune.
+    """
     clock = StageClock(model.model, model.model.device)
     with ExitStack() as stack:
         # The clock's hooks go before those of prune(), so that the decoder's time includes what
         # pruning does in its call, and the tower's does not.
         stack.enter_context(clock.hooked())
-        pruned = None if config is None else stack.enter_context(prune(model.model, config))
+        pruned = None if method is None else stack.enter_context(prune_by(model.model, method))
         clock.start()
         answer = model.generate(encoded, max_new_tokens=max_new_tokens)
         call = pruned.report.last if pruned else None

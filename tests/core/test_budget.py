@@ -81,6 +81,7 @@ def test_spending_passes_through_the_threshold_counts_and_never_leaves_the_bound
     assert spend_budget(sum(capacities), counts, sizes, capacities) == capacities
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("impl", ["reference", "triton"])
 @pytest.mark.parametrize("budget", [1, 2, 7, 19, 60, 0.35, 150, 239], ids=str)
 def test_gives_exactly_the_budget_and_averages_by_the_map(budget: float, impl: str) -> None:
@@ -103,6 +104,7 @@ def test_gives_exactly_the_budget_and_averages_by_the_map(budget: float, impl: s
     assert torch.equal(layout.merged_anchor, first)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("budget", [3, 40, 90, 0.6], ids=str)
 def test_structure_is_that_of_threshold_mode(budget: float) -> None:
     x = scenes(11, 24, 16, seed=2)
@@ -128,6 +130,7 @@ def shares_of(threshold: TokenLayout, budget: int) -> tuple[Tensor, Tensor]:
     return tokens, is_alone[tokens]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("impl", ["reference", "triton"])
 @pytest.mark.parametrize(
     ("moving", "budgets"),
@@ -171,6 +174,7 @@ def test_the_threshold_count_as_budget_gives_the_threshold_result() -> None:
         assert_same(merge_video(x, config, impl=impl), threshold)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("budget", "dtype"),
     [(5, torch.float32), (30, torch.bfloat16), (0.5, torch.float16), (0.97, torch.float32)],

@@ -48,6 +48,7 @@ def mean_of_sources(x: Tensor, merged: MergedVideo) -> Tensor:
     return total / torch.bincount(targets[is_kept], minlength=len(total))[:, None]
 
 
+@pytest.mark.sample(5)
 @IMPLS
 @pytest.mark.parametrize("config", CONFIGS)
 def test_each_source_gets_its_share_of_its_token_s_gradient(
@@ -67,6 +68,7 @@ def test_each_source_gets_its_share_of_its_token_s_gradient(
     torch.testing.assert_close(x.grad, truth.grad, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.sample(1)
 @IMPLS
 def test_the_tape_changes_no_result_and_no_dtype(impl: Any) -> None:
     x = video(9, torch.bfloat16)

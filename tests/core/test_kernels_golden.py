@@ -16,7 +16,7 @@ from prunevid_kernels import MergedVideo, PruneVidConfig, dpc_knn, merge_video, 
 from prunevid_kernels.kernels import _device
 from prunevid_kernels.kernels.segments import _refined
 
-# With --full only: three of the largest cases, a copy in another number format, and what differs
+# With --full only: the largest cases, a copy in another number format, and what differs
 # from a case of every run in its values, not in a border of a kernel. The reference takes them all.
 IN_FULL = {
     "bikes_ov_c64",
@@ -35,11 +35,17 @@ IN_FULL = {
     "patches31",
     "patches14",
     "patches15",
+    "frames24",
     "frames25",
     "frames26",
+    "square_exact",
+    "bigbuckbunny_pllava_c64",
+    "cuts_return",
+    "random",
+    "patches30",
 }
 SMALL = ("frames7", "patches2")
-RATIOS = ("seg010_cl075", "seg100_cl025")
+RATIOS = ("seg010_cl075",)
 DEFAULT_RUNS = [run for run in stage1_runs() if run.name == "tau080" and run.case not in IN_FULL]
 FULL_RUNS = [run for run in stage1_runs() if run.name == "tau080" and run.case in IN_FULL]
 OTHER_RUNS = [run for run in stage1_runs() if run.case in SMALL and run.name != "tau080"]
@@ -64,8 +70,8 @@ def gpu_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_enough_cases() -> None:
-    assert len(DEFAULT_RUNS) == 23 and len(FULL_RUNS) == 18
-    assert len(OTHER_RUNS) == 2 * len(SMALL) + 2
+    assert len(DEFAULT_RUNS) == 17 and len(FULL_RUNS) == 24
+    assert len(OTHER_RUNS) == 2 * len(SMALL) + 1
 
 
 @pytest.mark.parametrize(

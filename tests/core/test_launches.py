@@ -28,6 +28,7 @@ def count(work, *inputs):
     return count_launches(work, CPU, inputs)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("frames", "tokens"),
     [
@@ -43,6 +44,7 @@ def test_merge_takes_as_many_launches_and_one_host_copy_whatever_the_batch(frame
     assert counts == LaunchCounts(triton=MERGE + (len(frames) > 3), host_copies=1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("frames", "launches"), [(64, MERGE), (65, MERGE + LONG)])
 def test_a_video_of_more_than_64_frames_takes_two_launches_more(frames, launches):
     features = video_features(frames, 2, 8, seed=0)

@@ -35,6 +35,7 @@ def near_duplicates(count: int, size: float, noise: float, seed: int = 0) -> Ten
     return points
 
 
+@pytest.mark.sample(4)
 @SIZES
 @DTYPES
 @pytest.mark.parametrize("outlier", [False, True], ids=["all-alike", "one-token-without"])
@@ -48,6 +49,7 @@ def test_dynamic_tokens(size: float, noise: float, dtype: torch.dtype, outlier: 
     assert same_layout(merged.layout, expected.layout)
 
 
+@pytest.mark.sample(2)
 @SIZES
 @DTYPES
 def test_static_tokens(size: float, noise: float, dtype: torch.dtype) -> None:
@@ -72,6 +74,7 @@ def test_segments(size: float, noise: float) -> None:
     assert torch.equal(found, expected)
 
 
+@pytest.mark.sample(2)
 @SIZES
 @DTYPES
 def test_dpc_knn(size: float, noise: float, dtype: torch.dtype) -> None:

@@ -206,6 +206,7 @@ def test_a_bad_frame_of_an_unmerged_video_is_seen(
     assert whole is None if impl == "reference" or config.budget is None else int(whole) == 4
 
 
+@pytest.mark.sample(4)
 @IMPLS
 @pytest.mark.parametrize("bad", [0, 1, 2, 3])
 def test_a_batch_of_which_a_part_is_merged_names_the_right_video(bad: int, impl: Any) -> None:

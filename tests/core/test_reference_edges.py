@@ -39,6 +39,7 @@ def merged(x: Tensor, impl: str, **config: float) -> MergedVideo:
 # ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("frames", [2, 3, 6])
 def test_fewer_frames_than_neighbors(impl: str, frames: int) -> None:
     x = noise(frames, 20, 24)
@@ -191,6 +192,7 @@ def test_equal_tokens_go_to_the_lowest_center(impl: str) -> None:
 # ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("scale", [1e30, 1e-30], ids=["huge", "tiny"])
 @pytest.mark.parametrize("shape", [(8, 20, 12), (1, 30, 5), (3, 1, 7)], ids=str)
 def test_extreme_magnitudes(impl: str, shape: tuple[int, ...], scale: float) -> None:

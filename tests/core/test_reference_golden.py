@@ -59,6 +59,7 @@ def test_every_run_is_there() -> None:
     assert not any(run.is_stable for run in ROUNDED)
 
 
+@pytest.mark.sample(60)
 @pytest.mark.parametrize("run", EXACT, ids=str)
 def test_merge(run: Run) -> None:
     x = run.features()
@@ -116,6 +117,7 @@ def test_position_similarity(case: str) -> None:
     torch.testing.assert_close(similarity, stored, rtol=0, atol=2e-6)
 
 
+@pytest.mark.sample(30)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("case", stage1_cases())
 def test_half_precision_decides_as_float32(case: str, dtype: torch.dtype) -> None:

@@ -60,6 +60,7 @@ def scenes(lengths: list[int], spread: float = 0.1) -> Tensor:
     return shown + spread * noise(sum(lengths), 12, seed=4)
 
 
+@pytest.mark.sample(12)
 @IMPLS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(

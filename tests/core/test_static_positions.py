@@ -8,6 +8,7 @@ import torch
 from prunevid_kernels import PruneVidConfig, merge_video
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("impl", ["reference", "triton"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_tau_of_one_leaves_nothing_static(impl, dtype):

@@ -231,6 +231,7 @@ def finite_scores(keys: int, impl: str) -> Tensor:
     return score_visual_tokens(**finite(keys), visual_slice=VISUAL, impl=impl)
 
 
+@pytest.mark.sample(16)
 @IMPLS
 @pytest.mark.parametrize("where", ["key", "query"])
 @pytest.mark.parametrize("value", [NAN, INFINITY, -INFINITY, 3e38, -3e38], ids=str)

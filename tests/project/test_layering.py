@@ -40,6 +40,7 @@ ORDER = [
     {"benchmarks/cli/bench"},
     {"benchmarks/on_gpu"},
     {"benchmarks/train_tiny"},
+    {"benchmarks/app"},
     {"benchmarks/run"},
     {"benchmarks/report"},
     {"benchmarks/accuracy"},

@@ -24,6 +24,7 @@ def slow_for(model, config) -> SlowDecoder:
     return SlowDecoder(model.model.language_model, model.lm_head, config)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("score", ["nope", "rope"])
 @pytest.mark.parametrize("layer", [0, 1, 2, 4])
@@ -41,6 +42,7 @@ def test_one_video(build, layer, score, attention):
     assert lengths == {entries + STEPS - 1}
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     "config",
     [
@@ -95,6 +97,7 @@ def test_padded_batch_of_several_videos(model, score):
     assert len(kept_counts) > 1, "the rows were meant to shrink differently"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("score", ["nope", "rope"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_batch_equals_one_by_one(build, attention, score):
@@ -123,6 +126,7 @@ def test_batch_equals_one_by_one(build, attention, score):
             )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("score", ["nope", "rope"])
 @pytest.mark.parametrize("first_turn", ["video", "text"])
 def test_conversation_with_a_second_video(model, first_turn, score):
@@ -157,6 +161,7 @@ def test_conversation_with_a_second_video(model, first_turn, score):
         assert_same(result, 0, slow)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("score", ["nope", "rope"])
 @pytest.mark.parametrize("first_turn", ["video", "text"])
 def test_padded_batch_conversation(model, first_turn, score):

@@ -47,6 +47,7 @@ def flash_model(build):
     return build("qwen2", "padding_2d")
 
 
+@pytest.mark.sample(3)
 @SCORES
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 @pytest.mark.parametrize("batch", ["one", "padded"])
@@ -89,6 +90,7 @@ def with_padding(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.sample(1)
 @SCORES
 def test_bfloat16(build, score):
     """As near to exact arithmetic as the unpruned model in bfloat16 is; rounding is all that
@@ -113,6 +115,7 @@ def test_bfloat16(build, score):
     assert min(shared) >= 0.8
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("batch", ["one", "padded"])
 def test_compiled_decoding_in_one_graph(build, batch):
     """``fullgraph=True``: a hook that breaks the graph, or reads a tensor, raises."""

@@ -47,6 +47,7 @@ def test_compiled_part_is_refused(model, part):
         module._compiled_call_impl = None
 
 
+@pytest.mark.sample(4)
 @EACH_BACKEND
 @EACH_KIND
 @pytest.mark.parametrize("when", ["before", "inside", "method"])

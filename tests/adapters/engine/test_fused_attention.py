@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from families import EACH_FAMILY
 from tiny_models import text_tokens
@@ -42,6 +43,7 @@ def watch(model, inputs, name: str) -> tuple[Watcher, int]:
     return watcher, call.other_tokens[0] + call.tokens_merged
 
 
+@pytest.mark.sample(2)
 @EACH_FAMILY
 def test_attention_is_never_a_matrix(family):
     inputs = family.question()

@@ -24,6 +24,7 @@ def same(first, second) -> bool:
     )
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("kind", ["qwen2", "llama"])
 @pytest.mark.parametrize("config", KEEP_ALL)

@@ -20,7 +20,7 @@ from prunevid_kernels.benchmarks.embedded.model import SELECTION_LAYER, load_emb
 from prunevid_kernels.benchmarks.support.environment import ROOT
 from prunevid_kernels.benchmarks.train_tiny.measure import Accuracy, measure
 
-QUESTIONS = 60
+QUESTIONS = 40
 
 
 @pytest.fixture(scope="module")

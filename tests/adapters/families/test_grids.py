@@ -70,6 +70,7 @@ def ask(model: Any, question: Question, config: PruneVidConfig, **options: Any) 
     return result, handle.report
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize(
     ("kind", "attention", "name"),
     [
@@ -93,6 +94,7 @@ def test_pruned_answer_is_the_slow_one(kind, attention, name):
     assert call.other_tokens == (len(question.ids) - 96,)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -121,6 +123,7 @@ def test_padded_batch_is_the_slow_code_and_one_by_one(kind, name):
         assert difference <= 1e-6 * max(1.0, float(scale)) * 10
 
 
+@pytest.mark.sample(2)
 @BOTH_FORMS
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_keeping_everything_and_restoring_are_bit_identical(kind, attention):

@@ -114,6 +114,7 @@ def spoil(value):
     return change
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -127,6 +128,7 @@ def test_weights_that_do_not_fit_are_refused_by_check_and_load_alike(folder, cha
     assert_refused(folder, change, message)
 
 
+@pytest.mark.sample(4)
 def test_a_weight_that_is_missing_is_refused_by_check_and_load_alike(any_folder):
     assert_refused(any_folder, drop, r"missing \(1\)")
 
@@ -139,6 +141,7 @@ def assert_refused(folder, change, message):
         load_video_model(folder)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_no_numbers_are_refused(folder, value):
     change_weights(folder, spoil(value))
@@ -146,6 +149,7 @@ def test_weights_that_are_no_numbers_are_refused(folder, value):
         load_video_model(folder)
 
 
+@pytest.mark.sample(2)
 def test_weights_that_overflow_in_the_wanted_dtype_are_refused(folder):
     change_weights(folder, spoil(1e6))
     load_video_model(folder)
@@ -162,6 +166,7 @@ def test_an_index_that_leads_out_of_the_folder_is_refused(folder, tmp_path):
         load_video_model(folder)
 
 
+@pytest.mark.sample(2)
 def test_every_weight_is_the_stored_one_whatever_its_place(folder):
     """In one file or in two, by its own name: nothing is drawn anew."""
     expected = load_video_model(folder).model.state_dict()
@@ -202,6 +207,7 @@ def test_a_folders_own_code_is_not_run(folder, tmp_path, monkeypatch):
     assert not trace.exists()
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("part", [None, "text_config", "vision_config"])
 def test_a_folder_does_not_choose_the_attention(folder, part, monkeypatch):
     """A kernel's name in a config makes transformers fetch it from the network and run it."""
@@ -286,6 +292,7 @@ def test_a_device_that_is_not_there_is_named(tmp_path, monkeypatch, device, said
 # ---- the families' other classes: one strict loader serves them all
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("kind", "family"),
     [

@@ -49,6 +49,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("words", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize(("name", "where"), PLACES)
 def test_control_tokens_in_a_text_are_text(processors, name, words, where):

@@ -82,6 +82,7 @@ def assert_slow_answer(family, attention, config) -> None:
     assert call.tokens_kept < call.tokens_before == video.shape[0] * video.shape[1]
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize(("family", "attention", "config"), ANSWERS)
 def test_pruned_answer_is_the_slow_one(family, attention, config):
     assert_slow_answer(family, attention, config)
@@ -101,6 +102,7 @@ def test_merge_is_a_prompt_made_by_hand(family):
     assert (result.logits[0][0] - expected).norm() <= 1e-6 * expected.norm()
 
 
+@pytest.mark.sample(3)
 @EACH_FRAME_BY_FRAME
 def test_batch_is_one_by_one(family):
     """The same tokens; the prompts' own logits but for what padding alone rounds differently."""
@@ -121,6 +123,7 @@ def test_frames_that_are_repeated_or_left_out(family):
     assert_slow_answer(family, "sdpa", CONFIG)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("family", "score"), scored("nope", PLLAVA))
 def test_padded_batch(family, score):
     config = PruneVidConfig(layer=1, score=score)
@@ -135,6 +138,7 @@ def test_padded_batch(family, score):
         assert_same(result, row, slow)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("family", "score"), scored("rope", PLLAVA))
 def test_keeping_everything_and_restoring_are_bit_identical(family, score):
     attention = {"nope": "eager", "rope": "sdpa"}[score]
@@ -181,6 +185,7 @@ def test_prompt_lookup_gives_the_greedy_answer(family):
     assert result.sequences.equal(expected.sequences)
 
 
+@pytest.mark.sample(3)
 @EACH
 def test_static_cache_gives_the_same_answer(family):
     model, inputs = family.build(), family.question()
@@ -190,6 +195,7 @@ def test_static_cache_gives_the_same_answer(family):
     assert result.sequences.equal(expected.sequences)
 
 
+@pytest.mark.sample(3)
 @EACH
 def test_beams_have_the_scores_of_the_slow_decoder(family):
     model, inputs = family.build(), family.question()
@@ -207,6 +213,7 @@ def test_beams_have_the_scores_of_the_slow_decoder(family):
     assert abs(total / STEPS - beams.sequences_scores[0].item()) <= 1e-5
 
 
+@pytest.mark.sample(3)
 @EACH
 def test_text_goes_on_after_a_pruned_prompt(family):
     model, inputs, more = family.build(), family.question(), text_tokens(5, 9)

@@ -37,6 +37,7 @@ ATTENTIONS = [
 ]
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize(("family", "attention"), ATTENTIONS)
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -69,6 +70,7 @@ def test_one_video_is_decoded_as_slowly(family, name, options, attention):
     assert_same(result, 0, slow)
 
 
+@pytest.mark.sample(4)
 @EACH_FAMILY
 @pytest.mark.parametrize("name", ["fastv", "look_m"])
 def test_a_padded_batch_is_decoded_as_slowly(family, name):

@@ -37,6 +37,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("family", "name"), PAIRS)
 def test_a_batch_is_decoded_as_slowly_from_the_same_tokens(family, name):
     model, inputs = family.build(), family.batch()

@@ -43,12 +43,14 @@ def assert_slow_prumerge(family, inputs, attention) -> None:
         assert_same(result, row, slow)
 
 
+@pytest.mark.sample(4)
 @EACH_VARIANT
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_prumerge(family, attention):
     assert_slow_prumerge(family, family.question(), attention)
 
 
+@pytest.mark.sample(2)
 @each(*FAMILIES, INTERNVL, SMOLVLM)
 def test_prumerge_padded_batch(family):
     assert_slow_prumerge(family, family.batch(), "sdpa")
@@ -114,6 +116,7 @@ def test_random_drop_has_the_counts_of_prunevid(family, config):
     assert not results[0].equal(results[2])
 
 
+@pytest.mark.sample(4)
 @EACH_VARIANT
 @pytest.mark.parametrize("name", ["random_drop", "drop_all"])
 def test_what_is_dropped_is_gone(family, name):

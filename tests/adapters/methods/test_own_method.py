@@ -32,6 +32,7 @@ class EveryOther(PruningMethod):
         return VideoSelection(scores, scores.topk(len(scores) // 2).indices.sort().values)
 
 
+@pytest.mark.sample(4)
 @EACH_FAMILY
 @pytest.mark.parametrize("inputs", ["question", "batch"])
 def test_against_the_slow_decoder(family, inputs):

@@ -28,6 +28,7 @@ def test_every_method_has_its_name():
         assert build_method(name, {}).name == name
 
 
+@pytest.mark.sample(19)
 @EACH_VARIANT
 @pytest.mark.parametrize("name", NAMES)
 def test_model_is_restored_bit_for_bit(family, name):
@@ -44,6 +45,7 @@ def test_model_is_restored_bit_for_bit(family, name):
     assert [n / call.tokens_before for n in per_layer] == call.retained_ratio_per_layer
 
 
+@pytest.mark.sample(4)
 @EACH_FAMILY
 @pytest.mark.parametrize(
     ("name", "config"),

@@ -162,3 +162,27 @@ def test_a_method_does_not_look_at_pixels_of_the_method_before():
             handle.videos([PromptVisuals((VideoSpan(4, 6, 16),))]),
         ):
             model.generate(inputs_embeds=embeds, max_new_tokens=1)
+
+
+def test_several_videos_are_remembered_and_the_one_unasked_for_longest_goes():
+    family = FAMILIES[0]
+    model = family.build()
+    first, second, third = (
+        family.question() | {"pixel_values_videos": torch.full_like(pixels, value)}
+        for value in (0.1, 0.2, 0.3)
+        for pixels in (family.question()["pixel_values_videos"],)
+    )
+    alone, _ = ask(model, first, "evs")
+    with counted(adapter_of(model).vision_attention(model).encoder) as runs:
+        with share_vision(model, videos=2):
+            for video, expected in ((first, 1), (second, 2), (first, 2), (third, 3), (first, 3)):
+                logits, _ = ask(model, video, "evs")
+                assert len(runs) == expected
+            assert torch.equal(logits, alone)
+            ask(model, second, "evs")
+            assert len(runs) == 4
+
+
+def test_at_least_one_video_is_remembered():
+    with pytest.raises(ValueError, match="videos must be an integer >= 1, got 0"):
+        share_vision(FAMILIES[0].build(), videos=0)

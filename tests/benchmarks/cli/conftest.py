@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -62,11 +64,24 @@ def prunevid(tmp_path: Path):
 
 @pytest.fixture(scope="session")
 def default_run(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """``prunevid run`` with nothing given, as a person types it, in a process of its own."""
-    folder = tmp_path_factory.mktemp("default") / "report"
-    command = [sys.executable, "-m", "prunevid_kernels.benchmarks.cli", "run", "--out", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, timeout=600)
-    return Outcome(done.returncode, done.stdout, done.stderr, folder)
+    """``prunevid run`` with nothing given, as a person types it, in a process of its own.
+
+    The workers of pytest-xdist share one: the first that asks runs it, the others wait.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # each worker has a folder of its own in it
+    home = shared / "default_run"
+    home.mkdir(exist_ok=True)
+    folder, result = home / "report", home / "result.json"
+    with open(home / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.exists():
+            start = [sys.executable, "-m", "prunevid_kernels.benchmarks.cli"]
+            command = [*start, "run", "--out", str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=home, timeout=600)
+            result.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
+    return Outcome(*json.loads(result.read_text()), folder)
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ def test_methods_with_given_counts():
     )
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("model", SIZES)
 def test_every_published_size_by_its_name(model):
     result = run("--model", model, "--method", "full")

@@ -282,6 +282,7 @@ def test_heat_grows_with_the_score(video) -> None:
     assert hot > cold + 200
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7)], ids=str)
 @pytest.mark.parametrize("grid", [(1, 1), (14, 14)], ids=str)
 def test_any_frame_shape_can_be_drawn(shape: tuple[int, int], grid: tuple[int, int]) -> None:

@@ -191,6 +191,7 @@ def test_folder_of_frames(prunevid, tmp_path: Path) -> None:
     assert outcome.record["reader"] == "images"
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("items", "key", "value"),
     [

@@ -34,6 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> dict[
     }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kind", TOKENS_A_FRAME)
 def test_every_family_is_detected_and_pruned(prunevid, folders, clip, kind) -> None:
     outcome = prunevid(

@@ -15,7 +15,18 @@ import pytest
 
 pytestmark = pytest.mark.one_version
 
-HEAVY = {"av", "decord", "jinja2", "matplotlib", "numpy", "openai", "PIL", "pyarrow", "rich"}
+HEAVY = {
+    "av",
+    "decord",
+    "gradio",
+    "jinja2",
+    "matplotlib",
+    "numpy",
+    "openai",
+    "PIL",
+    "pyarrow",
+    "rich",
+}
 HEAVY |= {"scipy", "tokenizers", "torch", "tqdm", "transformers", "triton"}
 # A judge, drawings, a format of one data set's official file. Not scipy: transformers imports it
 # where it happens to be installed.

@@ -9,6 +9,7 @@ import pytest
 from prunevid_kernels.benchmarks.on_gpu import serving
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("body", "status"),
     [

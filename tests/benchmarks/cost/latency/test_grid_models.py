@@ -27,6 +27,7 @@ def tiny(model: str) -> tuple[Subject, Prompts]:
     return subject, make_prompts(subject, 8, 2)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("model", "method", "options"),
     [

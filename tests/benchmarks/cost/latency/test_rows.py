@@ -54,6 +54,7 @@ SAMPLE = [
 ]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["llava-onevision-7b", "pllava-7b", "st-llm-7b"])
 def test_every_method_of_every_family_passes_its_check(name, request) -> None:
     """Without --full, of the methods that only merge a sample."""
@@ -155,6 +156,7 @@ def wrong_report(monkeypatch) -> None:
     monkeypatch.setattr(prefill, "_record", less)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("plant", "reason"),
     [
