@@ -37,7 +37,10 @@ def app_command(
     max_mb: Annotated[int, typer.Option(min=1, help="Largest video to take, in MB.")] = 200,
     max_seconds: Annotated[int, typer.Option(min=1, help="Longest video to take.")] = 600,
 ) -> None:
-    """Ask about a video in the browser, settings at hand."""
+    """Ask about a video in the browser, settings at hand.
+
+    The page follows every setting of pruning while you look.
+    """
     if find_spec("gradio") is None:
         fail('the page needs Gradio, the extra "app": pip install ".[app]" in a checkout')
     from prunevid_kernels.adapters import ModelError, load_video_model

@@ -231,7 +231,8 @@ def run(inputs: Inputs, progress: Progress) -> RunResult:
         warming = prune(model.model, inputs.config)
     except ValueError as error:  # what this decoder cannot do, such as select at all
         raise InputError(f"--config: {error}") from error
-    with progress("Warming up"), warming:
+    # How long a prompt is tells why an answer takes as long as it does.
+    with progress(f"Warming up, {encoded['input_ids'].shape[1]:,} tokens"), warming:
         model.generate(encoded, max_new_tokens=1)
     with progress("Answering, pruned"):
         method = PruneVid(inputs.config)

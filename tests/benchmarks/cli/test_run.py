@@ -47,6 +47,9 @@ def test_default_run_says_what_it_used(default_run) -> None:
 
 def test_progress_is_on_stderr_and_the_result_on_stdout(default_run) -> None:
     assert "Answering, pruned: " in default_run.stderr
+    record = default_run.record
+    tokens = record["visual_tokens"] + record["other_tokens"]
+    assert f"Warming up, {tokens:,} tokens ...\n" in default_run.stderr
     begun = default_run.stderr.index("Answering, pruned ...\n")
     assert begun < default_run.stderr.index("Answering, pruned: "), "told when it begins"
     assert "Answering, pruned: " not in default_run.stdout
