@@ -39,6 +39,7 @@ CSS = """
 .pv-answer h4 {margin: 0; font-weight: 600; font-size: .85em; opacity: .75;}
 .pv-answer p {margin: .2em 0 0; font-size: 1.25em;}
 .pv-numbers {width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums;}
+.pv-numbers, .pv-numbers tr {border: none !important;}
 .pv-numbers th, .pv-numbers td {text-align: left; padding: .25em .8em .25em 0 !important;
   border: none !important; border-bottom: 1px solid var(--border-color-primary) !important;
   font-weight: 400; vertical-align: top;}
