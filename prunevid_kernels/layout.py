@@ -139,9 +139,10 @@ class TokenLayout:
     @classmethod
     def deferred(
         cls,
-        segment_starts: Tensor,
-        static_sizes: Tensor,
-        frame_sizes: Tensor,
+        structure: Tensor,
+        num_frames: int,
+        first: int,
+        last: int,
         *,
         source_to_merged: Tensor,
         merged_anchor: Tensor,
@@ -153,17 +154,20 @@ class TokenLayout:
         them all.
 
         Args:
-            segment_starts: [T] integers on any device: a number that the frames of one segment, and
-                no frames beside them, share.
-            static_sizes: [T] integers: at the first frame of each segment its merged static tokens.
-            frame_sizes: [T] integers: merged dynamic tokens of each frame.
+            structure: integers on any device: for all frames of several videos a number that the
+                frames of one segment, and no frames beside them, share; then for each frame, if a
+                segment starts there, its merged static tokens; then the merged dynamic tokens of
+                each frame; then whatever.
+            num_frames: of all videos together.
+            first: the first frame of this one.
+            last: the frame after its last.
             source_to_merged: as the attribute.
             merged_anchor: as the attribute.
             merged_count: as the attribute.
         """
         layout = object.__new__(cls)
         for name, value in (
-            ("_deferred", (segment_starts, static_sizes, frame_sizes)),
+            ("_deferred", (structure, num_frames, first, last)),
             ("source_to_merged", source_to_merged),
             ("merged_anchor", merged_anchor),
             ("merged_count", merged_count),
@@ -175,7 +179,9 @@ class TokenLayout:
         # Reached only for attributes that do not exist: the host fields of a deferred layout.
         if name not in _HOST_FIELDS or "_deferred" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        starts, static_sizes, frame_sizes = torch.stack(self.__dict__["_deferred"]).long().cpu()
+        structure, num_frames, first, last = self.__dict__["_deferred"]
+        rows = structure[: 3 * num_frames].view(3, num_frames)[:, first:last]
+        starts, static_sizes, frame_sizes = rows.long().cpu()
         is_start = torch.ones_like(starts, dtype=torch.bool)
         is_start[1:] = starts[1:] != starts[:-1]
         first_frames = is_start.nonzero()[:, 0]

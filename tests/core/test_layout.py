@@ -89,7 +89,10 @@ def test_representation_is_short(layout: TokenLayout) -> None:
 
 def test_representation_of_a_deferred_layout_waits_for_nothing(layout: TokenLayout) -> None:
     deferred = TokenLayout.deferred(
-        *torch.tensor([[0, 0, 1], [1, 0, 0], [1, 2, 2]]),
+        torch.tensor([5, 0, 0, 1, 9, 0, 1, 0, 0, 4, 3, 1, 2, 2, 8, -1]),
+        num_frames=5,
+        first=1,
+        last=4,
         source_to_merged=layout.source_to_merged,
         merged_anchor=layout.merged_anchor,
         merged_count=layout.merged_count,
