@@ -271,6 +271,9 @@ def segments(
     ratio_bits = double_bits(segment_ratio)
     pitch = points.pitch
     if max_frames <= MAX_SMALL_SET:
+        config = config_for("short_segments", device)
+        block_n = max(32, power_of_2_from(max_frames))
+        num_warps = block_n // config["WARP_ROWS"]  # of all distances
         launch(
             _short_segments_kernel,
             (device, pitch, segment_ratio, points.gram_stride > MAX_INT32),
@@ -288,10 +291,7 @@ def segments(
                 num_neighbors,
                 ratio_bits,
             ),
-            {
-                "BLOCK_N": max(32, power_of_2_from(max_frames)),
-                **config_for("short_segments", device),
-            },
+            {"BLOCK_M": config["BLOCK_M"], "BLOCK_N": block_n, "num_warps": num_warps},
         )
         return start, length, static_count
     density, score = parts(device, *[((frames,), torch.float32)] * 2)
