@@ -45,6 +45,7 @@ def operators(name):
     return counted.names
 
 found["operators"] = {name: operators(name) for name in ("merge", "merge, budget")}
+found["variants"] = host_time.variants_of_one_model(30)
 found["times"] = host_time.timed(repeats=1)
 print(json.dumps(found))
 """
@@ -85,3 +86,10 @@ def test_a_merge_asks_torch_for_little(name: str, others: int, found: dict[str, 
     allocations = names.count("empty")
     assert allocations <= 8 + 6
     assert len(names) - allocations <= others, names
+
+
+def test_requests_to_one_model_need_one_variant_of_each_kernel(found: dict[str, Any]) -> None:
+    """But for the tile of a short video's distances, which has two sizes."""
+    twice = {kernel: count for kernel, count in found["variants"].items() if count > 1}
+    assert len(found["variants"]) == 14
+    assert twice == {"_short_segments_kernel": 2}
