@@ -139,10 +139,9 @@ class TokenLayout:
     @classmethod
     def deferred(
         cls,
-        structure: Tensor,
-        num_frames: int,
-        first: int,
-        last: int,
+        segment_starts: Tensor,
+        static_sizes: Tensor,
+        frame_sizes: Tensor,
         *,
         source_to_merged: Tensor,
         merged_anchor: Tensor,
@@ -154,10 +153,45 @@ class TokenLayout:
         them all.
 
         Args:
-            structure: integers on any device: for all frames of several videos a number that the
-                frames of one segment, and no frames beside them, share; then for each frame, if a
-                segment starts there, its merged static tokens; then the merged dynamic tokens of
-                each frame; then whatever.
+            segment_starts: [T] integers on any device: a number that the frames of one segment, and
+                no frames beside them, share.
+            static_sizes: [T] integers: at the first frame of each segment its merged static tokens.
+            frame_sizes: [T] integers: merged dynamic tokens of each frame.
+            source_to_merged: as the attribute.
+            merged_anchor: as the attribute.
+            merged_count: as the attribute.
+        """
+        layout = cls.deferred_in(
+            segment_starts,
+            len(segment_starts),
+            0,
+            len(segment_starts),
+            source_to_merged=source_to_merged,
+            merged_anchor=merged_anchor,
+            merged_count=merged_count,
+        )
+        rows = (segment_starts, static_sizes, frame_sizes)  # which lie apart
+        object.__setattr__(layout, "_deferred", rows)
+        return layout
+
+    @classmethod
+    def deferred_in(
+        cls,
+        structure: Tensor,
+        num_frames: int,
+        first: int,
+        last: int,
+        *,
+        source_to_merged: Tensor,
+        merged_anchor: Tensor,
+        merged_count: Tensor,
+    ) -> TokenLayout:
+        """:meth:`deferred`, from where a merge of several videos has left its rows: not even a view
+        is made of them before they are read.
+
+        Args:
+            structure: integers on any device: the three rows of :meth:`deferred` for all videos'
+                frames, one row after the other, then whatever.
             num_frames: of all videos together.
             first: the first frame of this one.
             last: the frame after its last.
@@ -179,8 +213,12 @@ class TokenLayout:
         # Reached only for attributes that do not exist: the host fields of a deferred layout.
         if name not in _HOST_FIELDS or "_deferred" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        structure, num_frames, first, last = self.__dict__["_deferred"]
-        rows = structure[: 3 * num_frames].view(3, num_frames)[:, first:last]
+        deferred = self.__dict__["_deferred"]
+        if len(deferred) == 3:
+            rows = torch.stack(deferred)
+        else:
+            structure, num_frames, first, last = deferred
+            rows = structure[: 3 * num_frames].view(3, num_frames)[:, first:last]
         starts, static_sizes, frame_sizes = rows.long().cpu()
         is_start = torch.ones_like(starts, dtype=torch.bool)
         is_start[1:] = starts[1:] != starts[:-1]

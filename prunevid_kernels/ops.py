@@ -231,7 +231,7 @@ def _merge_by_kernels(
     return [
         MergedVideo(
             video.tokens,
-            TokenLayout.deferred(
+            TokenLayout.deferred_in(
                 batch.structure,
                 len(features),
                 *video.frames,
@@ -280,7 +280,7 @@ def merge_to_budget(
     first = 0
     for video, (tokens, source_to_merged, anchor, merged_count) in enumerate(rows):
         last = first + frames[video]
-        layout = TokenLayout.deferred(
+        layout = TokenLayout.deferred_in(
             structure,
             num_frames,
             first,

@@ -56,7 +56,7 @@ class VideoMerge(NamedTuple):
 class BatchMerge(NamedTuple):
     """Each video's first bad frame (None: all features are finite) and, if all are, the videos; and
     of all of them :class:`~prunevid_kernels.kernels.groups.GroupTable.host`, in host memory, as
-    :meth:`~prunevid_kernels.TokenLayout.deferred` takes it."""
+    :meth:`~prunevid_kernels.TokenLayout.deferred_in` takes it."""
 
     first_bad_frame: list[int | None]
     videos: list[VideoMerge]

@@ -89,6 +89,18 @@ def test_representation_is_short(layout: TokenLayout) -> None:
 
 def test_representation_of_a_deferred_layout_waits_for_nothing(layout: TokenLayout) -> None:
     deferred = TokenLayout.deferred(
+        *torch.tensor([[0, 0, 1], [1, 0, 0], [1, 2, 2]]),
+        source_to_merged=layout.source_to_merged,
+        merged_anchor=layout.merged_anchor,
+        merged_count=layout.merged_count,
+    )
+    assert repr(deferred) == repr(layout)
+    assert "segment_lengths" not in vars(deferred)
+    assert torch.equal(deferred.group_sizes, layout.group_sizes)
+
+
+def test_one_of_several_videos_finds_its_rows(layout: TokenLayout) -> None:
+    deferred = TokenLayout.deferred_in(
         torch.tensor([5, 0, 0, 1, 9, 0, 1, 0, 0, 4, 3, 1, 2, 2, 8, -1]),
         num_frames=5,
         first=1,
@@ -97,6 +109,6 @@ def test_representation_of_a_deferred_layout_waits_for_nothing(layout: TokenLayo
         merged_anchor=layout.merged_anchor,
         merged_count=layout.merged_count,
     )
-    assert repr(deferred) == repr(layout)
     assert "segment_lengths" not in vars(deferred)
-    assert torch.equal(deferred.group_sizes, layout.group_sizes)
+    for name in ("segment_lengths", "group_sizes", "group_is_static", "group_segment"):
+        assert torch.equal(getattr(deferred, name), getattr(layout, name))

@@ -207,12 +207,9 @@ def test_default_device_reaches_no_merge(
 def test_default_device_reaches_no_layout(other_default_device: None) -> None:
     cpu = torch.device("cpu")
     identity = TokenLayout.identity(3, 4, cpu)
-    structure = torch.tensor([0, 0, 1, 0, 0, 0, 4, 4, 4], device=cpu)
+    rows = torch.tensor([[0, 0, 1], [0, 0, 0], [4, 4, 4]], device=cpu)
     deferred = TokenLayout.deferred(
-        structure,
-        3,
-        0,
-        3,
+        *rows,
         source_to_merged=identity.source_to_merged,
         merged_anchor=identity.merged_anchor,
         merged_count=identity.merged_count,
