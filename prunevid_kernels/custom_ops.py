@@ -79,6 +79,23 @@ def merge_to_budget(
     """
     numbers = (tau, segment_ratio, cluster_ratio, num_neighbors, min_cluster_tokens)
     frames, budgets = check_merge_to_budget(features, frames, budgets, *numbers)
+    return merge_to_budget_unchecked(features, frames, budgets, *numbers, impl, out)
+
+
+def merge_to_budget_unchecked(
+    features: Tensor,
+    frames: list[int],
+    budgets: list[int],
+    tau: float,
+    segment_ratio: float,
+    cluster_ratio: float,
+    num_neighbors: int,
+    min_cluster_tokens: int,
+    impl: Impl = "auto",
+    out: Tensor | None = None,
+) -> BudgetMerge:
+    """:func:`merge_to_budget`, all arguments but ``out`` and ``impl`` validated."""
+    numbers = (tau, segment_ratio, cluster_ratio, num_neighbors, min_cluster_tokens)
     tokens_per_frame, channels = features.shape[1:]
     if out is not None:
         require_out("out", out, (sum(budgets), channels), features.dtype, features)
@@ -90,11 +107,11 @@ def merge_to_budget(
         return merged
     from prunevid_kernels.kernels import merge as kernel
 
+    parameters = kernel.MergeParameters(*numbers)
+
     def merge(x: Tensor, frames: list[int], budgets: list[int], out: Tensor | None) -> BudgetMerge:
         with torch.cuda.device_of(x):
-            return kernel.merge_videos_to_budget(
-                x, frames, budgets, kernel.MergeParameters(*numbers), out
-            )
+            return kernel.merge_videos_to_budget(x, frames, budgets, parameters, out)
 
     shrinks = [b < t * tokens_per_frame for b, t in zip(budgets, frames, strict=True)]
     if all(shrinks):
@@ -195,9 +212,6 @@ def split_videos(result: BudgetMerge, frames: list[int], budgets: list[int]) -> 
     starts, static_sizes, frame_sizes, num_merged, first_bad = structure.split(
         [sum(frames)] * 3 + [len(frames)] * 2
     )
-    if len(frames) == 1:
-        of_structure = (starts, static_sizes, frame_sizes, num_merged, first_bad)
-        return [BudgetVideo(tokens, source_to_merged, anchor, count, *of_structure)]
     parts = zip(
         tokens.split(budgets),
         source_to_merged.split(frames),

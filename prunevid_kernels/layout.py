@@ -161,9 +161,47 @@ class TokenLayout:
             merged_anchor: as the attribute.
             merged_count: as the attribute.
         """
+        layout = cls.deferred_in(
+            segment_starts,
+            len(segment_starts),
+            0,
+            len(segment_starts),
+            source_to_merged=source_to_merged,
+            merged_anchor=merged_anchor,
+            merged_count=merged_count,
+        )
+        rows = (segment_starts, static_sizes, frame_sizes)  # which lie apart
+        object.__setattr__(layout, "_deferred", rows)
+        return layout
+
+    @classmethod
+    def deferred_in(
+        cls,
+        structure: Tensor,
+        num_frames: int,
+        first: int,
+        last: int,
+        *,
+        source_to_merged: Tensor,
+        merged_anchor: Tensor,
+        merged_count: Tensor,
+    ) -> TokenLayout:
+        """:meth:`deferred`, from where a merge of several videos has left its rows: not even a view
+        is made of them before they are read.
+
+        Args:
+            structure: integers on any device: the three rows of :meth:`deferred` for all videos'
+                frames, one row after the other, then whatever.
+            num_frames: of all videos together.
+            first: the first frame of this one.
+            last: the frame after its last.
+            source_to_merged: as the attribute.
+            merged_anchor: as the attribute.
+            merged_count: as the attribute.
+        """
         layout = object.__new__(cls)
         for name, value in (
-            ("_deferred", (segment_starts, static_sizes, frame_sizes)),
+            ("_deferred", (structure, num_frames, first, last)),
             ("source_to_merged", source_to_merged),
             ("merged_anchor", merged_anchor),
             ("merged_count", merged_count),
@@ -175,7 +213,13 @@ class TokenLayout:
         # Reached only for attributes that do not exist: the host fields of a deferred layout.
         if name not in _HOST_FIELDS or "_deferred" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        starts, static_sizes, frame_sizes = torch.stack(self.__dict__["_deferred"]).long().cpu()
+        deferred = self.__dict__["_deferred"]
+        if len(deferred) == 3:
+            rows = torch.stack(deferred)
+        else:
+            structure, num_frames, first, last = deferred
+            rows = structure[: 3 * num_frames].view(3, num_frames)[:, first:last]
+        starts, static_sizes, frame_sizes = rows.long().cpu()
         is_start = torch.ones_like(starts, dtype=torch.bool)
         is_start[1:] = starts[1:] != starts[:-1]
         first_frames = is_start.nonzero()[:, 0]

@@ -231,10 +231,10 @@ def _merge_by_kernels(
     return [
         MergedVideo(
             video.tokens,
-            TokenLayout.deferred(
-                video.segment_starts,
-                video.static_sizes,
-                video.frame_sizes,
+            TokenLayout.deferred_in(
+                batch.structure,
+                len(features),
+                *video.frames,
                 source_to_merged=video.source_to_merged,
                 merged_anchor=video.merged_anchor,
                 merged_count=video.merged_count,
@@ -260,23 +260,39 @@ def merge_to_budget(
         if out is not None:
             result = (out.copy_(result[0]), *result[1:])
     else:
-        result = custom_ops.merge_to_budget(*arguments, out)
+        result = custom_ops.merge_to_budget_unchecked(*arguments, out)
     is_triton = resolve_impl(impl, features) == "triton"
-    return [
-        MergedVideo(
-            video.tokens,
-            TokenLayout.deferred(
-                video.segment_starts,
-                video.static_sizes,
-                video.frame_sizes,
-                source_to_merged=video.source_to_merged,
-                merged_anchor=video.merged_anchor,
-                merged_count=video.merged_count,
-            ),
-            video.first_bad_frame[0] if is_triton else None,
+    tokens, source_to_merged, anchor, merged_count, structure = result
+    num_frames = features.shape[0]
+    if len(frames) == 1:  # views cost the host as much as launches
+        rows = [(tokens, source_to_merged, anchor, merged_count)]
+    else:
+        rows = list(
+            zip(
+                tokens.split(budgets),
+                source_to_merged.split(frames),
+                anchor.split(budgets),
+                merged_count.split(budgets),
+                strict=True,
+            )
         )
-        for video in custom_ops.split_videos(result, frames, budgets)
-    ]
+    videos = []
+    first = 0
+    for video, (tokens, source_to_merged, anchor, merged_count) in enumerate(rows):
+        last = first + frames[video]
+        layout = TokenLayout.deferred_in(
+            structure,
+            num_frames,
+            first,
+            last,
+            source_to_merged=source_to_merged,
+            merged_anchor=anchor,
+            merged_count=merged_count,
+        )
+        is_bad = structure[3 * num_frames + len(frames) + video] if is_triton else None
+        videos.append(MergedVideo(tokens, layout, is_bad))
+        first = last
+    return videos
 
 
 def require_finite(videos: list[MergedVideo]) -> list[MergedVideo]:

@@ -32,33 +32,28 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES = 32
 
+OF_LAUNCHER = 6
+"""What Triton's launcher takes between the grid and a kernel's arguments: the stream, the function,
+its metadata, and three things for hooks."""
+
 
 class Variant:
     """A launch's variant as Triton compiles it, which does nothing when it is run."""
 
     function = packed_metadata = None
+    is_triton_launching = False
 
     def __init__(self, kernel: Any, key: str, report: Report | None) -> None:
         self.kernel, self.key, self.report = kernel, key, report
 
     def launch_metadata(self, *args: Any) -> None:
-        return None
+        self.is_triton_launching = True  # it asks, and then runs
 
-    def run(self, *args: Any) -> None:
-        return None
-
-    def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., None]:
-        from triton.runtime.driver import driver
-
-        def runner(*args: Any) -> None:  # what Triton's own does
-            if self.report is not None:
-                self._examine(args, self.report)
-            device = driver.active.get_current_device()
-            stream = driver.active.get_current_stream(device)
-            self.launch_metadata(grid, stream, *args)
-            self.run(*grid, stream, self.function, self.packed_metadata, None, *args)
-
-        return runner
+    def run(self, x: int, y: int, z: int, *args: Any) -> None:
+        if self.report is not None:
+            if not self.is_triton_launching:  # past its binder
+                self._examine(args[OF_LAUNCHER:], self.report)
+            self.is_triton_launching = False
 
     def _examine(self, args: tuple[Any, ...], report: Report) -> None:
         """Whether Triton too would have taken this variant for the arguments."""
@@ -228,6 +223,31 @@ def examined(requests: int) -> Report:
     return report
 
 
+def variants_of_one_model(requests: int) -> dict[str, int]:
+    """Kernel -> variants that Triton compiles for mixed requests to one model: videos of 4 to 64
+    frames merged to a budget, questions of 1 to 60 tokens, whose scores are taken, and a cache of
+    28 layers compacted."""
+    import random
+
+    import torch
+
+    from prunevid_kernels import PruneVidConfig, compact, merge_video, score_visual_tokens
+
+    chance = random.Random(0)
+    with launches_dropped() as report:
+        for _ in range(requests):
+            x = torch.zeros((chance.randint(4, 64), 20, 64), dtype=torch.bfloat16)
+            config = PruneVidConfig(budget=chance.choice((0.1, 0.2, 0.25, 0.3)))
+            tokens = len(merge_video(x, config, impl="triton").tokens)
+            rows = chance.randint(1, 60)
+            query = torch.zeros((1, 28, rows, 16), dtype=torch.bfloat16)
+            key = torch.zeros((1, 4, 14 + tokens + rows, 16), dtype=torch.bfloat16)
+            score_visual_tokens(query, key, slice(14, 14 + tokens), impl="triton")
+            compact([key] * 56, torch.arange(0, tokens, 3), dim=2, impl="triton")
+    kernels = [kernel for kernel, _ in report.variants]
+    return {kernel: kernels.count(kernel) for kernel in sorted(set(kernels))}
+
+
 class _Checkout:
     """Finds the packages of a checkout of this project before an installed one's."""
 
@@ -267,11 +287,21 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="REQUESTS",
         help="time nothing; say of mixed requests whether Triton would take the same variants",
     )
+    parser.add_argument(
+        "--variants",
+        type=int,
+        metavar="REQUESTS",
+        help="time nothing; count what Triton compiles for mixed requests to one model",
+    )
     parser.add_argument("--checkout", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.checkout is not None:
         sys.meta_path.insert(0, _Checkout(options.checkout))
         print(json.dumps(timed(options.repeats)))
+        return 0
+    if options.variants is not None:
+        found = variants_of_one_model(options.variants)
+        print(json.dumps(found | {"all": sum(found.values())}))
         return 0
     if options.examine is not None:
         report = examined(options.examine)

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import blocks_for, config_for, device_integers
 from prunevid_kernels.kernels._launch import launch
+from prunevid_kernels.kernels._parts import parts
 from prunevid_kernels.kernels.density_peaks import (
     densities,
     labels,
@@ -207,9 +208,12 @@ class Points(NamedTuple):
     """Sets of points by their Gram matrices, in R rows.
 
     Attributes:
-        gram: [R, pitch] float32, the first of ``num_splits`` parts that add up, ``gram_stride``
-            floats apart; norm: [R], the parts ``norm_stride`` floats apart.
-        first_row, end_row: [B] int32, each set's first row and the row after its last.
+        gram: R rows of ``pitch`` float32 from its first, the first of ``num_splits`` parts that add
+            up, ``gram_stride`` floats apart; norm: [R], the parts ``norm_stride`` floats apart.
+        pitch: floats from a row to the next, as :func:`~prunevid_kernels.kernels.gram.padded_pitch`
+            gives them.
+        first_row, end_row: [B] int32, each set's first row and the row after its last; of
+            ``first_row`` more may be there.
         max_points: points of the largest set.
         segment_length: [F] int32 where the sets are groups of F frames, see
             :func:`~prunevid_kernels.kernels.group_gram.group_gram`; None otherwise.
@@ -217,6 +221,7 @@ class Points(NamedTuple):
 
     gram: Tensor
     norm: Tensor
+    pitch: int
     num_splits: int
     gram_stride: int
     norm_stride: int
@@ -231,10 +236,13 @@ def points_of(x: Tensor, first_row: Tensor, end_row: Tensor, max_points: int) ->
     """The sets of points that x [R, C] holds, in one launch."""
     # Too many are refused before any work is done.
     blocks_for("cluster_rows", x.device, max_points)
-    matrices, norms = gram(x, first_row, end_row, padded_pitch(max_points))
+    pitch = padded_pitch(max_points)
+    matrices, norms = gram(x, first_row, end_row, pitch)
     splits, strides = matrices.shape[0], (matrices.stride(0), norms.stride(0))
     channels = x.shape[1]
-    return Points(matrices[0], norms[0], splits, *strides, first_row, end_row, max_points, channels)
+    return Points(
+        matrices, norms, pitch, splits, *strides, first_row, end_row, max_points, channels
+    )
 
 
 def score_points(points: Points, num_neighbors: int, density: Tensor, score: Tensor) -> Tensor:
@@ -243,15 +251,14 @@ def score_points(points: Points, num_neighbors: int, density: Tensor, score: Ten
     Returns:
         squared distances [R, pitch] float32.
     """
-    rows, pitch = density.shape[0], points.gram.shape[-1]
+    rows, pitch = density.shape[0], points.pitch
     device = density.device
-    square = torch.empty((rows, pitch), dtype=torch.float32, device=device)
-    farthest = torch.empty(rows, dtype=torch.int32, device=device)
+    square, farthest = parts(device, ((rows, pitch), torch.float32), ((rows,), torch.int32))
     sets = points.first_row, points.end_row
     sqrt_channels = math.sqrt(points.channels)
     segment_length = points.segment_length
     blocks = blocks_for("cluster_rows", device, points.max_points)
-    grid = (points.first_row.shape[0] * -(-points.max_points // blocks["BLOCK_M"]), 1, 1)
+    grid = (points.end_row.shape[0] * -(-points.max_points // blocks["BLOCK_M"]), 1, 1)
     needs_64_bits = points.gram_stride > MAX_INT32, points.norm_stride > MAX_INT32
     launch(
         _densities_kernel,

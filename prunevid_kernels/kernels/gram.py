@@ -25,6 +25,7 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import _bfloat16_parts, config_for, dot, is_interpreted
 from prunevid_kernels.kernels._launch import alike, launch
+from prunevid_kernels.kernels._parts import parts
 
 
 @triton.jit
@@ -299,7 +300,8 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
     parts stored side by side; their reader adds them up in order.
 
     Args:
-        first_row, end_row: [B] int32, each set's first row and the row after its last.
+        first_row, end_row: [B] int32, each set's first row and the row after its last; of
+            ``first_row`` more may be there.
         pitch: the most points of a set, by :func:`padded_pitch`.
 
     Returns:
@@ -311,13 +313,16 @@ def gram(x: Tensor, first_row: Tensor, end_row: Tensor, pitch: int) -> tuple[Ten
     # longer one.
     config = config_for("gram", x.device)
     splits = -(-channels // config["SPLIT_C"])
-    matrices = torch.empty((splits, rows, pitch), dtype=torch.float32, device=x.device)
-    norms = torch.empty((splits, rows), dtype=torch.float32, device=x.device)
+    matrices, norms = parts(
+        x.device,
+        ((splits, rows, pitch), torch.float32),
+        ((splits, rows), torch.float32),
+    )
     tiles = -(-pitch // config["BLOCK"])
     launch(
         _gram_kernel,
         (*alike(x), channels, pitch),
-        (len(first_row), tiles * tiles, splits),
+        (len(end_row), tiles * tiles, splits),
         (x, first_row, end_row, matrices, norms, rows, channels, pitch),
         {"INTERPRETED": is_interpreted(), "CENTERS": 4, **config},
     )

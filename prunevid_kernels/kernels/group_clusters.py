@@ -18,6 +18,7 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import blocks_for
 from prunevid_kernels.kernels._launch import launch
+from prunevid_kernels.kernels._parts import parts
 from prunevid_kernels.kernels.density_peaks import labels, ranks
 from prunevid_kernels.kernels.dpc_knn import Points, score_points
 from prunevid_kernels.kernels.groups import GroupTable, sharers, video_of
@@ -316,13 +317,18 @@ def group_clusters(
     """
     frames, n = norms.shape
     device = norms.device
-    density = torch.empty(frames * n, dtype=torch.float32, device=device)
-    score = torch.empty(frames * n, dtype=torch.float32, device=device)
+    density, score, member, row_group, row_begin, row_size = parts(
+        device,
+        *[((frames * n,), torch.float32)] * 2,
+        ((frames, n), torch.int32),
+        *[((num_rows,), torch.int32)] * 3,
+    )
     # A part of a static group's matrix in the rows of each frame of its segment.
     strides = matrices.stride(0), norms.stride(0)
     points = Points(
-        matrices.flatten(0, 1),
-        norms.flatten(),
+        matrices,
+        norms,
+        matrices.shape[2],
         1,
         *strides,
         table.first_point,
@@ -332,9 +338,6 @@ def group_clusters(
         segment_length,
     )
     square = score_points(points, num_neighbors, density, score)
-    member = torch.empty((frames, n), dtype=torch.int32, device=device)
-    rows = torch.empty((3, num_rows), dtype=torch.int32, device=device)
-    row_group, row_begin, row_size = rows.unbind()
     source_to_merged = torch.empty((frames, n), dtype=torch.int64, device=device)
     anchor = torch.empty(num_rows, dtype=torch.int64, device=device)
     count = torch.empty(num_rows, dtype=torch.int64, device=device)

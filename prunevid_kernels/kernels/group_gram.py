@@ -15,6 +15,7 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for, is_interpreted
 from prunevid_kernels.kernels._launch import alike, launch
+from prunevid_kernels.kernels._parts import parts
 from prunevid_kernels.kernels.gram import (
     add_float32_products,
     add_products,
@@ -337,8 +338,9 @@ def group_gram(
     offset_c = channels_per_offset_block(channels)
     assert offset_c % config["BLOCK_C"] == offset_c % config["FLOAT32_BLOCK_C"] == 0
     pitch = padded_pitch(n)
-    matrices = torch.empty((frames, n, pitch), dtype=torch.float32, device=x.device)
-    norms = torch.empty((frames, n), dtype=torch.float32, device=x.device)
+    matrices, norms = parts(
+        x.device, ((frames, n, pitch), torch.float32), ((frames, n), torch.float32)
+    )
     tiles = -(-n // config["BLOCK"])
     launch(
         _group_gram_kernel,

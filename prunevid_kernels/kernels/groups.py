@@ -16,6 +16,7 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import double_bits, merged_size
 from prunevid_kernels.kernels._launch import launch
+from prunevid_kernels.kernels._parts import parts, span
 
 
 class GroupTable(NamedTuple):
@@ -302,15 +303,17 @@ def group_table(
     """
     frames, n = is_static.shape
     videos = first_frame.shape[0] - 1
-    position = torch.empty((frames, n), dtype=torch.int32, device=is_static.device)
-    offsets = torch.empty((2, frames), dtype=torch.int32, device=is_static.device)
-    static_offset, frame_offset = offsets.unbind()
-    points = torch.empty((2, 2 * frames), dtype=torch.int32, device=is_static.device)
-    first_point, end_point = points.unbind()
-    host = torch.empty(3 * frames + 2 * videos, dtype=torch.int32, device=is_static.device)
+    device = is_static.device
+    position, static_offset, frame_offset, first_point, end_point = parts(
+        device,
+        ((frames, n), torch.int32),
+        *[((frames,), torch.int32)] * 2,
+        *[((2 * frames,), torch.int32)] * 2,
+    )
+    host = torch.empty(3 * frames + 2 * videos, dtype=torch.int32, device=device)
     launch(
         _group_table_kernel,
-        (is_static.device, cluster_ratio),
+        (device, cluster_ratio),
         (frames, 1, 1),
         (
             first_frame,
@@ -343,9 +346,9 @@ def group_table(
     return GroupTable(
         position,
         static_offset=static_offset,
-        static_size=host[frames : 2 * frames],
+        static_size=span(host, frames, 2 * frames),
         frame_offset=frame_offset,
-        frame_size=host[2 * frames : 3 * frames],
+        frame_size=span(host, 2 * frames, 3 * frames),
         first_point=first_point,
         end_point=end_point,
         host=host,

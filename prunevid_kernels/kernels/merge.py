@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from prunevid_kernels.kernels._device import MAX_POINTS
+from prunevid_kernels.kernels._parts import span
 from prunevid_kernels.kernels.group_clusters import GroupClusters, group_clusters
 from prunevid_kernels.kernels.group_gram import group_gram
 from prunevid_kernels.kernels.groups import GroupTable, group_table
@@ -42,27 +43,24 @@ class MergeParameters(NamedTuple):
 
 
 class VideoMerge(NamedTuple):
-    """One video's merged tokens [L, C] and structure.
-
-    The first frame (counted over all videos) of each frame's segment, static sizes at the segments'
-    first frames, and frame sizes: [T] int64 in host memory, as
-    :meth:`~prunevid_kernels.TokenLayout.deferred` takes them.
-    """
+    """One video's merged tokens [L, C]; its first frame and the one after its last, of those of all
+    videos; and what its tokens' layout has of it."""
 
     tokens: Tensor
-    segment_starts: Tensor
-    static_sizes: Tensor
-    frame_sizes: Tensor
+    frames: tuple[int, int]
     source_to_merged: Tensor
     merged_anchor: Tensor
     merged_count: Tensor
 
 
 class BatchMerge(NamedTuple):
-    """Each video's first bad frame (None: all features are finite) and, if all are, the videos."""
+    """Each video's first bad frame (None: all features are finite) and, if all are, the videos; and
+    of all of them :class:`~prunevid_kernels.kernels.groups.GroupTable.host`, in host memory, as
+    :meth:`~prunevid_kernels.TokenLayout.deferred_in` takes it."""
 
     first_bad_frame: list[int | None]
     videos: list[VideoMerge]
+    structure: Tensor
 
 
 class _Decisions(NamedTuple):
@@ -109,9 +107,9 @@ def _decide(
     longest = max(frames)
 
     mean, is_offset, is_bad, tables = frame_mean(x, values)
-    first_frame = tables[: len(frames) + 1]
-    first_row = tables[pitch : pitch + len(frames) + 1]
-    budget = None if budgets is None else tables[2 * pitch :]
+    first_frame = span(tables, 0, len(frames) + 1)
+    first_row = span(tables, pitch, pitch + len(frames) + 1)
+    budget = None if budgets is None else span(tables, 2 * pitch, 2 * pitch + len(frames))
     start, length, static_count = segments(
         mean, first_frame, longest, p.segment_ratio, p.num_neighbors
     )
@@ -159,11 +157,10 @@ def _average(
     """The last launch, or the last two: merged tokens [total_merged, C]."""
     x, segment_length, first_row, table, _, clusters = decisions
     first = 3 * x.shape[0]
-    num_merged = table.host[first : first + num_videos]
     return group_mean(
         x,
         first_row,
-        num_merged,
+        span(table.host, first, first + num_videos),
         segment_length,
         clusters,
         total_merged,
@@ -186,7 +183,7 @@ def merge_videos(features: Tensor, frames: Sequence[int], p: MergeParameters) ->
     lengths, first_bad = of_videos[: len(frames)], of_videos[len(frames) :]
     bad = [frame if frame < count else None for frame, count in zip(first_bad, frames, strict=True)]
     if any(frame is not None for frame in bad):
-        return BatchMerge(bad, [])
+        return BatchMerge(bad, [], table)
     merged = _average(decisions, len(frames), sum(lengths))
 
     clusters = decisions.clusters
@@ -198,16 +195,14 @@ def merge_videos(features: Tensor, frames: Sequence[int], p: MergeParameters) ->
         videos.append(
             VideoMerge(
                 tokens,
-                segment_starts=table[first:last],
-                static_sizes=table[num_frames + first : num_frames + last],
-                frame_sizes=table[2 * num_frames + first : 2 * num_frames + last],
+                (first, last),
                 source_to_merged=clusters.source_to_merged[first:last],
                 merged_anchor=clusters.merged_anchor[rows],
                 merged_count=clusters.merged_count[rows],
             )
         )
         first = last
-    return BatchMerge(bad, videos)
+    return BatchMerge(bad, videos, table)
 
 
 def merge_videos_to_budget(
@@ -230,9 +225,9 @@ def merge_videos_to_budget(
     """
     decisions = _decide(features, frames, budgets, p)
     # Every frame has a group, and every segment of two frames or more.
-    may_share = any(
-        budget < count + count // 2 for budget, count in zip(budgets, frames, strict=True)
-    )
+    may_share = False
+    for budget, count in zip(budgets, frames, strict=True):
+        may_share |= budget < count + count // 2
     tokens = _average(decisions, len(frames), sum(budgets), out, may_share=may_share)
     clusters = decisions.clusters
     return (

@@ -32,6 +32,7 @@ from prunevid_kernels.kernels._device import (
     scaled_count,
 )
 from prunevid_kernels.kernels._launch import launch
+from prunevid_kernels.kernels._parts import parts, span
 from prunevid_kernels.kernels.density_peaks import (
     MAX_SMALL_SET,
     labels,
@@ -244,6 +245,7 @@ def segments(
     max_frames: int,
     segment_ratio: float,
     num_neighbors: int,
+    out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cut every video into segments: in two launches, or in four if one is long.
 
@@ -253,6 +255,7 @@ def segments(
         max_frames: frames of the longest video.
         segment_ratio: clusters a frame.
         num_neighbors: of the density.
+        out: [F] int32: takes the first frames.
 
     Returns:
         [F] int32 each: the first frame (counted over all videos) and the length of each frame's
@@ -260,13 +263,17 @@ def segments(
     """
     frames = frame_mean.shape[0]
     device = frame_mean.device
-    points = points_of(frame_mean, first_frame[:-1], first_frame[1:], max_frames)
-    of_frames = torch.empty((3, frames), dtype=torch.int32, device=device)
-    start, length, static_count = of_frames.unbind()
-    grid = (first_frame.shape[0] - 1, 1, 1)
+    videos = first_frame.shape[0] - 1
+    points = points_of(frame_mean, first_frame, span(first_frame, 1, videos + 1), max_frames)
+    start, length, static_count = parts(device, *[((frames,), torch.int32)] * 3)
+    start = start if out is None else out
+    grid = (videos, 1, 1)
     ratio_bits = double_bits(segment_ratio)
-    pitch = points.gram.shape[-1]
+    pitch = points.pitch
     if max_frames <= MAX_SMALL_SET:
+        config = config_for("short_segments", device)
+        block_n = max(32, power_of_2_from(max_frames))
+        num_warps = block_n // config["WARP_ROWS"]  # of all distances
         launch(
             _short_segments_kernel,
             (device, pitch, segment_ratio, points.gram_stride > MAX_INT32),
@@ -284,13 +291,10 @@ def segments(
                 num_neighbors,
                 ratio_bits,
             ),
-            {
-                "BLOCK_N": max(32, power_of_2_from(max_frames)),
-                **config_for("short_segments", device),
-            },
+            {"BLOCK_M": config["BLOCK_M"], "BLOCK_N": block_n, "num_warps": num_warps},
         )
         return start, length, static_count
-    density, score = torch.empty((2, frames), dtype=torch.float32, device=device).unbind()
+    density, score = parts(device, *[((frames,), torch.float32)] * 2)
     square = score_points(points, num_neighbors, density, score)
     launch(
         _segments_kernel,
@@ -306,8 +310,8 @@ def segment_frames(frame_features: Tensor, segment_ratio: float, num_neighbors: 
     """See :func:`prunevid_kernels.segment_frames`."""
     frames = len(frame_features)
     first_frame = device_integers([0, frames], frame_features.device)
-    start, _, _ = segments(
-        frame_features.contiguous(), first_frame, frames, segment_ratio, num_neighbors
-    )
+    start = torch.empty(frames, dtype=torch.int32, device=frame_features.device)
+    x = frame_features.contiguous()
+    segments(x, first_frame, frames, segment_ratio, num_neighbors, start)
     is_start = start == torch.arange(frames, device=start.device)
     return is_start.long().cumsum(0) - 1

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from prunevid_kernels.kernels._device import config_for
 from prunevid_kernels.kernels._launch import alike, launch
+from prunevid_kernels.kernels._parts import parts
 from prunevid_kernels.kernels.means.frame_mean import channels_per_offset_block
 
 
@@ -127,8 +128,9 @@ def static_split(
         ``frame_mean[f]``; nothing elsewhere.
     """
     frames, n, channels = x.shape
-    is_static = torch.empty((frames, n), dtype=torch.int8, device=x.device)
-    static_mean = torch.empty((frames // 2, n, channels), dtype=torch.float32, device=x.device)
+    is_static, static_mean = parts(
+        x.device, ((frames, n), torch.int8), ((frames // 2, n, channels), torch.float32)
+    )
     config = config_for("static_split", x.device).copy()
     # All channels of a token at once, and as many frames as the registers hold. (Beyond 16,384
     # channels they do not hold one; no model has as many.)

@@ -102,7 +102,7 @@ def test_parts_of_products_that_lie_far_apart(sparse) -> None:  # type: ignore[n
     norms = products.diagonal(dim1=1, dim2=2).contiguous()
     first_row, end_row = torch.tensor([[0], [n]], dtype=torch.int32)
     density, score = torch.empty((2, n))
-    points = Points(matrices[0], norms[0], 3, stride, n, first_row, end_row, n, 15)
+    points = Points(matrices[0], norms[0], pitch, 3, stride, n, first_row, end_row, n, 15)
     square = score_points(points, 2, density, score)
     truth = torch.cdist(*[parts.transpose(0, 1).flatten(1).double()] * 2).square()
     assert (square[:, :n] - truth).abs().max() <= 1e-5 * truth.max()

@@ -106,3 +106,18 @@ def test_a_merged_video_prints_in_a_line():
         "MergedVideo(tokens [5, 8] torch.float32 on cpu,"
         " TokenLayout(4 frames of 3 tokens -> 5 merged tokens))"
     )
+
+
+def test_one_of_several_videos_finds_its_rows(layout: TokenLayout) -> None:
+    deferred = TokenLayout.deferred_in(
+        torch.tensor([5, 0, 0, 1, 9, 0, 1, 0, 0, 4, 3, 1, 2, 2, 8, -1]),
+        num_frames=5,
+        first=1,
+        last=4,
+        source_to_merged=layout.source_to_merged,
+        merged_anchor=layout.merged_anchor,
+        merged_count=layout.merged_count,
+    )
+    assert "segment_lengths" not in vars(deferred)
+    for name in ("segment_lengths", "group_sizes", "group_is_static", "group_segment"):
+        assert torch.equal(getattr(deferred, name), getattr(layout, name))

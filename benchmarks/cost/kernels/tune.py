@@ -83,7 +83,7 @@ GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
         "WARP_COLUMNS": (128, 256, 1024),
         "WARP_TILE": (512, 1024, 2048),
     },
-    "short_segments": {"BLOCK_M": (8, 16, 32), "num_warps": (2, 4, 8)},
+    "short_segments": {"BLOCK_M": (8, 16, 32), "WARP_ROWS": (2, 4, 8)},
     "segments": {
         "MIN_BLOCK_N": (128,),
         "WARP_COLUMNS": (16, 32, 64),
@@ -140,7 +140,8 @@ def workloads(shape: CaseModel, device: torch.device) -> dict[str, Callable[[], 
     whole = torch.tensor([0, LONG], dtype=torch.int32, device=device)
     mean, is_offset, is_bad, _ = frame_mean(x, [0, frames])
     start, length, static_count = segments(mean, first_frame, frames, 0.25, 7)
-    scratch_count = static_count.clone()  # each run of static_split counts on in it
+    # Each run of static_split counts on in it.
+    scratch_count = torch.zeros(frames, dtype=torch.int32, device=device)
     is_static, static_mean = static_split(x, mean, is_offset, start, length, static_count, 0.8)
     table = group_table(
         first_frame, frames, start, length, static_count, is_static, is_bad, None, 0.5, 14

@@ -34,6 +34,7 @@ from prunevid_kernels.kernels._device import (
     store_integers,
 )
 from prunevid_kernels.kernels._launch import alike, launch
+from prunevid_kernels.kernels._parts import parts
 
 MAX_OFFSET_BLOCKS = 64
 """Blocks of channels that a frame is divided into at most: the bits of an integer."""
@@ -141,12 +142,14 @@ def frame_mean(x: Tensor, integers: Sequence[int]) -> tuple[Tensor, Tensor, Tens
     block_c = max(config.pop("ROW_BYTES") // x.element_size(), offset_c)
     blocks = -(-channels // block_c)
     offset_blocks = -(-channels // offset_c)
-    mean = torch.empty((frames, channels), dtype=torch.float32, device=x.device)
-    is_offset = torch.empty((frames, offset_blocks), dtype=torch.int32, device=x.device)
-    is_bad = torch.empty((frames, blocks), dtype=torch.int32, device=x.device)
-    if len(integers) <= NARROW:
-        stored = torch.empty(len(integers), dtype=torch.int32, device=x.device)
-    else:  # of many videos
+    mean, is_offset, is_bad, stored = parts(
+        x.device,
+        ((frames, channels), torch.float32),
+        ((frames, offset_blocks), torch.int32),
+        ((frames, blocks), torch.int32),
+        ((len(integers),), torch.int32),
+    )
+    if len(integers) > NARROW:  # of many videos
         stored, integers = device_integers(integers, x.device), ()
     padding = (0,) * (NARROW - len(integers))
     launch(

@@ -14,6 +14,9 @@ EXAMINED = """
 import json
 from prunevid_kernels.benchmarks.cost import host_time
 from prunevid_kernels.kernels.means import frame_mean
+from torch.utils._python_dispatch import TorchDispatchMode
+
+alike = frame_mean.alike
 
 def counts(requests):
     report = host_time.examined(requests)
@@ -22,6 +25,27 @@ def counts(requests):
 found = {"shipped": counts(25)}
 frame_mean.alike = lambda x: (x.device, x.dtype)  # forgets the alignment
 found["planted"] = counts(25)
+frame_mean.alike = alike
+
+class Operators(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+def operators(name):
+    with host_time.launches_dropped():
+        call = host_time.calls()[name]
+        call()
+        with Operators() as counted:
+            call()
+    return counted.names
+
+found["operators"] = {name: operators(name) for name in ("merge", "merge, budget")}
+found["variants"] = host_time.variants_of_one_model(30)
 found["times"] = host_time.timed(repeats=1)
 print(json.dumps(found))
 """
@@ -51,3 +75,21 @@ def test_a_launcher_that_forgets_an_alignment_is_found(found: dict[str, Any]) ->
 def test_every_call_is_timed(found: dict[str, Any]) -> None:
     assert set(found["times"]) == {"merge", "merge, budget", "score", "compact"}
     assert all(time_us > 0 for time_us in found["times"].values())
+
+
+# The tool writes three times what a kernel would have written, for the copy to the host.
+@pytest.mark.parametrize(("name", "others"), [("merge", 12), ("merge, budget", 1)])
+def test_a_merge_asks_torch_for_little(name: str, others: int, found: dict[str, Any]) -> None:
+    """An allocation a launch at most for what only kernels see, the results, and few views: each
+    costs as much as a launch."""
+    names = found["operators"][name]
+    allocations = names.count("empty")
+    assert allocations <= 8 + 6
+    assert len(names) - allocations <= others, names
+
+
+def test_requests_to_one_model_need_one_variant_of_each_kernel(found: dict[str, Any]) -> None:
+    """But for the tile of a short video's distances, which has two sizes."""
+    twice = {kernel: count for kernel, count in found["variants"].items() if count > 1}
+    assert len(found["variants"]) == 14
+    assert twice == {"_short_segments_kernel": 2}

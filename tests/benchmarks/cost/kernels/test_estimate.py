@@ -17,11 +17,19 @@ import pytest
 import small_kernels
 import torch
 from paths import ROOT
+from triton.runtime.interpreter import InterpretedFunction
 
+from prunevid_kernels.benchmarks.cost.kernels.cases import MODELS, REDUCED, Case
 from prunevid_kernels.benchmarks.cost.kernels.estimate import GPUS
+from prunevid_kernels.benchmarks.cost.kernels.estimate import __main__ as tracing
 from prunevid_kernels.benchmarks.cost.kernels.estimate.lanes import wavefronts
 from prunevid_kernels.benchmarks.cost.kernels.estimate.sass import Location, parse
-from prunevid_kernels.benchmarks.cost.kernels.estimate.trace import Launch, Work, trace
+from prunevid_kernels.benchmarks.cost.kernels.estimate.trace import (
+    Launch,
+    Work,
+    keep_structure,
+    trace,
+)
 
 # A line is a request, and the line that answers it a result.
 COMPILE = """
@@ -249,3 +257,39 @@ def test_programs_of_one_warp_share_the_sub_cores_of_an_sm(compiler: Compiler) -
     four, one = compiler.estimates([copy(2**20), copy(2**20, warps=1)])
     assert one["instructions"] == pytest.approx(four["instructions"], rel=0.1)
     assert one["details"]["alone"] == pytest.approx(four["details"]["alone"], rel=0.1)
+
+
+def test_averages_decide_nothing_and_are_not_made_for_the_structure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They took half of the time that 512 frames took."""
+    made = []
+    run = InterpretedFunction.run
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> None:
+        made.append(self.fn.__name__)
+        run(self, *args, **kwargs)
+
+    monkeypatch.setattr(InterpretedFunction, "run", noted)
+    work = tracing.work_of(Case(REDUCED, 8, "bf16"), "merge")
+    kept = [name.split(":")[1] for name, _ in keep_structure(work)]
+    assert kept[-1] == "_group_mean_kernel"
+    assert made == kept[:-1]
+
+
+@pytest.mark.parametrize(("frames", "channels"), [(32, 512), (64, 512), (512, 128)])
+def test_a_long_generated_video_has_fewer_channels(
+    frames: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Made(Exception):
+        """The features would be made."""
+
+    def asked(frames: int, tokens: int, channels: int, **options: object) -> None:
+        raise Made(frames, channels)
+
+    monkeypatch.setattr(tracing, "video_features", asked)
+    work = tracing.work_of(Case(MODELS["llava-onevision-7b"], frames, "bf16"), "merge")
+    assert work.structure is not None
+    with pytest.raises(Made) as made:
+        work.structure()
+    assert made.value.args == (frames, channels)
