@@ -32,6 +32,7 @@ PALETTE = {
     "brown": (130, 75, 25),
     "lime": (165, 240, 30),
 }
+SMALL_SHARE = 0.5  # of shapes, where some are small
 BACKGROUNDS = ("stripes", "checks", "dots", "clouds")
 PLACES = (
     ("top-left", "top", "top-right"),
@@ -47,6 +48,12 @@ Frames = NDArray[np.uint8]
 def place_of(cell: Cell) -> str:
     """The name of a cell's ninth of the frame."""
     return PLACES[cell[0] * 3 // GRID][cell[1] * 3 // GRID]
+
+
+def random_quarter(rng: np.random.Generator) -> Cell | None:
+    """A quarter of a cell for a small shape; None: it fills the cell."""
+    row, column = (int(i) for i in rng.integers(2, size=2))
+    return (row, column) if rng.random() < SMALL_SHARE else None
 
 
 def draw_background(rng: np.random.Generator, kind: str) -> NDArray[np.float32]:

@@ -34,6 +34,7 @@ from .drawing import (
     SHAPES,
     Cell,
     place_of,
+    random_quarter,
 )
 
 FRAMES = 16
@@ -43,7 +44,6 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth")
 NUMBERS = ("one", "two", "three", "four", "five")
 LARGEST_GROUP = 4
 BRIEF_FRAMES = 2
-SMALL_SHARE = 0.5  # of all shapes
 BRIEF_SHARE = 0.5  # of still shapes
 
 # Neighbours in this order come of different parts of a clip, and are asked together.
@@ -196,14 +196,14 @@ def _things(
         path = _path(rng, direction, end - first, free[scene])
         cells = {first + i: cell for i, cell in enumerate(path)}
         free[scene].difference_update(path)
-        quarter = _quarter(rng)
+        quarter = random_quarter(rng)
         things.append(Thing(shapes.pop(), colors.pop(), "mover", scene, cells, direction, quarter))
 
     shape, color = shapes.pop(), colors.pop()
     for _ in range(rng.integers(1, LARGEST_GROUP + 1)):
         scene = int(rng.integers(num_scenes))
         cells = dict.fromkeys(range(bounds[scene], bounds[scene + 1]), _take(rng, free[scene]))
-        quarter = _quarter(rng)
+        quarter = random_quarter(rng)
         things.append(Thing(shape, color, "group", scene, cells, quarter=quarter))
 
     for _ in range(rng.integers(amounts.stills[0], amounts.stills[1] + 1)):
@@ -213,14 +213,14 @@ def _things(
             first = int(rng.integers(first, end - BRIEF_FRAMES + 1))
             end = first + BRIEF_FRAMES
         cells = dict.fromkeys(range(first, end), _take(rng, free[scene]))
-        quarter = _quarter(rng)
+        quarter = random_quarter(rng)
         things.append(Thing(shapes.pop(), colors.pop(), "still", scene, cells, quarter=quarter))
 
     num_stars = int(rng.integers(amounts.stars[0], amounts.stars[1] + 1))
     for frame in rng.permutation(bounds[-1])[:num_stars].tolist():
         scene = sum(start <= frame for start in bounds[:-1]) - 1
         cells = {frame: _take(rng, free[scene])}
-        quarter = _quarter(rng)
+        quarter = random_quarter(rng)
         things.append(Thing(FLASH_SHAPE, colors.pop(), "flash", scene, cells, quarter=quarter))
     return tuple(things)
 
@@ -247,12 +247,6 @@ def _take(rng: np.random.Generator, free: set[Cell]) -> Cell:
     cell = cells[int(rng.integers(len(cells)))]
     free.remove(cell)
     return cell
-
-
-def _quarter(rng: np.random.Generator) -> Cell | None:
-    """A quarter of a cell for a small shape; None: it fills the cell."""
-    row, column = (int(i) for i in rng.integers(2, size=2))
-    return (row, column) if rng.random() < SMALL_SHARE else None
 
 
 def _first_frame(thing: Thing) -> int:

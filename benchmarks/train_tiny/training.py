@@ -31,16 +31,18 @@ import torch
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from ..datasets import synthetic
-from ..datasets.synthetic import Clip, make_clip
-from .batches import KINDS, clip_batch, dense_frames, show_clips
-from .losses import Probes, answer_loss, see_loss, visual_features, watch_loss
+from ..datasets import drawing
+from ..datasets.clips import Clip
+from .batches import KINDS, MAX_QUESTIONS, clip_batch, dense_frames, show_clips
+from .losses import HIGHEST_LIKENESS, Probes, answer_loss, see_loss, visual_features, watch_loss
 from .model import build_model, build_tokenizer, match_content
 from .muon import Muon
+from .tasks import PLAIN, Task
 
 FEATURE_STD = 0.5
 WARM_UP_STEPS = 15
 WORD_LR_SHARE = 0.3
+STANDARDISING_FRAMES = 256
 STANDARDISING_STREAM = 1000  # of random numbers; those of the stages are numbered from 0
 
 
@@ -54,6 +56,11 @@ class Stage:
         muon_lr, adam_lr: highest learning rates.
         noun_weight, probe_weight: share in the loss of what questions ask about, and of motion and
             scene.
+        questions: most questions on a clip.
+        frames_per_step: most frames in a step, so that there are fewer of the longer clips; None:
+            as many clips of each length.
+        highest_likeness: see ``see_loss``: of a cell's features with and without a shape.
+        where_weight: share in the loss of what the tower's attention tells.
         watched_frames: frames, in one step, of further clips that are only watched: motion and
             scene are read, and nothing is asked.
     """
@@ -67,6 +74,16 @@ class Stage:
     noun_weight: float = 0.0
     probe_weight: float = 0.0
     watched_frames: int = 0
+    questions: int = MAX_QUESTIONS
+    frames_per_step: int | None = None
+    highest_likeness: float = HIGHEST_LIKENESS
+    where_weight: float = 0.0
+
+    def clips_of(self, num_frames: int) -> int:
+        """How many clips of a length are in one step."""
+        if self.frames_per_step is None:
+            return self.clips
+        return max(2, min(self.clips, self.frames_per_step // num_frames))
 
 
 CURRICULUM = (
@@ -74,7 +91,37 @@ CURRICULUM = (
     Stage("find", 260, (1,), 20, muon_lr=0.025, noun_weight=1.0, watched_frames=96),
     Stage("answer", 640, (4, 6, 8), 16, muon_lr=0.018, noun_weight=0.2, probe_weight=0.5),
 )
+HARD_CURRICULUM = (
+    Stage("see", 100, (0,), 20, muon_lr=0.01, highest_likeness=0.0, where_weight=1.0),
+    Stage(
+        "short",
+        240,
+        (8, 4, 8),
+        12,
+        muon_lr=0.013,
+        noun_weight=0.3,
+        probe_weight=0.5,
+        questions=12,
+        frames_per_step=60,
+    ),
+    Stage(
+        "long",
+        220,
+        (16, 8, 16, 32),
+        8,
+        muon_lr=0.012,
+        noun_weight=0.1,
+        probe_weight=0.3,
+        questions=12,
+        frames_per_step=60,
+    ),
+)
 WATCHED_LENGTHS = (4, 6, 8)
+
+
+def curriculum_of(task: Task) -> tuple[Stage, ...]:
+    """The whole curriculum of a task."""
+    return CURRICULUM if task is PLAIN else HARD_CURRICULUM
 
 
 class StateError(ValueError):
@@ -105,10 +152,12 @@ def shortened(curriculum: Sequence[Stage], steps: int) -> tuple[Stage, ...]:
 
 @torch.no_grad()
 def _standardise_features(
-    model: LlavaOnevisionForConditionalGeneration, seed: int, device: str
+    model: LlavaOnevisionForConditionalGeneration, seed: int, device: str, task: Task
 ) -> None:
     """Fold mean and spread of the features of dense frames into the projector's last layer."""
-    frames = dense_frames(256, np.random.default_rng([seed, STANDARDISING_STREAM]))
+    frames = dense_frames(
+        STANDARDISING_FRAMES, np.random.default_rng([seed, STANDARDISING_STREAM]), task
+    )
     features = visual_features(model, frames.pixels.to(device))[:, :-1]
     scale = FEATURE_STD / features.std()
     last = model.model.multi_modal_projector.linear_2
@@ -161,17 +210,24 @@ class Training:
         stage_index, step: the stage at work, and how many of its steps are done.
     """
 
-    def __init__(self, seed: int, device: str, curriculum: Sequence[Stage] = CURRICULUM) -> None:
-        self.seed, self.device, self.curriculum = seed, device, tuple(curriculum)
-        self.tokenizer = build_tokenizer()
-        self.model = build_model(seed).to(device)
+    def __init__(
+        self,
+        seed: int,
+        device: str,
+        curriculum: Sequence[Stage] | None = None,
+        task: Task = PLAIN,
+    ) -> None:
+        chosen = curriculum_of(task) if curriculum is None else curriculum
+        self.seed, self.device, self.curriculum, self.task = seed, device, tuple(chosen), task
+        self.tokenizer = build_tokenizer(task)
+        self.model = build_model(seed, task).to(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.probes = Probes().to(device)
         self.stage_index = self.step = 0
         self._optimizers: list[torch.optim.Optimizer] = []
-        places = [place for row in synthetic.PLACES for place in row]
-        words = (KINDS, synthetic.COLORS, places, synthetic.ORDINALS)
+        places = [place for row in drawing.PLACES for place in row]
+        words = (KINDS, task.colors, places, task.ordinals)
         ids = self.tokenizer.convert_tokens_to_ids
         self._word_groups = [torch.tensor(ids(list(group)), device=device) for group in words]
 
@@ -216,8 +272,9 @@ class Training:
         return loss.item(), accuracy
 
     def _prepare(self, stage: Stage) -> None:
-        if stage.name == "find":
-            _standardise_features(self.model, self.seed, self.device)
+        if self.stage_index == 1:
+            _standardise_features(self.model, self.seed, self.device, self.task)
+        if self.stage_index == 1 and self.task.start is None:
             generator = torch.Generator().manual_seed(self.seed)
             match_content(self.model, self._word_groups[:2], generator)
 
@@ -225,10 +282,23 @@ class Training:
         rng = np.random.default_rng([self.seed, self.stage_index, self.step])
         num_frames = stage.frames[self.step % len(stage.frames)]
         if num_frames == 0:
-            frames = dense_frames(stage.clips, rng).to(self.device)
-            return see_loss(self.model, self.probes, self._word_groups, frames)
-        clips = self._clips(stage.clips, num_frames)
-        batch = clip_batch(self.tokenizer, clips, rng).to(self.device)
+            frames = dense_frames(stage.clips, rng, self.task).to(self.device)
+            return see_loss(
+                self.model,
+                self.probes,
+                self._word_groups,
+                frames,
+                highest_likeness=stage.highest_likeness,
+                where_weight=stage.where_weight,
+            )
+        clips = self._clips(stage.clips_of(num_frames), num_frames)
+        batch = clip_batch(
+            self.tokenizer,
+            clips,
+            rng,
+            most_questions=stage.questions,
+            longest_clip=self.task.longest if self.task.longest > self.task.frames else None,
+        ).to(self.device)
         loss, accuracy = answer_loss(
             self.model,
             self.probes,
@@ -249,7 +319,7 @@ class Training:
         """The clips of this step, which no other step of its stage sees."""
         first = self.step * count
         return [
-            make_clip("train", first + i, seed=self.seed, num_frames=num_frames)
+            self.task.make_clip("train", first + i, seed=self.seed, num_frames=num_frames)
             for i in range(count)
         ]
 
@@ -284,7 +354,10 @@ class Training:
         except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise StateError(f"{path}: not the state of a training run") from error
         if run != self._identity():
-            raise StateError(f"{path}: a run with seed {run['seed']} and steps {run['steps']}")
+            raise StateError(
+                f"{path}: a run for the {run['task']} task with seed {run['seed']} and steps"
+                f" {run['steps']}"
+            )
         self.stage_index, self.step = state["stage_index"], state["step"]
         self.model.load_state_dict(state["model"])
         self.probes.load_state_dict(state["probes"])
@@ -295,4 +368,4 @@ class Training:
                 optimizer.load_state_dict(saved)
 
     def _identity(self) -> dict[str, object]:
-        return {"seed": self.seed, "steps": self.steps_by_stage}
+        return {"task": self.task.name, "seed": self.seed, "steps": self.steps_by_stage}
