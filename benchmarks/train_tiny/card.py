@@ -112,6 +112,7 @@ Apache-2.0, like the project.
 
 _STAGES = {
     "see": "tower and projector, on single frames with a shape in many cells; frozen from then on",
+    "shapes": "the same, where shapes count for more than the cells between them",
     "find": "the decoder, on questions about single frames and on watching clips",
     "answer": "the decoder, on all questions about clips of several frames",
     "short": "the decoder, on all questions about clips of four and eight frames",

@@ -66,12 +66,12 @@ def see_loss(
     *,
     highest_likeness: float = HIGHEST_LIKENESS,
     where_weight: float = 0.0,
+    shape_weight: float = 0.0,
 ) -> tuple[Tensor, float]:
     """Loss and accuracy of reading kind, colour, place, row and column out of every cell.
 
-    ``where_weight``: share in the loss of what the tower's attention tells, see
-    :func:`_where_loss`.
-
+    ``where_weight``: share in the loss of where the tower's attention goes, see
+    :func:`_where_loss`. ``shape_weight``: that of the cells with a shape, of which kind they show.
 
     ``word_groups``, here and below: ids of the words for kinds, colours, places and ordinals.
     """
@@ -97,6 +97,9 @@ def see_loss(
     # A small batch may have removed nothing, and the mean over nothing is no number.
     losses.append(DIFFERENCE_WEIGHT * excess.sum() / batch.is_removed.sum().clamp(min=1))
     losses.append(SAMENESS_WEIGHT * (1 - likeness[~batch.is_removed]).mean())
+    if shape_weight:
+        shapes = batch.kind.where(batch.color != IGNORE, IGNORE)
+        losses.append(shape_weight * _cross_entropy(kind, shapes))
     if where_weight:
         losses.append(where_weight * _where_loss(attention(), batch))
     return torch.stack(losses).sum(), _accuracy(kind, batch.kind)

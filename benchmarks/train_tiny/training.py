@@ -60,7 +60,8 @@ class Stage:
         frames_per_step: most frames in a step, so that there are fewer of the longer clips; None:
             as many clips of each length.
         highest_likeness: see ``see_loss``: of a cell's features with and without a shape.
-        where_weight: share in the loss of what the tower's attention tells.
+        where_weight: share in the loss of where the tower's attention goes.
+        shape_weight: share in the loss of the shapes, beside all cells.
         watched_frames: frames, in one step, of further clips that are only watched: motion and
             scene are read, and nothing is asked.
     """
@@ -78,6 +79,12 @@ class Stage:
     frames_per_step: int | None = None
     highest_likeness: float = HIGHEST_LIKENESS
     where_weight: float = 0.0
+    shape_weight: float = 0.0
+
+    @property
+    def sees(self) -> bool:
+        """Whether tower and projector are trained, on single frames."""
+        return self.frames == (0,)
 
     def clips_of(self, num_frames: int) -> int:
         """How many clips of a length are in one step."""
@@ -92,7 +99,21 @@ CURRICULUM = (
     Stage("answer", 640, (4, 6, 8), 16, muon_lr=0.018, noun_weight=0.2, probe_weight=0.5),
 )
 HARD_CURRICULUM = (
-    Stage("see", 100, (0,), 20, muon_lr=0.01, highest_likeness=0.0, where_weight=1.0),
+    # Gently: the plain model's tower sees large shapes already.
+    Stage(
+        "see", 190, (0,), 20, muon_lr=0.005, adam_lr=0.002, highest_likeness=0.0, where_weight=1.0
+    ),
+    # Most cells show none, so of small shapes little is learned unless they count for more.
+    Stage(
+        "shapes",
+        170,
+        (0,),
+        20,
+        muon_lr=0.008,
+        highest_likeness=0.0,
+        where_weight=1.0,
+        shape_weight=4.0,
+    ),
     Stage(
         "short",
         240,
@@ -106,7 +127,7 @@ HARD_CURRICULUM = (
     ),
     Stage(
         "long",
-        220,
+        260,
         (16, 8, 16, 32),
         8,
         muon_lr=0.012,
@@ -170,8 +191,9 @@ def _optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Muon for matrices inside the network, AdamW for embeddings, norms, biases and heads."""
     core = model.model
-    seeing = stage.frames == (0,)
-    networks = [core.vision_tower, core.multi_modal_projector] if seeing else [core.language_model]
+    networks = (
+        [core.vision_tower, core.multi_modal_projector] if stage.sees else [core.language_model]
+    )
     embeddings = model.get_input_embeddings().weight
     inner = [p for network in networks for p in network.parameters() if p is not embeddings]
     matrices = [p for p in inner if p.ndim == 2 and min(p.shape) > 1]
@@ -179,7 +201,7 @@ def _optimizers(
     rest = [p for p in inner if id(p) not in chosen]
     rest += [core.image_newline, *probes.parameters()]
     # Once the tower is frozen, words must not leave the features that were made to equal them.
-    word_lr = stage.adam_lr if seeing else WORD_LR_SHARE * stage.adam_lr
+    word_lr = stage.adam_lr if stage.sees else WORD_LR_SHARE * stage.adam_lr
     others = torch.optim.AdamW(
         [
             {"params": rest, "highest_lr": stage.adam_lr},
@@ -272,9 +294,10 @@ class Training:
         return loss.item(), accuracy
 
     def _prepare(self, stage: Stage) -> None:
-        if self.stage_index == 1:
-            _standardise_features(self.model, self.seed, self.device, self.task)
-        if self.stage_index == 1 and self.task.start is None:
+        if stage.sees or not self.curriculum[self.stage_index - 1].sees:
+            return
+        _standardise_features(self.model, self.seed, self.device, self.task)
+        if self.task.start is None:
             generator = torch.Generator().manual_seed(self.seed)
             match_content(self.model, self._word_groups[:2], generator)
 
@@ -290,6 +313,7 @@ class Training:
                 frames,
                 highest_likeness=stage.highest_likeness,
                 where_weight=stage.where_weight,
+                shape_weight=stage.shape_weight,
             )
         clips = self._clips(stage.clips_of(num_frames), num_frames)
         batch = clip_batch(
