@@ -95,7 +95,7 @@ def clip_stream(
 
     Args:
         split, index, seed, num_frames: which clip.
-        more: further numbers, by which a data set has streams of its own.
+        *more: further numbers, by which a data set has streams of its own.
 
     Raises:
         ValueError: an unknown split, a negative index or seed, no frames.
