@@ -44,6 +44,8 @@ DATASETS = {
     "egoschema": "EgoSchema: multiple-choice questions about three-minute first-person videos.",
     "vcgbench": "VCG-Bench: open questions, scored from 0 to 5 by a judge model.",
     "synthetic": "Generated clips: one-word questions that the embedded model can answer; no data.",
+    "synthetic_hard": "Harder generated clips of 16 frames, with an embedded model of their own.",
+    "synthetic_long": "The same kind of clips in 32 frames, in which more happens.",
 }
 
 

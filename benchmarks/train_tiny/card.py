@@ -117,7 +117,6 @@ _STAGES = {
     "answer": "the decoder, on all questions about clips of several frames",
     "short": "the decoder, on all questions about clips of four and eight frames",
     "long": "the decoder, on all questions, about clips of 16 frames and some of 8 and 32",
-    "again": "the same, with fewer of 8",
 }
 
 

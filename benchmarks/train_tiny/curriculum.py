@@ -103,15 +103,4 @@ HARD_CURRICULUM = (
         questions=12,
         frames_per_step=64,
     ),
-    Stage(
-        "again",
-        260,
-        (16, 8, 16, 32),
-        8,
-        muon_lr=0.012,
-        noun_weight=0.1,
-        probe_weight=0.3,
-        questions=12,
-        frames_per_step=64,
-    ),
 )

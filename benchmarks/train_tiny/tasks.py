@@ -34,7 +34,7 @@ class Task:
         colors, ordinals: of the clips.
         frames: of its held-out clips.
         longest: frames of its longest clips.
-        question_types: of its questions.
+        question_types: of its held-out questions.
         make_clip: as :func:`..datasets.synthetic.make_clip`.
         held_out: the first so many held-out questions.
         measured: what is measured for the model card, methods and "blind"; of ``hard`` only
@@ -107,7 +107,7 @@ HARD = Task(
     ordinals=synthetic_hard.ORDINALS,
     frames=synthetic_hard.FRAMES,
     longest=synthetic_hard.LONG_FRAMES,
-    question_types=synthetic_hard.QUESTION_TYPES,
+    question_types=synthetic_hard.HELD_OUT_TYPES,
     make_clip=synthetic_hard.make_clip,
     held_out=synthetic_hard.held_out_questions,
     measured=("full", "drop_all", "blind"),

@@ -40,14 +40,14 @@ def test_a_short_run_writes_a_checkpoint_and_its_card(
     monkeypatch.setattr(train_tiny, "HARD_CURRICULUM", SMALL)
     monkeypatch.setattr(train_tiny, "STANDARDISING_FRAMES", 4)
     out = tmp_path / "hard"
-    options = ["--task", "hard", "--steps", "5", "--questions", "10"]
+    options = ["--task", "hard", "--steps", "4", "--questions", "10"]
     result = CliRunner().invoke(app, ["train-tiny", "--out", str(out), *options])
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout.splitlines()[-1])
     assert record["task"] == "hard" and set(record["accuracy"]) == {"full", "drop_all", "blind"}
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert "# Tiny video QA, hard" in card and "in 5 steps" in card
-    for kind in synthetic_hard.QUESTION_TYPES:
+    assert "# Tiny video QA, hard" in card and "in 4 steps" in card
+    for kind in synthetic_hard.HELD_OUT_TYPES:
         assert f"| {kind} |" in card
     model = load_video_model(out, "cpu")
     assert model.default_frames == synthetic_hard.FRAMES
