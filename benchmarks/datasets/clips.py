@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def clip_stream(
     for name, (value, least) in numbers.items():
         if value < least:
             raise ValueError(f"{name} must be an integer >= {least}, got {value}")
-    number = _SPLITS.index(cast(Split, split))
+    number = _SPLITS.index(split)
     return np.random.default_rng([seed, number, index, num_frames, *more])
 
 

@@ -19,7 +19,7 @@ import torch
 
 from prunevid_kernels.adapters import VideoModel, load_video_model
 
-from ..datasets import synthetic
+from ..datasets import drawing, synthetic
 
 EMBEDDED_MODEL = Path(__file__).parent / "data" / "tiny_video_qa"
 HARD_MODEL = EMBEDDED_MODEL.parent / "tiny_video_qa_hard"
@@ -63,7 +63,7 @@ def write_sample_clip(path: Path) -> None:
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         options = {"crf": "18", "threads": "1"}
         stream = container.add_stream("libx264", rate=_SAMPLE_FPS, options=options)
-        stream.width = stream.height = synthetic.SIZE_PX * _SAMPLE_SCALE
+        stream.width = stream.height = drawing.SIZE_PX * _SAMPLE_SCALE
         stream.pix_fmt = "yuv420p"
         for frame in clip.frames:
             large = frame.repeat(_SAMPLE_SCALE, axis=0).repeat(_SAMPLE_SCALE, axis=1)
