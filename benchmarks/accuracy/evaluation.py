@@ -256,14 +256,14 @@ def _load_model(request: EvaluationRequest, ranks: Ranks) -> VideoModel:
     if request.device == "auto" and device == "cuda":
         device = f"cuda:{ranks.local_rank}"
     if request.model is None:
-        return embedded_model.load_embedded_model(device)
+        return embedded_model.load_embedded_model(device, benchmark=request.benchmark)
     return load_video_model(request.model, device, lora_alpha=request.lora_alpha)
 
 
 def _with_defaults(plan: Plan, model: VideoModel, benchmark: str) -> Plan:
     """Options that the user left open, as the authors set them for this model and benchmark."""
     defaults = dict(protocol(model.family, benchmark).options)
-    if model.name == embedded_model.NAME:
+    if model.name in embedded_model.NAMES:
         defaults["layer"] = embedded_model.SELECTION_LAYER
     known = find_method(plan.method).defaults
     own_layer = known.get("layer", PAPER_LAYER)

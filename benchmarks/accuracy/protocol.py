@@ -15,6 +15,7 @@ from typing import Any
 from prunevid_kernels.adapters.families import Family, Prompt
 from prunevid_kernels.adapters.video.sampling import Rule
 
+from ..datasets.registry import DATASETS
 from ..datasets.sample import LETTERS, Sample
 
 _WATCH = (
@@ -39,7 +40,7 @@ class Protocol:
 
     Attributes:
         sampling: which frames it sees.
-        frames: how many; None: as many as the model was published with.
+        frames: how many: all of a generated clip; None: as many as the model was published with.
         generation: options of ``generate``.
         options: what the authors set otherwise than by default here, for methods that know it.
     """
@@ -53,10 +54,10 @@ class Protocol:
 def protocol(family: Family, benchmark: str) -> Protocol:
     """The protocol of one family on one benchmark; answers to generated clips are a single word."""
     evaluation = family.evaluation(benchmark)
-    longest = 4 if benchmark == "synthetic" else 100
+    longest = 4 if DATASETS[benchmark].scoring == "word" else 100
     return Protocol(
         sampling=family.sampling_of(benchmark),
-        frames=family.frames_of(benchmark),
+        frames=family.frames_of(benchmark) or DATASETS[benchmark].frames,
         generation={"max_new_tokens": longest, **evaluation.generation},
         options=dict(evaluation.options),
     )

@@ -50,6 +50,8 @@ DATASETS = {
     "egoschema": "EgoSchema: choices about three minutes in first person.",
     "vcgbench": "VCG-Bench: open questions, scored by a judge model.",
     "synthetic": "Generated clips: one-word questions, no data needed.",
+    "synthetic_hard": "Harder generated clips of 16 frames.",
+    "synthetic_long": "The same kind in 32 frames, in which more happens.",
 }
 _ON_DISK = ("mvbench", "videomme", "egoschema", "vcgbench")
 # Options that only some data sets have a use for; the help of the others does not show them.

@@ -1,9 +1,10 @@
-"""The trained model that comes with the package, and what goes with it.
+"""The trained models that come with the package, and what goes with them.
 
 ``data/tiny_video_qa`` is a checkpoint folder like any other; its README.md is the model card. It
 was written by ``prunevid train-tiny``, see ``train_tiny/``. It answers questions about generated
-clips (``datasets/synthetic.py``) and about nothing else. One of those clips, which it was not
-trained on, comes as a video file that was written by
+clips (``datasets/synthetic.py``) and about nothing else. ``data/tiny_video_qa_hard`` is another
+one, for the harder clips (``datasets/synthetic_hard.py``), which only ``prunevid eval`` asks. One
+of the plain clips, which the first was not trained on, comes as a video file that was written by
 
     python -m prunevid_kernels.benchmarks.embedded.model FILE
 """
@@ -18,9 +19,10 @@ import torch
 
 from prunevid_kernels.adapters import VideoModel, load_video_model
 
-from ..datasets import synthetic
+from ..datasets import drawing, synthetic
 
 EMBEDDED_MODEL = Path(__file__).parent / "data" / "tiny_video_qa"
+HARD_MODEL = EMBEDDED_MODEL.parent / "tiny_video_qa_hard"
 FRAMES = synthetic.FRAMES
 # Of five decoder layers, two see all merged tokens: later, the text has read what it needs.
 SELECTION_LAYER = 1
@@ -34,13 +36,23 @@ _SAMPLE_FPS = 8  # each frame of the clip is shown for one second
 
 
 NAME = "embedded tiny video QA"
+HARD_NAME = "embedded tiny video QA, hard"
+NAMES = (NAME, HARD_NAME)
 LIMITS = "a tiny model, trained on generated clips: it knows nothing about other videos"
 
 
-def load_embedded_model(device: str = "cpu", dtype: torch.dtype = torch.float32) -> VideoModel:
-    """The embedded model on a device."""
-    model = load_video_model(EMBEDDED_MODEL, device, dtype=dtype)
-    return replace(model, name=NAME, limits=LIMITS)
+_OF_BENCHMARK = {"synthetic_hard": (HARD_MODEL, HARD_NAME)}
+_OF_BENCHMARK["synthetic_long"] = _OF_BENCHMARK["synthetic_hard"]
+
+
+def load_embedded_model(
+    device: str = "cpu", dtype: torch.dtype = torch.float32, *, benchmark: str | None = None
+) -> VideoModel:
+    """An embedded model on a device: the one that was trained for a benchmark of generated clips,
+    for everything else that of ``synthetic``."""
+    folder, name = _OF_BENCHMARK.get(benchmark or "", (EMBEDDED_MODEL, NAME))
+    model = load_video_model(folder, device, dtype=dtype)
+    return replace(model, name=name, limits=LIMITS)
 
 
 def write_sample_clip(path: Path) -> None:
@@ -51,7 +63,7 @@ def write_sample_clip(path: Path) -> None:
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         options = {"crf": "18", "threads": "1"}
         stream = container.add_stream("libx264", rate=_SAMPLE_FPS, options=options)
-        stream.width = stream.height = synthetic.SIZE_PX * _SAMPLE_SCALE
+        stream.width = stream.height = drawing.SIZE_PX * _SAMPLE_SCALE
         stream.pix_fmt = "yuv420p"
         for frame in clip.frames:
             large = frame.repeat(_SAMPLE_SCALE, axis=0).repeat(_SAMPLE_SCALE, axis=1)

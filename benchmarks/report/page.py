@@ -177,6 +177,8 @@ def report_markdown(table: Table) -> str:
         )
     if table.lines:
         parts.append("## Scores\n\n" + _scores(table))
+    if by_type := _by_type(table):
+        parts.append("## By type of question\n\n" + by_type)
     if paired := paired_lines(table):
         parts.append("## Against the unpruned model\n\n" + _paired(paired))
     if table.shares:
@@ -218,6 +220,33 @@ def _scores(table: Table) -> str:
     if Column("egoschema", FULL_SET) in table.columns:
         legend += f" {FULL_SET_LEGEND}"
     return f"{_table(titles, rows)}\n{legend}\n"
+
+
+def _by_type(table: Table) -> str:
+    """Scores on generated clips by type, a table for each model and set of clips; "" without any.
+
+    The types are made to need different things of a video; of other benchmarks the parts that
+    papers report are columns of their own.
+    """
+    parts = []
+    generated = [name for name, dataset in DATASETS.items() if dataset.scoring == "word"]
+    for name in generated:
+        for model in dict.fromkeys(line.model for line in table.lines):
+            lines = [line for line in table.lines if line.model == model and name in line.entries]
+            tasks = [line.entries[name].row.tasks for line in lines]
+            types = list(dict.fromkeys(kind for scores in tasks for kind in scores))
+            if not types:
+                continue
+            rows = [
+                [line.label, *(f"{scores[k].score:.0f}" if k in scores else "–" for k in types)]
+                for line, scores in zip(lines, tasks, strict=True)
+            ]
+            counts = [score.count for scores in tasks for score in scores.values()]
+            parts.append(
+                f"{DATASETS[name].title}, {model}: right answers, %, of {min(counts):,} to"
+                f" {max(counts):,} each\n\n{_table(['Method', *types], rows)}"
+            )
+    return "\n".join(parts)
 
 
 def _paired(lines: Sequence[PairedLine]) -> str:

@@ -7,8 +7,9 @@ fraction of the work.
 
 In some clips the positions of the visual tokens advance by less than one a token, at a random rate
 that changes from frame to frame, because merging renumbers what it leaves; a model that has seen
-one numbering only is brittle to that. Nothing else of pruning is seen in training: every token of
-every frame is there with its own content.
+one numbering only is brittle to that. Where the longest clips of a task are rare in training, some
+shorter ones have positions that advance by more than one a token. Nothing else of pruning is seen
+in training: every token of every frame is there with its own content.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets import synthetic
-from ..datasets.synthetic import Clip, Question
+from ..datasets import drawing
+from ..datasets.clips import Clip, Question
 from .model import TOKENS_PER_FRAME
+from .tasks import PLAIN, Task
 
 IGNORE = -100  # the label that cross entropy leaves out
 MAX_QUESTIONS = 8  # of a clip
 COMPRESSED_SHARE = 0.5
 SLOWEST_RATE = 0.1  # positions per visual token in a compressed frame
 
-KINDS = (*synthetic.SHAPES, synthetic.FLASH_SHAPE, *synthetic.BACKGROUNDS)
+KINDS = (*drawing.SHAPES, drawing.FLASH_SHAPE, *drawing.BACKGROUNDS)
 PROMPT = "<|im_start|>user\n"
-_MOTIONS = ("none", *synthetic.DIRECTIONS)
+_MOTIONS = ("none", *drawing.DIRECTIONS)
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class ShownClips:
     Attributes:
         pixels: [B, T, 3, H, W] float32 in [-1, 1].
         positions: [B, V] position of every visual token, from 0 on.
-        motion: [B, V] int64, direction of what moves there, 0 where nothing does; IGNORE in the
-            mover's first frame, in which nobody can tell.
+        motion: [B, V] int64, direction of what moves there, 0 where nothing does; IGNORE where a
+            mover begins, since nobody can tell yet.
         scene: [B, V] int64, number of the scene.
     """
 
@@ -65,7 +67,7 @@ class Batch:
         question_ids: [B, Q, L] ids of question, answer and end, padded on the right.
         labels: [B, Q, L] the id to be said next, IGNORE where nothing is asked for.
         noun: [B, Q] where in a question its last word is.
-        kind, color: [B, Q] index in KINDS and in ``synthetic.COLORS`` of the shape that a question
+        kind, color: [B, Q] index in KINDS and in ``drawing.PALETTE`` of the shape that a question
             is about; IGNORE for questions about the whole clip.
         positions: [B, S] position of every token.
         may_attend: [1, 1, S, S] bool, query by key.
@@ -85,9 +87,15 @@ class Batch:
         return Batch(*(part.to(device) for part in vars(self).values()))
 
 
-def show_clips(clips: list[Clip], rng: np.random.Generator) -> ShownClips:
-    """Clips of equal length as tensors, some of them with compressed positions."""
-    positions = [_visual_positions(rng, len(clip.frames)) for clip in clips]
+def show_clips(
+    clips: list[Clip], rng: np.random.Generator, longest: int | None = None
+) -> ShownClips:
+    """Clips of equal length as tensors, some of them with compressed positions.
+
+    ``longest``: frames of the longest clips; the positions of some shorter ones are stretched, to
+    cover up to as many. None: of none.
+    """
+    positions = [_visual_positions(rng, len(clip.frames), longest) for clip in clips]
     return ShownClips(
         pixels=to_pixels(np.stack([clip.frames for clip in clips])),
         positions=torch.from_numpy(np.stack(positions)),
@@ -96,10 +104,17 @@ def show_clips(clips: list[Clip], rng: np.random.Generator) -> ShownClips:
     )
 
 
-def clip_batch(tokenizer: Any, clips: list[Clip], rng: np.random.Generator) -> Batch:
-    """Clips of equal length with questions on each."""
-    shown = show_clips(clips, rng)
-    num_questions = min(MAX_QUESTIONS, *(len(clip.questions) for clip in clips))
+def clip_batch(
+    tokenizer: Any,
+    clips: list[Clip],
+    rng: np.random.Generator,
+    *,
+    most_questions: int = MAX_QUESTIONS,
+    longest_clip: int | None = None,
+) -> Batch:
+    """Clips of equal length with questions on each; see :func:`show_clips` for ``longest_clip``."""
+    shown = show_clips(clips, rng, longest_clip)
+    num_questions = min(most_questions, *(len(clip.questions) for clip in clips))
     questions = [q for clip in clips for q in clip.questions[:num_questions]]
     rows = [encode_question(tokenizer, question) for question in questions]
     shape = (len(clips), num_questions)
@@ -127,7 +142,7 @@ def clip_batch(tokenizer: Any, clips: list[Clip], rng: np.random.Generator) -> B
     )
 
 
-def to_pixels(frames: synthetic.Frames) -> Tensor:
+def to_pixels(frames: drawing.Frames) -> Tensor:
     """[..., H, W, 3] uint8 to [..., 3, H, W] float32 in [-1, 1]."""
     return torch.from_numpy(frames).movedim(-1, -3).float() / 127.5 - 1
 
@@ -140,7 +155,7 @@ class DenseFrames:
         pixels: [B, 1, 3, H, W] float32 in [-1, 1].
         thinned: the same frames without some of their shapes, and with other noise.
         kind: [B, 36] index in KINDS: the shape, or the background where there is none.
-        color: [B, 36] index in ``synthetic.COLORS``; IGNORE where there is no shape.
+        color: [B, 36] index in ``drawing.PALETTE``; IGNORE where there is no shape.
         is_removed: [B, 36] bool, where a shape is in ``pixels`` and not in ``thinned``.
     """
 
@@ -154,29 +169,33 @@ class DenseFrames:
         return DenseFrames(*(tensor.to(device) for tensor in vars(self).values()))
 
 
-def dense_frames(count: int, rng: np.random.Generator) -> DenseFrames:
+def dense_frames(count: int, rng: np.random.Generator, task: Task = PLAIN) -> DenseFrames:
     """Frames with shapes in a random share of their cells, drawn independently of each other."""
-    shapes = (*synthetic.SHAPES, synthetic.FLASH_SHAPE)
-    colors = tuple(synthetic.COLORS)
+    shapes = (*drawing.SHAPES, drawing.FLASH_SHAPE)
+    colors = task.colors
     frames, thinned, kinds, tints, removed = [], [], [], [], []
     for _ in range(count):
-        background = str(rng.choice(synthetic.BACKGROUNDS))
-        canvas = synthetic.draw_background(rng, background)
+        background = str(rng.choice(drawing.BACKGROUNDS))
+        canvas = drawing.draw_background(rng, background)
         thin_canvas = canvas.copy()
-        kind = np.full((synthetic.GRID, synthetic.GRID), KINDS.index(background))
+        kind = np.full((drawing.GRID, drawing.GRID), KINDS.index(background))
         tint = np.full(kind.shape, IGNORE)
         # From nearly empty, as the frames of clips are, to more than half full.
-        has_shape = rng.random(kind.shape) < rng.uniform(0.02, 0.6)
+        densest = 0.6
+        if task.has_small_shapes and rng.random() < 0.5:
+            densest = 0.15  # as many as in the frames of clips
+        has_shape = rng.random(kind.shape) < rng.uniform(0.02, densest)
         is_removed = has_shape & (rng.random(kind.shape) < rng.random())
         for row, column in np.argwhere(has_shape):
             shape, color = int(rng.integers(len(shapes))), int(rng.integers(len(colors)))
             cell = (int(row), int(column))
-            synthetic.draw_shape(canvas, shapes[shape], colors[color], cell)
+            quarter = drawing.random_quarter(rng) if task.has_small_shapes else None
+            drawing.draw_shape(canvas, shapes[shape], colors[color], cell, quarter)
             if not is_removed[cell]:
-                synthetic.draw_shape(thin_canvas, shapes[shape], colors[color], cell)
+                drawing.draw_shape(thin_canvas, shapes[shape], colors[color], cell, quarter)
             kind[cell], tint[cell] = KINDS.index(shapes[shape]), color
-        frames.append(synthetic.add_noise(rng, canvas)[None])
-        thinned.append(synthetic.add_noise(rng, thin_canvas)[None])
+        frames.append(drawing.add_noise(rng, canvas)[None])
+        thinned.append(drawing.add_noise(rng, thin_canvas)[None])
         kinds.append(kind.ravel())
         tints.append(tint.ravel())
         removed.append(is_removed.ravel())
@@ -201,16 +220,21 @@ def _kind_of(question: Question) -> int:
 
 
 def _color_of(question: Question) -> int:
-    colors = tuple(synthetic.COLORS)
+    colors = tuple(drawing.PALETTE)
     return IGNORE if question.about is None else colors.index(question.about.color)
 
 
-def _visual_positions(rng: np.random.Generator, num_frames: int) -> np.ndarray:
+def _visual_positions(rng: np.random.Generator, num_frames: int, longest: int | None) -> np.ndarray:
     """[V] int64 from 0 on, never descending."""
     if rng.random() >= COMPRESSED_SHARE:
         return np.arange(num_frames * TOKENS_PER_FRAME)
-    rates = rng.uniform(SLOWEST_RATE, 1, size=num_frames).repeat(TOKENS_PER_FRAME)
-    return np.cumsum(rng.random(rates.shape) < rates)
+    if longest is not None and num_frames < longest and rng.random() < 0.5:
+        rates = np.full(num_frames * TOKENS_PER_FRAME, rng.uniform(1, longest / num_frames))
+    else:
+        rates = rng.uniform(SLOWEST_RATE, 1, size=num_frames).repeat(TOKENS_PER_FRAME)
+    whole = np.floor(rates)
+    steps = whole + (rng.random(rates.shape) < rates - whole)
+    return np.cumsum(steps.astype(np.int64))
 
 
 def shared_prefix_mask(num_prefix: int, num_questions: int, longest: int) -> Tensor:
@@ -223,12 +247,13 @@ def shared_prefix_mask(num_prefix: int, num_questions: int, longest: int) -> Ten
 
 def _motion_labels(clip: Clip) -> np.ndarray:
     """[V]"""
-    labels = np.zeros((len(clip.frames), synthetic.GRID, synthetic.GRID), dtype=np.int64)
+    labels = np.zeros((len(clip.frames), drawing.GRID, drawing.GRID), dtype=np.int64)
     for thing in clip.things:
-        if thing.role == "mover" and clip.direction is not None:
-            first = min(thing.cells)
+        if thing.role == "mover" and thing.direction is not None:
+            start = thing.cells[min(thing.cells)]
             for frame, cell in thing.cells.items():
-                seen = IGNORE if frame == first else _MOTIONS.index(clip.direction)
+                # It begins where it waits, and nothing tells where it will go.
+                seen = IGNORE if cell == start else _MOTIONS.index(thing.direction)
                 labels[frame][cell] = seen
     return labels.ravel()
 

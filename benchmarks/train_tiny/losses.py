@@ -13,14 +13,20 @@ point away from each other; where both show the same, they should agree, whateve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import LlavaOnevisionForConditionalGeneration
+from transformers import (
+    AttentionInterface,
+    LlavaOnevisionForConditionalGeneration,
+    PretrainedConfig,
+)
 
-from ..datasets import synthetic
+from ..datasets import drawing
 from .batches import IGNORE, Batch, DenseFrames, ShownClips
 from .model import DECODER_WIDTH, TOKENS_PER_FRAME
 
@@ -37,9 +43,9 @@ class Probes(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.row = nn.Linear(DECODER_WIDTH, synthetic.GRID)
-        self.column = nn.Linear(DECODER_WIDTH, synthetic.GRID)
-        self.motion = nn.Linear(DECODER_WIDTH, 1 + len(synthetic.DIRECTIONS))
+        self.row = nn.Linear(DECODER_WIDTH, drawing.GRID)
+        self.column = nn.Linear(DECODER_WIDTH, drawing.GRID)
+        self.motion = nn.Linear(DECODER_WIDTH, 1 + len(drawing.DIRECTIONS))
 
 
 def visual_features(model: LlavaOnevisionForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -57,18 +63,27 @@ def see_loss(
     probes: Probes,
     word_groups: Sequence[Tensor],
     batch: DenseFrames,
+    *,
+    highest_likeness: float = HIGHEST_LIKENESS,
+    where_weight: float = 0.0,
+    shape_weight: float = 0.0,
 ) -> tuple[Tensor, float]:
     """Loss and accuracy of reading kind, colour, place, row and column out of every cell.
 
+    ``where_weight``: share in the loss of where the tower's attention goes, see
+    :func:`_where_loss`. ``shape_weight``: that of the cells with a shape, of which kind they show.
+
     ``word_groups``, here and below: ids of the words for kinds, colours, places and ordinals.
     """
-    features, thinned = (visual_features(model, p)[:, :-1] for p in (batch.pixels, batch.thinned))
+    with _last_attention(model) as attention:
+        features = visual_features(model, batch.pixels)[:, :-1]
+    thinned = visual_features(model, batch.thinned)[:, :-1]
     directions = F.rms_norm(features, features.shape[-1:])
     words = model.get_input_embeddings().weight
     kind, color, place = (directions @ words[group].T for group in word_groups[:3])
     cells = torch.arange(TOKENS_PER_FRAME, device=features.device).expand(len(features), -1)
-    rows, columns = cells // synthetic.GRID, cells % synthetic.GRID
-    third = synthetic.GRID // 3
+    rows, columns = cells // drawing.GRID, cells % drawing.GRID
+    third = drawing.GRID // 3
     losses = [
         _cross_entropy(kind, batch.kind),
         _cross_entropy(color, batch.color),
@@ -78,11 +93,59 @@ def see_loss(
     ]
     mean = features.mean(dim=(0, 1))
     likeness = F.cosine_similarity(features - mean, thinned - mean, dim=-1)  # [B, 36]
-    excess = (likeness[batch.is_removed] - HIGHEST_LIKENESS).relu()
+    excess = (likeness[batch.is_removed] - highest_likeness).relu()
     # A small batch may have removed nothing, and the mean over nothing is no number.
     losses.append(DIFFERENCE_WEIGHT * excess.sum() / batch.is_removed.sum().clamp(min=1))
     losses.append(SAMENESS_WEIGHT * (1 - likeness[~batch.is_removed]).mean())
+    if shape_weight:
+        shapes = batch.kind.where(batch.color != IGNORE, IGNORE)
+        losses.append(shape_weight * _cross_entropy(kind, shapes))
+    if where_weight:
+        losses.append(where_weight * _where_loss(attention(), batch))
     return torch.stack(losses).sum(), _accuracy(kind, batch.kind)
+
+
+def _where_loss(attention: Tensor, batch: DenseFrames) -> Tensor:
+    """The tower's attention should go where shapes are, to all of them alike.
+
+    Args:
+        attention: [B, 36] share that each cell gets.
+        batch: frames, of which some may be empty: those do not count.
+    """
+    shows = (batch.color != IGNORE).to(attention.dtype)  # [B, 36]
+    wanted = shows / shows.sum(dim=1, keepdim=True).clamp(min=1)
+    return -(wanted * attention.log()).sum(dim=1).mean()
+
+
+@contextmanager
+def _last_attention(
+    model: LlavaOnevisionForConditionalGeneration,
+) -> Iterator[Callable[[], Tensor]]:
+    """Of the tower's run inside the block: a function that gives [B, 36], the share of its last
+    layer's attention that each cell gets, the mean over heads and patches.
+
+    That is what methods rank tokens by that ask a tower without a class token.
+    """
+    last = model.model.vision_tower.encoder.layers[-1].self_attn
+    rows: dict[str, Tensor] = {}
+
+    def received() -> Tensor:
+        query, key = (
+            rows[name].unflatten(-1, (last.num_heads, -1)).transpose(1, 2) for name in ("q", "k")
+        )  # [B, H, P, D]
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        patches = scores.softmax(dim=-1).mean(dim=(1, 2))  # [B, P]
+        return patches.unflatten(-1, (drawing.GRID, 2, drawing.GRID, 2)).sum(dim=(2, 4)).flatten(1)
+
+    hooks = [
+        module.register_forward_hook(lambda _, args, output, name=name: rows.update({name: output}))
+        for name, module in (("q", last.q_proj), ("k", last.k_proj))
+    ]
+    try:
+        yield received
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def watch_loss(
@@ -147,23 +210,75 @@ def answer_logits(
     newline = model.model.image_newline.expand(len(video), 1, -1)
     before = embed(batch.prefix_ids).expand(len(video), -1, -1)
     questions = embed(batch.question_ids.flatten(1))  # [B, Q * L, C]
-    output = model.model.language_model(
-        inputs_embeds=torch.cat([before, video, newline, questions], dim=1),
-        attention_mask=batch.may_attend,
-        position_ids=batch.positions,
-        use_cache=False,
-        output_hidden_states=True,
-    )
+    embeds = torch.cat([before, video, newline, questions], dim=1)
+    with _prefix_apart(model.model.language_model.config):
+        output = model.model.language_model(
+            inputs_embeds=embeds,
+            attention_mask=batch.may_attend,
+            position_ids=batch.positions,
+            use_cache=False,
+            output_hidden_states=True,
+            num_prefix=embeds.shape[1] - questions.shape[1],
+        )
     num_questions, longest = batch.question_ids.shape[1:]
     last = output.last_hidden_state[:, -num_questions * longest :]
     logits = model.lm_head(last).unflatten(1, (num_questions, longest))
     return logits, output.hidden_states
 
 
+_PREFIX_APART = "prunevid_prefix_apart"
+
+
+@contextmanager
+def _prefix_apart(config: PretrainedConfig) -> Iterator[None]:
+    """Inside the block, a decoder attends to the video without its mask, see
+    :func:`_prefix_attention`."""
+    usual = config._attn_implementation
+    config._attn_implementation = _PREFIX_APART
+    try:
+        yield
+    finally:
+        config._attn_implementation = usual
+
+
+def _prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    *,
+    scaling: float,
+    num_prefix: int,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """What the mask of a batch says, in two parts: the prefix, shared by all questions, is causal,
+    so that half of its products are left out; the mask is for the questions. [B, S, H, D]."""
+    parts = []
+    for rows in (slice(num_prefix), slice(num_prefix, None)):
+        is_prefix = rows.start is None
+        seen = slice(num_prefix) if is_prefix else slice(None)
+        parts.append(
+            F.scaled_dot_product_attention(
+                query[:, :, rows],
+                key[:, :, seen],
+                value[:, :, seen],
+                attn_mask=None if is_prefix else attention_mask[:, :, rows],
+                is_causal=is_prefix,
+                scale=scaling,
+                enable_gqa=True,
+            )
+        )
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+AttentionInterface.register(_PREFIX_APART, _prefix_attention)
+
+
 def _probe_loss(probes: Probes, ordinals: Tensor, hidden: Tensor, shown: ShownClips) -> Tensor:
     """Loss of reading motion with its head, and scenes with the embeddings of ``ordinals``."""
     # Few tokens show something that moves, and they are what this is about.
-    weight = torch.tensor([0.1] + [4.0] * len(synthetic.DIRECTIONS), device=hidden.device)
+    weight = torch.tensor([0.1] + [4.0] * len(drawing.DIRECTIONS), device=hidden.device)
     motion = _cross_entropy(probes.motion(hidden), shown.motion, weight)
     scene = F.rms_norm(hidden, hidden.shape[-1:]) @ ordinals.T
     return motion + _cross_entropy(scene, shown.scene)

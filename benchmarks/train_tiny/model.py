@@ -29,10 +29,11 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from ..datasets import synthetic
+from ..datasets import drawing
+from .tasks import PLAIN, Task
 
 PATCH_PX = 8
-TOKENS_PER_FRAME = synthetic.GRID**2
+TOKENS_PER_FRAME = drawing.GRID**2
 TOWER_WIDTH = 96
 DECODER_WIDTH = 128
 EMBEDDING_STD = 0.1
@@ -42,11 +43,6 @@ OTHER_CONTENT = 0.1
 COPY_SCALE = 3.0
 MLP_SCALE = 0.3
 
-SPECIAL_TOKENS = ("<|endoftext|>", "<unk>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
-QUESTION_WORDS = (
-    "user assistant ? what color shape is the where how many scenes are there flashing star which"
-    " corner has scene shows way does moving go"
-).split()
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% for part in message.content %}"
@@ -56,26 +52,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def vocabulary() -> tuple[str, ...]:
-    """Every word the model knows; a word's position is its id."""
-    words = [
-        *SPECIAL_TOKENS,
-        *QUESTION_WORDS,
-        *synthetic.SHAPES,
-        *synthetic.COLORS,
-        *synthetic.BACKGROUNDS,
-        *(place for row in synthetic.PLACES for place in row),
-        *synthetic.DIRECTIONS,
-        *synthetic.ORDINALS,
-        *synthetic.NUMBERS,
-    ]
-    return tuple(dict.fromkeys(words))  # "left" and "right" are places and directions
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(task: Task = PLAIN) -> PreTrainedTokenizerFast:
     """Whole words in lower case; a word it does not know is ``<unk>``."""
     core = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(vocabulary())}, unk_token="<unk>")
+        models.WordLevel({word: i for i, word in enumerate(task.words)}, unk_token="<unk>")
     )
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Sequence(
@@ -92,16 +72,17 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(seed: int) -> LlavaOnevisionForConditionalGeneration:
-    """The model with initial weights drawn from ``seed``, on the CPU in float32."""
-    words = vocabulary()
+def build_model(seed: int, task: Task = PLAIN) -> LlavaOnevisionForConditionalGeneration:
+    """The model with its first weights, on the CPU in float32: drawn from ``seed``, or the task's
+    own, with only the embeddings of new words drawn."""
+    words = task.words
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
             hidden_size=TOWER_WIDTH,
             intermediate_size=2 * TOWER_WIDTH,
             num_hidden_layers=3,
             num_attention_heads=4,
-            image_size=synthetic.SIZE_PX,
+            image_size=drawing.SIZE_PX,
             patch_size=PATCH_PX,
             vision_use_head=False,
         ),
@@ -114,7 +95,7 @@ def build_model(seed: int) -> LlavaOnevisionForConditionalGeneration:
             vocab_size=len(words),
             max_position_embeddings=4096,
             initializer_range=DECODER_WIDTH**-0.5,
-            rope_parameters={"rope_type": "default", "rope_theta": 1e5},
+            rope_parameters={"rope_type": "default", "rope_theta": task.rope_theta},
             tie_word_embeddings=True,
             bos_token_id=None,
             eos_token_id=words.index("<|im_end|>"),
@@ -132,11 +113,26 @@ def build_model(seed: int) -> LlavaOnevisionForConditionalGeneration:
     embeddings = next(m for m in model.modules() if hasattr(m, "position_embedding"))
     with torch.no_grad():
         embeddings.position_embedding.weight.copy_(_position_waves())
+    if task.start is not None:
+        _take_weights(model, task.start)
     generation = model.generation_config
     generation.eos_token_id = words.index("<|im_end|>")
     generation.pad_token_id = words.index("<|endoftext|>")
     generation.do_sample = False
     return model
+
+
+@torch.no_grad()
+def _take_weights(model: LlavaOnevisionForConditionalGeneration, folder: Path) -> None:
+    """All weights of a checkpoint whose words are the first of the model's."""
+    given = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    weights = dict(model.named_parameters())
+    for name, value in given.named_parameters():
+        own = weights[name]
+        if own is model.get_input_embeddings().weight:
+            own[: len(value)] = value
+        else:
+            own.copy_(value)
 
 
 @torch.no_grad()
@@ -186,8 +182,11 @@ def save_checkpoint(
     model: LlavaOnevisionForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
+    num_frames: int = PLAIN.frames,
 ) -> None:
     """Write weights (bfloat16) and everything else that loading needs, as transformers does.
+
+    ``num_frames``: how many frames of a video it is given by default.
 
     Raises:
         OSError: the folder cannot be written.
@@ -198,12 +197,12 @@ def save_checkpoint(
     model.to(device, torch.float32)
     tokenizer.save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-    for name, content in processor_files(model.config).items():
+    for name, content in processor_files(model.config, num_frames).items():
         text = json.dumps(content, indent=2) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def processor_files(config: LlavaOnevisionConfig) -> dict[str, dict[str, Any]]:
+def processor_files(config: LlavaOnevisionConfig, num_frames: int) -> dict[str, dict[str, Any]]:
     """What ``AutoProcessor`` reads: file name -> content.
 
     Its classes know another model's sizes by default, so every value is written down. They need
@@ -231,7 +230,7 @@ def processor_files(config: LlavaOnevisionConfig) -> dict[str, dict[str, Any]]:
         },
         "video_preprocessor_config.json": {
             **names, "video_processor_type": f"{kind}VideoProcessor", **pixels,
-            "do_sample_frames": False, "num_frames": synthetic.FRAMES,
+            "do_sample_frames": False, "num_frames": num_frames,
         },
         "processor_config.json": {
             **names,
@@ -246,7 +245,7 @@ def processor_files(config: LlavaOnevisionConfig) -> dict[str, dict[str, Any]]:
 
 def _position_waves() -> Tensor:
     """[patches, TOWER_WIDTH]: half of the channels for the row, half for the column."""
-    side = synthetic.SIZE_PX // PATCH_PX
+    side = drawing.SIZE_PX // PATCH_PX
     bands = TOWER_WIDTH // 4
     at = torch.arange(side, dtype=torch.float32)
     frequency = 100 ** -(torch.arange(bands) / bands)

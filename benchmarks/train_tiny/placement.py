@@ -35,7 +35,8 @@ from prunevid_kernels.adapters import PromptVisuals, VideoSpan, prune_by
 from prunevid_kernels.adapters.engine.prompt.pieces import MergedStretch
 from prunevid_kernels.adapters.methods.prunevid import PruneVid
 
-from ..datasets.synthetic import FRAMES, HeldOutQuestion, held_out_questions
+from ..datasets.clips import HeldOutQuestion
+from ..datasets.synthetic import FRAMES, held_out_questions
 from ..report.statistics import (
     macro_bootstrap_interval,
     macro_mean,

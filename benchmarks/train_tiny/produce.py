@@ -8,11 +8,10 @@ from tqdm import tqdm
 
 from prunevid_kernels.adapters.families.video_model import load_video_model
 
-from ..datasets.synthetic import held_out_questions
 from ..support.environment import describe
 from ..support.terminal import progress_bar
 from .card import model_card
-from .measure import MEASURED, measure
+from .measure import measure
 from .training import Training
 
 SAVE_EVERY_STEPS = 50
@@ -35,13 +34,14 @@ def measure_and_describe(out: Path, training: Training, questions: int) -> dict[
     """Measure the checkpoint in ``out`` and write its card; macro accuracy of each method."""
     model = load_video_model(out, str(training.model.device))
     results = []
-    for method in MEASURED:
+    for method in training.task.measured:
         with progress_bar(f"measuring {method}", questions, 0) as advance:
-            results.append(measure(model, held_out_questions(questions), method, advance))
+            results.append(measure(model, training.task.held_out(questions), method, advance))
     environment = describe(training.model.device)
     device = environment["gpu"]["name"] if environment["gpu"] else "CPU"
     card = model_card(
         results,
+        training.task,
         seed=training.seed,
         steps=training.steps_by_stage,
         parameters=sum(p.numel() for p in training.model.parameters()),

@@ -40,8 +40,9 @@ from prunevid_kernels.adapters import VideoSpan
 from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.families.shape import DecoderShape
 
-from ..datasets import synthetic
-from ..datasets.synthetic import Clip, make_clip
+from ..datasets import drawing, synthetic
+from ..datasets.clips import Clip
+from ..datasets.synthetic import make_clip
 from ..embedded.model import load_embedded_model
 from .batches import (
     IGNORE,
@@ -116,7 +117,7 @@ class TimedModel:
         """
         row = torch.tensor([ids])
         vision = self.model.config.vision_config
-        side = synthetic.GRID * vision.spatial_merge_size
+        side = drawing.GRID * vision.spatial_merge_size
         # Frames apart are grids of their own.
         grids = [[1, side, side]] * len(told) if self.is_apart else [[len(told), side, side]]
         positions, _ = self.model.model.get_rope_index(

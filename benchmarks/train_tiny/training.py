@@ -1,4 +1,4 @@
-"""Train the embedded model from nothing but a seed: a curriculum of three stages.
+"""Train an embedded model from nothing but a seed; the plain one in three stages.
 
 Trained end to end from scratch, a model this small learns to see only after hours. So it is taught
 in the order in which one thing needs another:
@@ -12,6 +12,8 @@ in the order in which one thing needs another:
   the second decoder layer. The heads are thrown away after training.
 * ``answer``: all questions, about clips of four to eight frames.
 
+The hard model begins with all of that, see ``curriculum``.
+
 Matrices are optimised with Muon, the rest with AdamW, one warm-up and one cosine a stage. Data and
 initial weights follow from the seed and the number of the step, so a run that was interrupted goes
 on from its last saved state to the same weights. AdamW alone takes several times as many steps.
@@ -22,7 +24,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,50 +33,26 @@ import torch
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from ..datasets import synthetic
-from ..datasets.synthetic import Clip, make_clip
+from ..datasets import drawing
+from ..datasets.clips import Clip
 from .batches import KINDS, clip_batch, dense_frames, show_clips
+from .curriculum import CURRICULUM, HARD_CURRICULUM, Stage
 from .losses import Probes, answer_loss, see_loss, visual_features, watch_loss
 from .model import build_model, build_tokenizer, match_content
 from .muon import Muon
+from .tasks import PLAIN, Task
 
 FEATURE_STD = 0.5
 WARM_UP_STEPS = 15
 WORD_LR_SHARE = 0.3
+STANDARDISING_FRAMES = 256
 STANDARDISING_STREAM = 1000  # of random numbers; those of the stages are numbered from 0
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the curriculum.
-
-    Attributes:
-        frames: lengths of its clips, taken in turn; 0 stands for dense single frames.
-        clips: clips (or frames) in one step.
-        muon_lr, adam_lr: highest learning rates.
-        noun_weight, probe_weight: share in the loss of what questions ask about, and of motion and
-            scene.
-        watched_frames: frames, in one step, of further clips that are only watched: motion and
-            scene are read, and nothing is asked.
-    """
-
-    name: str
-    steps: int
-    frames: tuple[int, ...]
-    clips: int
-    muon_lr: float
-    adam_lr: float = 0.003
-    noun_weight: float = 0.0
-    probe_weight: float = 0.0
-    watched_frames: int = 0
-
-
-CURRICULUM = (
-    Stage("see", 260, (0,), 32, muon_lr=0.012),
-    Stage("find", 260, (1,), 20, muon_lr=0.025, noun_weight=1.0, watched_frames=96),
-    Stage("answer", 640, (4, 6, 8), 16, muon_lr=0.018, noun_weight=0.2, probe_weight=0.5),
-)
 WATCHED_LENGTHS = (4, 6, 8)
+
+
+def curriculum_of(task: Task) -> tuple[Stage, ...]:
+    """The whole curriculum of a task."""
+    return CURRICULUM if task is PLAIN else HARD_CURRICULUM
 
 
 class StateError(ValueError):
@@ -105,10 +83,12 @@ def shortened(curriculum: Sequence[Stage], steps: int) -> tuple[Stage, ...]:
 
 @torch.no_grad()
 def _standardise_features(
-    model: LlavaOnevisionForConditionalGeneration, seed: int, device: str
+    model: LlavaOnevisionForConditionalGeneration, seed: int, device: str, task: Task
 ) -> None:
     """Fold mean and spread of the features of dense frames into the projector's last layer."""
-    frames = dense_frames(256, np.random.default_rng([seed, STANDARDISING_STREAM]))
+    frames = dense_frames(
+        STANDARDISING_FRAMES, np.random.default_rng([seed, STANDARDISING_STREAM]), task
+    )
     features = visual_features(model, frames.pixels.to(device))[:, :-1]
     scale = FEATURE_STD / features.std()
     last = model.model.multi_modal_projector.linear_2
@@ -121,8 +101,9 @@ def _optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Muon for matrices inside the network, AdamW for embeddings, norms, biases and heads."""
     core = model.model
-    seeing = stage.frames == (0,)
-    networks = [core.vision_tower, core.multi_modal_projector] if seeing else [core.language_model]
+    networks = (
+        [core.vision_tower, core.multi_modal_projector] if stage.sees else [core.language_model]
+    )
     embeddings = model.get_input_embeddings().weight
     inner = [p for network in networks for p in network.parameters() if p is not embeddings]
     matrices = [p for p in inner if p.ndim == 2 and min(p.shape) > 1]
@@ -130,7 +111,7 @@ def _optimizers(
     rest = [p for p in inner if id(p) not in chosen]
     rest += [core.image_newline, *probes.parameters()]
     # Once the tower is frozen, words must not leave the features that were made to equal them.
-    word_lr = stage.adam_lr if seeing else WORD_LR_SHARE * stage.adam_lr
+    word_lr = stage.adam_lr if stage.sees else WORD_LR_SHARE * stage.adam_lr
     others = torch.optim.AdamW(
         [
             {"params": rest, "highest_lr": stage.adam_lr},
@@ -161,17 +142,24 @@ class Training:
         stage_index, step: the stage at work, and how many of its steps are done.
     """
 
-    def __init__(self, seed: int, device: str, curriculum: Sequence[Stage] = CURRICULUM) -> None:
-        self.seed, self.device, self.curriculum = seed, device, tuple(curriculum)
-        self.tokenizer = build_tokenizer()
-        self.model = build_model(seed).to(device)
+    def __init__(
+        self,
+        seed: int,
+        device: str,
+        curriculum: Sequence[Stage] | None = None,
+        task: Task = PLAIN,
+    ) -> None:
+        chosen = curriculum_of(task) if curriculum is None else curriculum
+        self.seed, self.device, self.curriculum, self.task = seed, device, tuple(chosen), task
+        self.tokenizer = build_tokenizer(task)
+        self.model = build_model(seed, task).to(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.probes = Probes().to(device)
         self.stage_index = self.step = 0
         self._optimizers: list[torch.optim.Optimizer] = []
-        places = [place for row in synthetic.PLACES for place in row]
-        words = (KINDS, synthetic.COLORS, places, synthetic.ORDINALS)
+        places = [place for row in drawing.PLACES for place in row]
+        words = (KINDS, task.colors, places, task.ordinals)
         ids = self.tokenizer.convert_tokens_to_ids
         self._word_groups = [torch.tensor(ids(list(group)), device=device) for group in words]
 
@@ -216,8 +204,10 @@ class Training:
         return loss.item(), accuracy
 
     def _prepare(self, stage: Stage) -> None:
-        if stage.name == "find":
-            _standardise_features(self.model, self.seed, self.device)
+        if stage.sees or not self.curriculum[self.stage_index - 1].sees:
+            return
+        _standardise_features(self.model, self.seed, self.device, self.task)
+        if self.task.start is None:
             generator = torch.Generator().manual_seed(self.seed)
             match_content(self.model, self._word_groups[:2], generator)
 
@@ -225,10 +215,24 @@ class Training:
         rng = np.random.default_rng([self.seed, self.stage_index, self.step])
         num_frames = stage.frames[self.step % len(stage.frames)]
         if num_frames == 0:
-            frames = dense_frames(stage.clips, rng).to(self.device)
-            return see_loss(self.model, self.probes, self._word_groups, frames)
-        clips = self._clips(stage.clips, num_frames)
-        batch = clip_batch(self.tokenizer, clips, rng).to(self.device)
+            frames = dense_frames(stage.clips, rng, self.task).to(self.device)
+            return see_loss(
+                self.model,
+                self.probes,
+                self._word_groups,
+                frames,
+                highest_likeness=stage.highest_likeness,
+                where_weight=stage.where_weight,
+                shape_weight=stage.shape_weight,
+            )
+        clips = self._clips(stage.clips_of(num_frames), num_frames)
+        batch = clip_batch(
+            self.tokenizer,
+            clips,
+            rng,
+            most_questions=stage.questions,
+            longest_clip=self.task.longest if self.task.longest > self.task.frames else None,
+        ).to(self.device)
         loss, accuracy = answer_loss(
             self.model,
             self.probes,
@@ -249,7 +253,7 @@ class Training:
         """The clips of this step, which no other step of its stage sees."""
         first = self.step * count
         return [
-            make_clip("train", first + i, seed=self.seed, num_frames=num_frames)
+            self.task.make_clip("train", first + i, seed=self.seed, num_frames=num_frames)
             for i in range(count)
         ]
 
@@ -284,7 +288,10 @@ class Training:
         except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise StateError(f"{path}: not the state of a training run") from error
         if run != self._identity():
-            raise StateError(f"{path}: a run with seed {run['seed']} and steps {run['steps']}")
+            raise StateError(
+                f"{path}: a run for the {run['task']} task with seed {run['seed']} and steps"
+                f" {run['steps']}"
+            )
         self.stage_index, self.step = state["stage_index"], state["step"]
         self.model.load_state_dict(state["model"])
         self.probes.load_state_dict(state["probes"])
@@ -295,4 +302,4 @@ class Training:
                 optimizer.load_state_dict(saved)
 
     def _identity(self) -> dict[str, object]:
-        return {"seed": self.seed, "steps": self.steps_by_stage}
+        return {"task": self.task.name, "seed": self.seed, "steps": self.steps_by_stage}

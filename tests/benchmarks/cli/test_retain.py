@@ -118,3 +118,18 @@ def test_every_knob_keeps_the_mean_over_layers(name):
 def test_a_share_that_a_method_cannot_keep_is_refused(name, share, message):
     with pytest.raises(ValueError, match=message):
         METHODS[name].knob(Terms(share, 28, 32, 10))
+
+
+def test_the_report_tells_types_of_generated_questions_apart(runs):
+    folder, _ = runs
+    done = CliRunner().invoke(app, ["report", str(folder), "--out", str(folder.parent / "types")])
+    page = (folder.parent / "types" / "report.md").read_text()
+    section = page.split("## By type of question\n")[1].split("\n## ")[0]
+    header, _, *rows = [line.split(" | ") for line in section.splitlines() if " | " in line]
+    run = next(run for run in map(read_run, folder.iterdir()) if run.settings["method"] == "evs")
+    right = {record.task: record.correct["word"] for record in run.answered}
+    shown = dict(zip(header[1:], next(row for row in rows if "evs" in row[0])[1:], strict=True))
+    assert {kind.strip(" |"): float(cell.strip(" |")) for kind, cell in shown.items()} == {
+        kind: 100.0 * value for kind, value in right.items()
+    }
+    assert done.exit_code == 0

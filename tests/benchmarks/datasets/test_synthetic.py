@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from prunevid_kernels.benchmarks.datasets import synthetic
+from prunevid_kernels.benchmarks.datasets import drawing, synthetic
 from prunevid_kernels.benchmarks.datasets.synthetic import Clip, held_out_questions, make_clip
 
 CLIPS = [make_clip("train", index) for index in range(40)]
@@ -16,7 +16,7 @@ CLIPS = [make_clip("train", index) for index in range(40)]
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 5, 8, 13])
 def test_a_clip_follows_from_its_seed_split_and_index(num_frames: int) -> None:
     first, again = (make_clip("train", 7, seed=3, num_frames=num_frames) for _ in range(2))
-    assert first.frames.shape == (num_frames, synthetic.SIZE_PX, synthetic.SIZE_PX, 3)
+    assert first.frames.shape == (num_frames, drawing.SIZE_PX, drawing.SIZE_PX, 3)
     assert first.frames.dtype == np.uint8
     assert np.array_equal(first.frames, again.frames)
     assert first.questions == again.questions
@@ -42,7 +42,7 @@ def test_shapes_are_where_the_facts_say_and_in_their_color() -> None:
             if thing.shape == "ring":  # its middle shows the background
                 continue
             for frame, (row, column) in thing.cells.items():
-                middle = np.add((row, column), 0.5) * synthetic.CELL_PX
+                middle = np.add((row, column), 0.5) * drawing.CELL_PX
                 y, x = middle.astype(int)
                 error = clip.frames[frame, y, x].astype(int) - synthetic.COLORS[thing.color]
                 assert abs(error).max() <= 5, (thing, frame)
@@ -73,7 +73,7 @@ def test_the_mover_goes_where_the_clip_says() -> None:
         mover = next(thing for thing in clip.things if thing.role == "mover")
         cells = np.array([mover.cells[frame] for frame in sorted(mover.cells)])
         steps = {tuple(step) for step in np.diff(cells, axis=0)} - {(0, 0)}
-        assert steps == {synthetic.DIRECTIONS[clip.direction]}
+        assert steps == {drawing.DIRECTIONS[clip.direction]}
 
 
 def test_questions_have_the_answer_that_the_facts_give() -> None:
@@ -108,7 +108,7 @@ def _answer(clip: Clip, question: synthetic.Question) -> str:
         return synthetic.ORDINALS[clip.scene_of(min(thing.cells))]
     if question.type == "location":
         row, column = thing.cells[min(thing.cells)]
-        return synthetic.PLACES[row // 2][column // 2]
+        return drawing.PLACES[row // 2][column // 2]
     return getattr(thing, question.type)
 
 

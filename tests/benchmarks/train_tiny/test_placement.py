@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from prunevid_kernels import TokenLayout
+from prunevid_kernels.benchmarks.datasets.drawing import GRID
 from prunevid_kernels.benchmarks.datasets.synthetic import (
     FRAMES,
-    GRID,
     QUESTION_TYPES,
     held_out_questions,
     make_clip,
