@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class VideoModel:
     default_frames: int
     is_random: bool = False
     limits: str | None = None
+    _answering: Lock = field(init=False, repr=False, compare=False, default_factory=Lock)
 
     @property
     def family(self) -> Family:
@@ -114,17 +116,19 @@ class VideoModel:
 
         Args:
             source: a video file or a folder of frames.
-            num_frames: so many by the same rule.
+            num_frames: so many by the same rule; None: as many as the model was published with.
             reader: see :func:`..video.reader.read_video`.
 
         Raises:
             VideoError: it cannot be read.
+            ValueError: no integer, or one below 1.
         """
-        count = num_frames or self.default_frames
+        _require_count("num_frames", num_frames)
+        count = self.default_frames if num_frames is None else num_frames
         if self.sampling == "linspace":  # a shorter video gives each frame once
-            return read_video(Path(source), count, reader=reader)
+            return read_video(source, count, reader=reader)
         choose = partial(frame_indices, n=count, rule=self.sampling)
-        return read_video(Path(source), indices=choose, reader=reader)
+        return read_video(source, indices=choose, reader=reader)
 
     def shown_frames(self, frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
         """What the model sees of frames; see :meth:`.processor.FrameProcessor.shown_frames`."""
@@ -236,16 +240,17 @@ class VideoModel:
             TypeError: an argument of another type, or two that exclude each other.
         """
         chosen = _method(config, method)
+        for name in ("max_length", "num_return_sequences", "return_dict_in_generate"):
+            if name in options:
+                raise TypeError(
+                    f"{name}: ask gives one answer of up to max_new_tokens; use generate()"
+                )
         if isinstance(question, str) and not question.strip():
             raise ModelError("the question is empty: say what to ask about the video")
-        for name, count in (("max_new_tokens", max_new_tokens), ("num_frames", num_frames)):
-            if count is not None and (type(count) is not int or count < 1):
-                raise ValueError(f"{name} must be an integer >= 1, got {count!r}")
-        if chosen is None and find_engine(self.model) is not None:
-            raise ValueError(
-                "model is pruned already, so this would be no unpruned answer; ask outside the"
-                " `with prune(...)` block, or use encode() and generate() inside it"
-            )
+        _require_count("max_new_tokens", max_new_tokens)
+        _require_count("num_frames", num_frames)
+        if chosen is None:
+            self._require_unpruned()
         if isinstance(video, str | Path):
             video = self.read_video(video, num_frames)
         elif not isinstance(video, Video | np.ndarray):
@@ -258,16 +263,34 @@ class VideoModel:
         inputs = self.encode(video, question, seconds=seconds)
         generate = partial(self.generate, inputs, max_new_tokens=max_new_tokens, **options)
         report = None
-        if chosen is None:
-            answer = generate()
-        else:
-            with PruneHandle(Engine(self.model, adapter_of(self.model), chosen)) as handle:
+        # One thread's question at a time: another's pruning would be in this one's answer.
+        with self._answering:
+            if chosen is None:
+                # Others may prune the model outside of ask, at any time.
+                self._require_unpruned()
                 answer = generate()
-            report = handle.report.last
+                self._require_unpruned()
+            else:
+                with PruneHandle(Engine(self.model, adapter_of(self.model), chosen)) as handle:
+                    answer = generate()
+                report = handle.report.last
         if isinstance(video, Video):
             return Reply(answer, report, video.frames, video.timestamps_s)
         times = None if seconds is None else np.asarray(seconds, dtype=np.float64)
         return Reply(answer, report, video, times)
+
+    def _require_unpruned(self) -> None:
+        if find_engine(self.model) is not None:
+            raise ValueError(
+                "model is pruned already, by an open `with prune(...)` block or another thread, so"
+                " this would be no unpruned answer; ask outside the block, or use encode() and"
+                " generate() inside it"
+            )
+
+
+def _require_count(name: str, count: int | None) -> None:
+    if count is not None and (type(count) is not int or count < 1):
+        raise ValueError(f"{name} must be an integer >= 1, got {count!r}")
 
 
 def _method(

@@ -95,6 +95,8 @@ def require_source(source: str | Path) -> Path:
         VideoError: there is none.
     """
     path = Path(source)
+    if source == "":  # which Path takes for the working directory
+        raise VideoError("the video's path is empty")
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError as error:

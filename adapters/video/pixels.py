@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def require_frames(frames: np.ndarray) -> None:
-    """Frames are [T, H, W, 3] uint8, one at least.
+    """Frames are [T, H, W, 3] uint8, one at least, of one pixel at least.
 
     Raises:
         TypeError: they are no array.
@@ -19,7 +19,7 @@ def require_frames(frames: np.ndarray) -> None:
     """
     if not isinstance(frames, np.ndarray):
         raise TypeError(f"frames must be [T, H, W, 3] uint8, got {type(frames).__name__}")
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
         raise ValueError(
             f"frames must be [T, H, W, 3] uint8, got {list(frames.shape)} {frames.dtype}"
         )

@@ -1,5 +1,5 @@
 """``python -m prunevid_kernels.benchmarks.cli``."""
 
-from .command import main
+from . import main
 
 main()

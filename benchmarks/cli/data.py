@@ -73,7 +73,9 @@ def check_command(
         _print_check(check, layouts[check.name])
     is_complete = all(check.is_complete for check in checks)
     if is_complete:
-        say("complete")
+        part = [check.name for check in checks if check.left_out]
+        of = f", but the files hold a part of the questions of {', '.join(part)}" if part else ""
+        say(f"complete{of}")
     else:
         say(f"NOT complete: {', '.join(check.name for check in checks if not check.is_complete)}")
     result = {

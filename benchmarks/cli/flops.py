@@ -92,7 +92,7 @@ def flops_command(
     """
     from ..cost.flops.paper import published
 
-    model = model or next(iter(published()))
+    model = next(iter(published())) if model is None else model
     if paper_table:
         _print_paper_table(model, as_json)
         return

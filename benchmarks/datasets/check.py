@@ -68,6 +68,7 @@ class DatasetCheck:
         file_problems: a line for each question file that cannot be used.
         row_problems: a line for each question that cannot be used.
         files: how many question files it has.
+        published: how many questions were published; None: not known.
         questions: the usable ones whose answers are known; ``hidden_questions``: the others.
         videos: of the former; ``hidden_videos``: those that only the others are about.
     """
@@ -80,12 +81,18 @@ class DatasetCheck:
     row_problems: list[str]
     questions: int
     hidden_questions: int
+    published: int | None
     videos: Videos
     hidden_videos: Videos
 
     @property
+    def left_out(self) -> int:
+        """How many of the published questions are not in the files."""
+        return max((self.published or 0) - self.questions - self.hidden_questions, 0)
+
+    @property
     def is_complete(self) -> bool:
-        """Whether an evaluation could ask every question whose answer is known."""
+        """Whether an evaluation could ask every question of the files whose answer is known."""
         return not self.file_problems and not self.row_problems and self.videos.is_complete
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,6 +106,7 @@ class DatasetCheck:
             "row_problems": self.row_problems,
             "questions": self.questions,
             "hidden_questions": self.hidden_questions,
+            "published_questions": self.published,
             "videos": self.videos.as_dict(),
             "hidden_videos": self.hidden_videos.as_dict(),
         }
@@ -157,6 +165,7 @@ def check_dataset(
         row_problems=questions.problems,
         questions=len(known),
         hidden_questions=len(hidden),
+        published=layout.questions,
         videos=_videos(name, of_known, progress, reader),
         hidden_videos=_videos(f"{name}, hidden answers", of_hidden, progress, reader),
     )

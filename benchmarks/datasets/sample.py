@@ -125,6 +125,8 @@ class Questions:
                     found.append(sample)
             except RowError as error:
                 problems.append(f"{file.path}: row {index}: {error}")
+            except DatasetError as error:
+                raise DatasetError(f"{file.path}: row {index}: {error}") from error
         if not found:
             raise DatasetError(problems[0] if problems else f"{file.path}: no questions")
         self.samples.extend(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -187,9 +188,61 @@ def test_bad_input_is_one_clear_error(embedded, args, options, error, message):
 
 def test_a_model_that_is_pruned_already_gives_no_unpruned_answer(embedded):
     with prune(embedded.model, CONFIG) as handle:
-        with pytest.raises(ValueError, match="pruned already, so this would be no unpruned answer"):
+        with pytest.raises(ValueError, match="so this would be no unpruned answer"):
             embedded.ask(FRAMES, "?")
         with pytest.raises(ValueError, match="already pruned"):
             embedded.ask(FRAMES, "?", CONFIG)
         embedded.generate(embedded.encode(FRAMES, "?"), max_new_tokens=1)
     assert len(handle.report.calls) == 1
+
+
+def test_pruning_that_begins_while_an_unpruned_question_is_read_is_no_unpruned_answer(
+    embedded, monkeypatch
+):
+    encode = VideoModel.encode
+    handles = []
+
+    def encode_while_another_prunes(self, *args, **kwargs):
+        inputs = encode(self, *args, **kwargs)
+        handles.append(prune(self.model, CONFIG))
+        return inputs
+
+    monkeypatch.setattr(VideoModel, "encode", encode_while_another_prunes)
+    with pytest.raises(ValueError, match="another thread, so this would be no unpruned answer"):
+        embedded.ask(SAMPLE_CLIP, SAMPLE_QUESTION)
+    with pytest.warns(UserWarning):  # nothing was pruned by it
+        handles[0].remove()
+
+
+def test_threads_that_ask_one_model_get_their_own_answers(embedded):
+    """One prunes, the other does not, at the same time."""
+    video = embedded.read_video(SAMPLE_CLIP)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(embedded.ask, video, SAMPLE_QUESTION, config, max_new_tokens=2)
+            for config in (CONFIG, None) * 3
+        ]
+        replies = [question.result() for question in asked]
+    assert {reply.answer for reply in replies} == {SAMPLE_ANSWER}
+    assert [reply.report is None for reply in replies] == [False, True] * 3
+
+
+@pytest.mark.parametrize("count", [0, True, 1.5, "3"])
+def test_no_number_of_frames_is_read_as_the_default(embedded, count):
+    with pytest.raises(ValueError, match=f"num_frames must be an integer >= 1, got {count!r}"):
+        embedded.read_video(SAMPLE_CLIP, count)
+
+
+def test_frames_without_a_pixel_and_an_empty_path_are_refused(embedded):
+    with pytest.raises(ModelError, match="frames must be"):
+        embedded.ask(np.zeros((2, 0, 8, 3), dtype=np.uint8), SAMPLE_QUESTION)
+    with pytest.raises(VideoError, match="the video's path is empty"):
+        embedded.ask("", SAMPLE_QUESTION)
+
+
+@pytest.mark.parametrize(
+    "option", ["max_length", "num_return_sequences", "return_dict_in_generate"]
+)
+def test_options_that_make_another_answer_are_refused_before_the_run(embedded, option):
+    with pytest.raises(TypeError, match=f"{option}: ask gives one answer"):
+        embedded.ask(SAMPLE_CLIP, SAMPLE_QUESTION, **{option: 2})

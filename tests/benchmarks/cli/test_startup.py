@@ -80,3 +80,17 @@ def test_neither_a_check_nor_an_evaluation_loads_a_judge_or_drawings(
     assert looked.isdisjoint({"torch", "transformers", "pyarrow"})
     assert "torch" in check and check.isdisjoint(NOT_TO_ANSWER | {"av", "decord"})
     assert "transformers" in answered and answered.isdisjoint(NOT_TO_ANSWER)
+
+
+def test_without_typer_the_command_names_the_extra_that_brings_it() -> None:
+    """The core installs the command as well."""
+    code = (
+        "import sys; sys.modules['typer'] = None; sys.argv = ['prunevid', 'run']\n"
+        "from prunevid_kernels.benchmarks.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        'prunevid: error: the command needs the extra "benchmarks":'
+        ' pip install ".[benchmarks]" in a checkout\n'
+    )
