@@ -51,14 +51,19 @@ def folder_hint(folder: Path) -> str:
     near = get_close_matches(folder.name, beside, n=1)
     if near:
         return f"; did you mean {folder.parent / near[0]}?"
+    if folder.parent == Path(PLACEHOLDER):
+        return f"; docs/families.md has the command that gets each model into {PLACEHOLDER}/"
     if _PUBLISHED_NAME.fullmatch(str(folder)) and not folder.parent.is_dir():
-        place = f"MODELS/{folder.name}"
+        place = f"{PLACEHOLDER}/{folder.name}"
         return (
             "; nothing is downloaded here: if it is a published checkpoint, get it with"
             f" `hf download {folder} --local-dir {place}`, then give {place}"
         )
     return ""
 
+
+PLACEHOLDER = "MODELS"
+"""Where README and docs put checkpoints."""
 
 # ORGANISATION/NAME, as model hubs have it.
 _PUBLISHED_NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*", re.ASCII)

@@ -103,3 +103,12 @@ def test_a_folder_that_is_nearly_there_is_named(tmp_path) -> None:
     assert f"plava-7b: no such model folder; did you mean {tmp_path / 'pllava-7b'}?" in (
         result.stderr
     )
+
+
+def test_the_folder_that_the_pages_name_is_no_repository(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["run", "--model", "MODELS/pllava-7b"])
+    assert result.exit_code == 2 and "hf download" not in result.stderr
+    assert "MODELS/pllava-7b: no such model folder; docs/families.md has the command" in (
+        result.stderr
+    )
