@@ -179,6 +179,8 @@ def test_everything_that_the_scripts_install_is_pinned():
             "flash-attn",
             "gradio",
             "lmms-eval",
+            "mkdocs-material",
+            "mkdocstrings",
             "vllm",
         ):
             (version,) = pinned[requirement.name]

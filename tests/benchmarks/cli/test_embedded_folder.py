@@ -34,7 +34,7 @@ def content(name: str) -> dict:
 
 def test_files_are_those_that_training_writes():
     config = AutoConfig.from_pretrained(EMBEDDED_MODEL)
-    for name, expected in processor_files(config).items():
+    for name, expected in processor_files(config, synthetic.FRAMES).items():
         assert content(name) == expected
 
 

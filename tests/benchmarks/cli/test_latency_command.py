@@ -96,7 +96,7 @@ def test_results_are_on_disk_after_every_row(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param(["--model", "gpt"], "model must be llava-onevision-7b, ", id="model"),
+        pytest.param(["--model", "gpt"], "--model must be one of llava-onevision-7b, ", id="model"),
         pytest.param(["--method", "x"], "method must be one of full, prunevid", id="method"),
         pytest.param(["--dtype", "int8"], "dtype must be one of bf16", id="dtype"),
         pytest.param(["--frames", "0"], "frames must be at least 1, got 0", id="frames"),

@@ -97,7 +97,7 @@ def test_a_short_run_writes_a_checkpoint_and_goes_on_after_a_kill(
     assert not (killed / "model.safetensors").exists()
     assert "is not empty; --resume" in error_of(train("--out", killed, *options))
     other = error_of(train("--out", killed, *options, "--resume", "--seed", "1"))
-    assert "a run with seed 0" in other
+    assert "a run for the plain task with seed 0" in other
     assert train("--out", killed, *options, "--resume").exit_code == 0
     assert weights(killed) == weights(whole)
 

@@ -21,7 +21,9 @@ def test_every_command_has_the_same_sizes():
     assert list(MODELS) == names and names[: len(first)] == first
     assert len(set(names)) == sum(len(family.sizes) for family in FAMILIES.values())
     assert set(published()) < set(names)
-    with pytest.raises(ModelError, match=f"model must be {', '.join(names)} or a checkpoint"):
+    with pytest.raises(
+        ModelError, match=f"model must be one of {', '.join(names)}, or a checkpoint"
+    ):
         load_subject("st-llm", torch.device("cpu"), torch.float32, is_reduced=True)
 
 
