@@ -249,8 +249,9 @@ class VideoModel:
             raise ModelError("the question is empty: say what to ask about the video")
         _require_count("max_new_tokens", max_new_tokens)
         _require_count("num_frames", num_frames)
-        if chosen is None:
-            self._require_unpruned()
+        if chosen is None:  # before a video is read; not while another thread's question is pruned
+            with self._answering:
+                self._require_unpruned()
         if isinstance(video, str | Path):
             video = self.read_video(video, num_frames)
         elif not isinstance(video, Video | np.ndarray):
