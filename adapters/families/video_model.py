@@ -28,8 +28,7 @@ from ..engine.engine import Engine, find_engine
 from ..engine.handle import PruneHandle
 from ..engine.method import PruningMethod
 from ..engine.report import PruneCall
-from ..methods.prunevid import PruneVid
-from ..methods.registry import build_method
+from ..methods.registry import chosen_method
 from ..video.reader import Reader, Video, read_video
 from ..video.sampling import Rule, frame_indices
 from . import FAMILIES, Family, adapter_of, family_of
@@ -239,7 +238,7 @@ class VideoModel:
             ValueError: a model that cannot be pruned so, or is pruned already; a number below 1.
             TypeError: an argument of another type, or two that exclude each other.
         """
-        chosen = _method(config, method)
+        chosen = chosen_method(config, method)
         for name in ("max_length", "num_return_sequences", "return_dict_in_generate"):
             if name in options:
                 raise TypeError(
@@ -292,23 +291,6 @@ class VideoModel:
 def _require_count(name: str, count: int | None) -> None:
     if count is not None and (type(count) is not int or count < 1):
         raise ValueError(f"{name} must be an integer >= 1, got {count!r}")
-
-
-def _method(
-    config: PruneVidConfig | None, method: str | PruningMethod | None
-) -> PruningMethod | None:
-    """What is to prune, if anything."""
-    if config is not None and not isinstance(config, PruneVidConfig):
-        raise TypeError(f"config must be a PruneVidConfig, got {type(config).__name__}")
-    if config is not None and method is not None:
-        raise TypeError("config is PruneVid's, so it excludes another method: give one of the two")
-    if config is not None:
-        return PruneVid(config)
-    if isinstance(method, str):
-        return build_method(method, {})
-    if method is not None and not isinstance(method, PruningMethod):
-        raise TypeError(f"method must be a name or a PruningMethod, got {type(method).__name__}")
-    return method
 
 
 def silence_transformers() -> None:

@@ -147,3 +147,29 @@ def build_method(name: str, options: Mapping[str, Any]) -> PruningMethod:
         known = ", ".join(method.defaults) or "none"
         raise ValueError(f"unknown option {unknown[0]!r} of {name}; known options: {known}")
     return method.build(**{**method.defaults, **options})
+
+
+def chosen_method(
+    config: PruneVidConfig | None, method: str | PruningMethod | None
+) -> PruningMethod | None:
+    """What is to prune, by either of two arguments; None: nothing.
+
+    Args:
+        config: prune with PruneVid.
+        method: prune with this method: its name, with its defaults, or itself.
+
+    Raises:
+        TypeError: an argument of another type, or both.
+        ValueError: a name that no method has.
+    """
+    if config is not None and not isinstance(config, PruneVidConfig):
+        raise TypeError(f"config must be a PruneVidConfig, got {type(config).__name__}")
+    if config is not None and method is not None:
+        raise TypeError("config is PruneVid's, so it excludes another method: give one of the two")
+    if config is not None:
+        return PruneVid(config)
+    if isinstance(method, str):
+        return build_method(method, {})
+    if method is not None and not isinstance(method, PruningMethod):
+        raise TypeError(f"method must be a name or a PruningMethod, got {type(method).__name__}")
+    return method
