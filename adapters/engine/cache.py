@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache as memoize
+from inspect import signature
 from typing import Any
 
 import torch
@@ -24,8 +25,14 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
     StaticLayer,
 )
+from transformers.masking_utils import create_causal_mask
 
 from prunevid_kernels import compact
+
+_NAMES = ("cache", "past_key_values")
+# Since transformers 5.24 the first. It renames what comes by the second at each model's door, where
+# hooks come before it, so that what a call brings is looked for under both.
+CACHE = next(name for name in _NAMES if name in signature(create_causal_mask).parameters)
 
 
 @dataclass(frozen=True)
@@ -203,6 +210,29 @@ def _require_supported(cache: Cache, *, is_cut: bool) -> None:
         )
 
 
+def given_cache(arguments: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a call, under either name; None: no cache.
+
+    Raises:
+        ValueError: one under each name.
+    """
+    given = [arguments[name] for name in _NAMES if arguments.get(name) is not None]
+    if len(given) > 1:
+        raise ValueError("cache and past_key_values are one argument: give one of them")
+    return given[0] if given else None
+
+
+def with_cache(arguments: Mapping[str, Any], cache: Any) -> dict[str, Any]:
+    """The arguments of a call with this cache, under the one name that is not out of date."""
+    others = {name: value for name, value in arguments.items() if name not in _NAMES}
+    return {**others, CACHE: cache}
+
+
+def cache_of(output: Any) -> Any:
+    """The cache that a model or ``generate`` hands back with its output; None: no cache."""
+    return getattr(output, CACHE)
+
+
 def cache_to_fill(kwargs: Mapping[str, Any], config: Any, *, is_cut: bool) -> Cache | None:
     """The cache that a decoder will fill; made here if the decoder would make it.
 
@@ -214,7 +244,7 @@ def cache_to_fill(kwargs: Mapping[str, Any], config: Any, *, is_cut: bool) -> Ca
     Raises:
         ValueError: a cache of a kind that cannot be pruned.
     """
-    cache, use_cache = kwargs.get("past_key_values"), kwargs.get("use_cache")
+    cache, use_cache = given_cache(kwargs), kwargs.get("use_cache")
     if cache is None and (config.use_cache if use_cache is None else use_cache):
         cache = DynamicCache(config=config)
     if cache is not None:

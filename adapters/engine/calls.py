@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from .cache import given_cache
 from .interface import ModelAdapter, PromptVisuals
 from .prompt import videos_among
 
@@ -85,7 +86,7 @@ def read_prompts(
         if adapter.tells_videos:
             return found
         # Without a cache, each step of generate brings the announced prompt once more.
-        is_again = inputs.get("use_cache") is False and inputs.get("past_key_values") is None
+        is_again = inputs.get("use_cache") is False and given_cache(inputs) is None
         if announcement is None or (announcement.is_used and not is_again):
             raise ValueError(
                 f"a call of {type(model).__name__} does not tell a video from images: run it "
@@ -101,7 +102,7 @@ def read_prompts(
         announcement.is_used = True
         return _expand_prompts(announcement.prompts, embeds.shape[0])
     tokens = ids if embeds is None else embeds
-    if tokens is None or not is_first(inputs.get("past_key_values"), tokens.shape[1]):
+    if tokens is None or not is_first(given_cache(inputs), tokens.shape[1]):
         return None
     video_id = adapter.video_token_id(model)
     if ids is not None and video_id is not None and (ids == video_id).any():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .cache import state_of
+from .cache import cache_of, given_cache, state_of, with_cache
 from .calls import Call, tokens_of, without_last
 from .masks import continue_pruned, layer_mask
 from .prefill import PrunedModel
@@ -22,7 +22,7 @@ def continue_prompt(model: PrunedModel, kwargs: dict[str, Any]) -> dict[str, Any
         model: the pruned model.
         kwargs: the decoder's arguments as the caller means them; its cache was pruned.
     """
-    cache, tokens = kwargs["past_key_values"], tokens_of(kwargs)
+    cache, tokens = given_cache(kwargs), tokens_of(kwargs)
     state = cache.pruned_state
     given = kwargs.get("attention_mask"), kwargs.get("position_ids")
     mask, positions = continue_pruned(state, cache, *given, tokens)
@@ -37,7 +37,7 @@ def continue_late_layer(kwargs: dict[str, Any]) -> dict[str, Any] | None:
     """A late layer's arguments, with the mask that :func:`continue_prompt` has left on the cache;
     None where the cache was not pruned. While a prompt is pruned, the prefill's own hook comes
     after this one and has the last word."""
-    cache = kwargs.get("past_key_values")
+    cache = given_cache(kwargs)
     if cache is None or state_of(cache) is None:
         return None
     return {**kwargs, "attention_mask": cache.late_mask}
@@ -90,6 +90,5 @@ def prompt_then_candidates(
         ),
         "inputs_embeds": embeds[:, -count:],
         "position_ids": None if positions is None else positions[..., -count:],
-        "past_key_values": outputs.past_key_values,
     }
-    return continue_prompt(model, candidates)
+    return continue_prompt(model, with_cache(candidates, cache_of(outputs)))

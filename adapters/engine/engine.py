@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .cache import cache_to_fill, is_static, state_of
+from .cache import cache_to_fill, given_cache, is_static, state_of
 from .calls import (
     Announcement,
     Call,
@@ -247,7 +247,7 @@ class Engine:
             if call.has_videos:
                 return (), self._begin(call, kwargs)
             self._pass_through(call, kwargs)
-        elif self._is_active and state_of(kwargs.get("past_key_values")) is not None:
+        elif self._is_active and state_of(given_cache(kwargs)) is not None:
             return (), continue_prompt(self._model, kwargs)
         return (), kwargs
 

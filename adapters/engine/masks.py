@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
-from .cache import PrunedState, is_static, state_of
+from .cache import CACHE, PrunedState, is_static, state_of
 
 
 @dataclass(frozen=True)
@@ -237,10 +237,10 @@ def layer_mask(
         config=decoder.config,
         inputs_embeds=tokens,
         attention_mask=mask,
-        past_key_values=cache,
         # Given positions, it would look for packed sequences in them.
         position_ids=None,
         layer_idx=layer,
+        **{CACHE: cache},
     )
 
 

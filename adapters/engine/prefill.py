@@ -26,7 +26,14 @@ from transformers.cache_utils import Cache
 
 from prunevid_kernels import compact
 
-from .cache import LateLayers, PrunedState, attach_state, gather_entries, replace_entries
+from .cache import (
+    LateLayers,
+    PrunedState,
+    attach_state,
+    gather_entries,
+    replace_entries,
+    with_cache,
+)
 from .calls import current_call
 from .interface import PromptVisuals
 from .layer_attention import LayerAttention
@@ -155,14 +162,14 @@ def begin(
         axes=model.position_axes,
         device=device,
     )
-    return prefill, {
+    merged = {
         **kwargs,
         **planes,
         "inputs_embeds": embeds,
         "attention_mask": held.kv_mask,
         "position_ids": positions,
-        "past_key_values": cache,
     }
+    return prefill, with_cache(merged, cache)
 
 
 # ------------------------------------------------------------------------------ inside the decoder

@@ -21,6 +21,7 @@ from torch import Tensor
 from prunevid_kernels import PruneVidConfig
 
 from .. import PromptVisuals, prune
+from ..engine.cache import cache_of, with_cache
 
 OPTIONS = tuple(field.name for field in fields(PruneVidConfig))
 
@@ -153,7 +154,7 @@ class PrunedModel:
         output = self._model(**inputs, use_cache=True)
         logits = output.logits[0, -1:]
         if len(targets) > 1:
-            more = self._model(input_ids=targets[None, :-1], past_key_values=output.past_key_values)
+            more = self._model(**with_cache({"input_ids": targets[None, :-1]}, cache_of(output)))
             logits = torch.cat((logits, more.logits[0]))
         self.count()
         loss = torch.nn.functional.cross_entropy(logits.float(), targets)

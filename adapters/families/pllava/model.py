@@ -27,6 +27,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ...checkpoint.files import Checkpoint, open_checkpoint
 from ...checkpoint.loading import LoadReport, check_weights
 from ...checkpoint.video_llm import VideoLlm
+from ...engine.cache import given_cache
 from ...engine.calls import is_first
 from .checkpoint import IGNORED, recipes, require_lora_alpha
 from .config import BOS_ID, EOS_ID, PAD_ID, PllavaConfig
@@ -197,7 +198,7 @@ class Pllava(VideoLlm):
             inputs = kwargs.pop("input_ids", None)
         if kwargs.get("pixel_values") is not None and inputs is not None:
             kwargs["pixel_values"] = _as_videos(kwargs["pixel_values"], len(inputs))
-            cache = kwargs.get("past_key_values")
+            cache = given_cache(kwargs)
             fed = 0 if cache is None else int(cache.get_seq_length())
             new, mask = self.expand_placeholders(inputs[:, fed:], kwargs.get("attention_mask"))
             inputs = torch.cat((inputs[:, :fed], new), dim=1)
@@ -211,19 +212,17 @@ class Pllava(VideoLlm):
         pixel_values: Tensor | None = None,
         attention_mask: Any = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """One call; further arguments are ``LlamaForCausalLM``'s.
+        """One call; further arguments are ``LlamaForCausalLM``'s, its cache among them.
 
         Args:
             input_ids: [B, S]; placeholders repeated or single.
             pixel_values: see :meth:`generate`; with the call whose ids have the placeholders.
             attention_mask: [B, past + S], as long as the ids are.
             position_ids: [B, S]; with placeholders repeated only.
-            past_key_values: a transformers cache.
             inputs_embeds: [B, S, C] instead of ids, for text or for videos encoded already.
             logits_to_keep: logits of so many last tokens; 0: of all. ``generate`` looks for it.
 
@@ -239,14 +238,13 @@ class Pllava(VideoLlm):
             if position_ids is not None and input_ids.shape[1] != length:
                 raise ValueError("position_ids need <image> once for each visual token")
             inputs_embeds, input_ids = self._place(input_ids, videos), None
-        elif input_ids is not None and is_first(past_key_values, input_ids.shape[1]):
+        elif input_ids is not None and is_first(given_cache(kwargs), input_ids.shape[1]):
             if (input_ids == self.config.image_token_index).any():
                 raise ValueError("the prompt has <image>, but no pixel_values came with it")
         return self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             logits_to_keep=logits_to_keep,
             **kwargs,

@@ -31,6 +31,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ...checkpoint.files import Checkpoint, open_checkpoint
 from ...checkpoint.loading import LoadReport, check_weights
 from ...checkpoint.video_llm import VideoLlm
+from ...engine.cache import given_cache
 from ...engine.calls import is_first
 from .checkpoint import IGNORED, recipes
 from .config import BOS_ID, EOS_ID, PAD_ID, StLlmConfig
@@ -194,13 +195,12 @@ class StLlm(VideoLlm):
         qformer_attention_mask: Tensor | None = None,
         attention_mask: Any = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         video_features: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """One call; further arguments are ``LlamaForCausalLM``'s.
+        """One call; further arguments are ``LlamaForCausalLM``'s, its cache among them.
 
         Args:
             input_ids: [B, S]; with placeholders or without, see the module.
@@ -209,7 +209,6 @@ class StLlm(VideoLlm):
             qformer_attention_mask: see :meth:`encode_videos`.
             attention_mask: [B, past + S], as long as the ids are.
             position_ids: [B, S]; with placeholders only.
-            past_key_values: a transformers cache.
             inputs_embeds: [B, S, C] instead of ids, for text or for videos in place already.
             video_features: [B, F, Q, C] from :meth:`encode_videos`, instead of pixels.
             logits_to_keep: of how many last tokens, or of which, to give logits; 0: of all.
@@ -227,7 +226,7 @@ class StLlm(VideoLlm):
         if video_features is not None:
             if input_ids is None or inputs_embeds is not None:
                 raise ValueError("pixel_values need input_ids, and no inputs_embeds")
-            if not is_first(past_key_values, input_ids.shape[1]):
+            if not is_first(given_cache(kwargs), input_ids.shape[1]):
                 raise ValueError("ST-LLM takes one video, in front: the cache is not empty")
             count, length = video_features.shape[1:3].numel(), input_ids.shape[1]
             input_ids, attention_mask = self.add_placeholders(input_ids, attention_mask, count)
@@ -238,7 +237,6 @@ class StLlm(VideoLlm):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             logits_to_keep=logits_to_keep,
             **kwargs,

@@ -1,10 +1,11 @@
 """Frames and a question become ST-LLM's inputs, with Pillow and the tokenizers' own vocabularies.
 
 Two tokenizers read the question. The language model's is ``tokenizer.model`` alone, and two things
-go wrong with it in transformers: ``AutoTokenizer`` loses the blank that SentencePiece puts in front
-of a text, and re-assigning ``bos_token`` does not change the id that is prepended, while this model
-was trained with ``</s>``, id 2, in that place. So prompts are encoded by SentencePiece itself, and
-2 is put in front. ``</s>`` and the like in a question are then text, and no special tokens.
+go wrong with it in transformers: before 5.24, ``AutoTokenizer`` loses the blank that SentencePiece
+puts in front of a text, and re-assigning ``bos_token`` does not change the id that is prepended,
+while this model was trained with ``</s>``, id 2, in that place. So prompts are encoded by
+SentencePiece itself, and 2 is put in front. ``</s>`` and the like in a question are then text, and
+no special tokens.
 
 The Q-Former's is that of bert-base-uncased, with "[DEC]" added. The published folders do not hold
 it: put bert-base-uncased's ``vocab.txt`` into the model's folder, or say where it is.

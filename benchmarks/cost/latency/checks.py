@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicCache, LinearAttentionLayer
 
 from prunevid_kernels import PruneVidConfig, TokenLayout, apply_layout, merge_video
 from prunevid_kernels.adapters import PruneCall, apply_method
+from prunevid_kernels.adapters.engine.cache import cache_of, with_cache
 
 from ..harness import IncorrectResultError
 from .subjects import Prompts, Subject, features_in_place
@@ -107,7 +108,7 @@ def _trace(subject: Subject, prompts: Prompts, method: str, options: Mapping[str
         merged=merged[0][0],
         logits=torch.cat(output.logits),
         first_token=output.sequences[:, -TOKENS : -TOKENS + 1],
-        cache_lengths=_lengths(output.past_key_values),
+        cache_lengths=_lengths(cache_of(output)),
         call=call,
     )
 
@@ -277,7 +278,7 @@ def _logits_by_hand(subject: Subject, trace: _Trace) -> list[Tensor]:
 
 
 def _run(decoder: Any, embeddings: Tensor, cache: DynamicCache, **inputs: Any) -> Tensor:
-    output = decoder(inputs_embeds=embeddings, past_key_values=cache, use_cache=True, **inputs)
+    output = decoder(inputs_embeds=embeddings, use_cache=True, **with_cache(inputs, cache))
     return output.last_hidden_state
 
 

@@ -34,6 +34,7 @@ import torch
 
 from prunevid_kernels import PruneVidConfig, merge_video
 from prunevid_kernels.adapters import ModelError, PruneCall, apply_method
+from prunevid_kernels.adapters.engine.cache import cache_of
 from prunevid_kernels.adapters.families import SIZES
 from prunevid_kernels.adapters.families.shape import DecoderShape
 
@@ -208,7 +209,7 @@ def prefill(
         output = generate(model, prompts, 1)
     kv_bytes = sum(
         tensor.numel() * tensor.element_size()
-        for layer in output.past_key_values.layers
+        for layer in cache_of(output).layers
         for tensor in (layer.keys, layer.values)
     )
     measured = Prefill(

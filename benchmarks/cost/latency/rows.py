@@ -22,6 +22,7 @@ import torch
 from transformers.cache_utils import LinearAttentionLayer
 
 from prunevid_kernels.adapters import PruneCall, PruneReport, apply_method
+from prunevid_kernels.adapters.engine.cache import cache_of
 
 from ..flops.methods import sample_flops
 from ..harness import IncorrectResultError
@@ -235,7 +236,7 @@ def _answering(
                 call = report.last
                 times = clock.stop(None if row.method == BASELINE else call)
             del report.calls[:-1]  # they hold tensors
-            return _Answer(times, call, output.past_key_values)
+            return _Answer(times, call, cache_of(output))
 
         yield answer
 
