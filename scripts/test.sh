@@ -22,8 +22,10 @@ fi
 step() { printf '\n== %s\n' "$*"; }
 
 # Runs pytest on two processes; tests/project/test_environment.py fails on any other transformers than $1.
+# Files keep their order, in which short ones come last: ordered by their numbers of tests, the few
+# tests that take longest would be last, and one process would wait for the other.
 suite() {
-  PRUNEVID_EXPECT_TRANSFORMERS=$1 "$python" -m pytest -n 2 --dist loadfile "${@:2}"
+  PRUNEVID_EXPECT_TRANSFORMERS=$1 "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${@:2}"
 }
 
 step "ruff"

@@ -3,8 +3,9 @@
 Most of the interpreter's time goes into what never changes: before every launch, and before every
 call of a ``@triton.jit`` function from a kernel, it goes through all of ``triton.language`` for
 the builtins to replace; for every value it builds the table of NumPy's types, the type of the block
-and the shape anew; and with seven more operations on blocks it finds out whether integers overflow,
-which it then tells nobody. Here each is done once and remembered, or done by NumPy. What runs in a
+and the shape anew; for every operation it finds out what two types and shapes give; and with seven
+more operations on blocks it finds out whether integers overflow, which it then tells nobody. Here
+each is done once and remembered, left out where nothing changes, or done by NumPy. What runs in a
 kernel, and in which order, stays Triton's own: tests/core/test_quick_interpreter.py compares both.
 """
 
@@ -27,6 +28,10 @@ patch_all = interpreter._patch_lang
 new_block_type = tl.block_type.__init__
 new_tensor = tl.tensor.__init__
 check_overflow = TritonSemantic.binary_op_sanitize_overflow_impl
+same_dtype = tl.dtype.__eq__
+unwrap_all = tl.core._unwrap_if_constexpr
+find_computation_type = TritonSemantic.computation_type_impl
+convert_sides = TritonSemantic.binary_op_type_checking_impl
 
 
 def install() -> None:
@@ -52,6 +57,10 @@ def forms() -> list[tuple[Any, str, Any, Any]]:
             sanitize_overflow,
             check_overflow,
         ),
+        (tl.dtype, "__eq__", dtype_equal, same_dtype),
+        (tl.core, "_unwrap_if_constexpr", unwrap, unwrap_all),
+        (TritonSemantic, "computation_type_impl", computation_type, find_computation_type),
+        (TritonSemantic, "binary_op_type_checking_impl", sides, convert_sides),
     ]
 
 
@@ -79,12 +88,13 @@ def patch_builtin(package: Any, *arguments: Any) -> None:
 
 def patch_attr(package: Any, name: str, member: Any, builder: Any, scope: Any) -> None:
     """``interpreter._patch_attr``: the builtin with the interpreter's semantic, handed over without
-    a copy of the other keywords."""
+    a copy of the other keywords, and not asked whether it is there."""
     semantic = interpreter.interpreter_semantic
+    function = getattr(member, "__wrapped__", member)
 
     def new_member(*args: Any, member: Any = member, **kwargs: Any) -> Any:
         kwargs["_semantic"] = semantic
-        return member(*args, **kwargs)
+        return function(*args, **kwargs)
 
     scope.set_attr(package, name, new_member)
 
@@ -145,17 +155,17 @@ _shapes: dict[tuple[int, ...], tuple[Any, Any]] = {}
 def block_type_init(self: Any, element_ty: tl.dtype, shape: Any) -> None:
     """``tl.block_type``: its fields are made once for each type of number and shape."""
     sizes = shape.values if type(shape) is tl.tuple else shape
-    # Not of pointers, whose types are made anew; nor of shapes that still hold constants.
-    if type(element_ty) is not tl.dtype or not all(type(size) is int for size in sizes):
+    if type(element_ty) is not tl.dtype:  # of pointers, whose types are made anew
         new_block_type(self, element_ty, shape)
         return
     key = (element_ty.name, *sizes)
     fields = _block_types.get(key)
-    if fields is None:
-        new_block_type(self, element_ty, shape)
-        _block_types[key] = self.__dict__ | {"_tensor_shape": _tensor_shape(tuple(sizes))}
-    else:
+    if fields is not None:
         self.__dict__.update(fields)
+        return
+    new_block_type(self, element_ty, shape)
+    if all(type(size) is int for size in sizes):  # a shape may still hold constants
+        _block_types[key] = self.__dict__ | {"_tensor_shape": _tensor_shape(tuple(sizes))}
 
 
 def _tensor_shape(sizes: tuple[int, ...]) -> tuple[Any, Any]:
@@ -176,6 +186,48 @@ def tensor_init(self: Any, handle: Any, type: tl.dtype) -> None:
     if known is None:
         known = _tensor_shape(tuple(type.shape) if type.is_block() else ())
     self.shape, self.numel = known
+
+
+def dtype_equal(self: tl.dtype, other: Any) -> bool:
+    """``tl.dtype.__eq__``: most are compared with themselves."""
+    return self is other or same_dtype(self, other)
+
+
+def unwrap(value: Any) -> Any:
+    """``tl.core._unwrap_if_constexpr``: what is no constant and has no parts is itself."""
+    kind = type(value)
+    if kind is tl.constexpr:
+        return value.value
+    return value if kind is tl.tensor or kind is int or kind is tl.dtype else unwrap_all(value)
+
+
+_computation_types: dict[tuple[Any, ...], tl.dtype] = {}
+
+
+def computation_type(
+    self: Any, a: tl.dtype, a_is_scalar: bool, b: tl.dtype, b_is_scalar: bool, div_or_mod: bool
+) -> tl.dtype:
+    """The type that an operation computes in: found once for each pair of types of numbers."""
+    key = (a.name, a_is_scalar, b.name, b_is_scalar, div_or_mod)
+    found = _computation_types.get(key)
+    if found is None:
+        found = find_computation_type(self, a, a_is_scalar, b, b_is_scalar, div_or_mod)
+        _computation_types[key] = found
+    return found
+
+
+def sides(self: Any, lhs: Any, rhs: Any, *flags: bool, **named: bool) -> tuple[Any, Any]:
+    """The two sides of an operation, converted to one type and one shape: as they are, where they
+    have both, and the type is one that all operations compute in."""
+    if type(lhs) is tl.tensor and type(rhs) is tl.tensor and lhs.shape is rhs.shape:
+        dtype = lhs.dtype
+        if type(dtype) is tl.dtype and dtype.name in _COMPUTED and dtype.name == rhs.dtype.name:
+            return lhs, rhs
+    return convert_sides(self, lhs, rhs, *flags, **named)
+
+
+# Half precision is divided in float32.
+_COMPUTED = {dtype.name for dtype in (tl.int1, tl.int32, tl.int64, tl.float32, tl.float64)}
 
 
 # ------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from prunevid_kernels.benchmarks.embedded.model import (
 from prunevid_kernels.benchmarks.train_tiny.measure import Accuracy, measure
 
 pytestmark = pytest.mark.one_version
-QUESTIONS = 45
+QUESTIONS = 27
 
 
 @cache
