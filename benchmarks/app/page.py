@@ -28,9 +28,9 @@ TITLE = "PruneVid"
 WAITING = 16  # questions in the queue, before a user is told to come back
 UPLOADS_S = 3600  # how long uploaded files stay
 SLIDERS = ("share", "tau", "segment_ratio", "cluster_ratio", "keep_ratio", "layer")
-# A number that is being typed is empty or out of range at times ("0" on the way to "0.5"), and Gradio
-# ends such a request with an error of its own. It is sent as what the control makes of it when it is
-# left: the nearest number in range; an empty one as it was before.
+# A number that is being typed is empty or out of range at times ("0" on the way to "0.5"), and
+# Gradio ends such a request with an error of its own. It is sent as what the control makes of it
+# when it is left: the nearest number in range; an empty one as it was before.
 IN_RANGE = """(...values) => {
   const ranges = %s, before = (globalThis.pvBefore ??= [...ranges.map((range) => range.value)]);
   ranges.forEach(({index, minimum, maximum}, place) => {
@@ -252,7 +252,9 @@ def _shown(look: Look, index: int, limits: str | None) -> list[Any]:
         parts.answers(look, limits),
         parts.numbers(look),
         parts.strip(look),
-        gr.update(choices=[*zip(names, range(len(names)))], value=index, visible=True),
+        gr.update(
+            choices=[(name, number) for number, name in enumerate(names)], value=index, visible=True
+        ),
         parts.segment(look, index),
     ]
 

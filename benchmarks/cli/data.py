@@ -1,6 +1,6 @@
 """``prunevid eval check`` and ``eval prepare``: the benchmarks' files, before anything is asked.
 
-The check prints everything that is missing to stdout and ends in exit code 2 where anything is.
+The check prints everything that is missing to stdout and ends in exit code 1 where anything is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def check_command(
     reader: ReaderName = "auto",
     as_json: AsJson = None,
 ) -> None:
-    """List everything that is missing under --data-root. Exit code 2 if anything is.
+    """List everything that is missing under --data-root. Exit code 1 if anything is.
 
     Finds question files and videos as an evaluation does: docs/data.md has the tree and the
     sources.
@@ -87,7 +87,7 @@ def check_command(
     }
     print_summary(result, as_json)
     if not is_complete:
-        raise typer.Exit(2)
+        raise typer.Exit(1)
 
 
 def prepare_command(

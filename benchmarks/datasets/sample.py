@@ -2,9 +2,9 @@
 
 What cannot be used is told apart by what it says about the data. A file that is missing, is not
 JSON or holds no usable row is the wrong file, and a path that leaves the data root is no question
-to trust: both are errors before anything runs (a check writes the path down and goes on). A single bad row among good ones is reported and
-skipped, as a missing video is later. Only the path's text is judged: a link inside the data root
-is the user's own way to another disk.
+to trust: both are errors before anything runs (a check writes the path down and goes on). A single
+bad row among good ones is reported and skipped, as a missing video is later. Only the path's text
+is judged: a link inside the data root is the user's own way to another disk.
 """
 
 from __future__ import annotations

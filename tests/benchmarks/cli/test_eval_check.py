@@ -78,7 +78,7 @@ def test_everything_that_is_missing_is_in_one_report(root: Path) -> None:
         (file,) = place.glob(f"{task}_0*")
         shutil.rmtree(file) if file.is_dir() else file.unlink()
     outcome = check("mvbench", "--data-root", root)
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     found = outcome.of("mvbench")
     assert len(found["file_problems"]) == 3 and "state_change.json: not valid" in outcome.stdout
     assert [Path(row["path"]).stem for row in found["videos"]["missing"]] == sorted(
@@ -94,7 +94,7 @@ def test_a_bad_question_is_reported(root: Path) -> None:
     rows = json.loads(file.read_text())
     tree.write_json(file, [rows[0], rows[1] | {"Q": ""}])
     outcome = check("vcgbench", "--data-root", root)
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     (problem,) = outcome.of("vcgbench")["row_problems"]
     assert problem.startswith(f"{file}: row 1: field 'Q'") and problem in outcome.stdout
 
@@ -108,7 +108,7 @@ def test_videos_of_hidden_answers_are_told_and_not_needed(root: Path) -> None:
     assert "hidden answers  0 of 2" in outcome.stdout
     assert len(outcome.of("egoschema")["hidden_videos"]["missing"]) == 2
     (root / "ego_schema" / "videos" / "uid-0.mp4").unlink()
-    assert check("egoschema", "--data-root", root).exit_code == 2
+    assert check("egoschema", "--data-root", root).exit_code == 1
 
 
 def test_only_reading_finds_what_cannot_be_read(root: Path) -> None:
@@ -126,7 +126,7 @@ def test_only_reading_finds_what_cannot_be_read(root: Path) -> None:
     tree.write_json(file, [rows[0] | {"start": 100, "end": 101}])
     assert check("mvbench", "--data-root", root).exit_code == 0
     outcome = check("mvbench", "--data-root", root, "--read")
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     assert "videos          20 of 20, 4 of them unreadable" in outcome.stdout
     problems = " ".join(row["problem"] for row in outcome.of("mvbench")["videos"]["unreadable"])
     for text in ("not a video file", "truncated", "has no images", "seconds inside the video"):
@@ -135,7 +135,7 @@ def test_only_reading_finds_what_cannot_be_read(root: Path) -> None:
 
 def test_nothing_is_there(tmp_path: Path) -> None:
     outcome = check("--data-root", tmp_path)
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     assert outcome.stdout.count("no such folder") == 4
     for name in ("videomme", "egoschema"):
         assert f"prunevid eval prepare {name} SOURCE" in outcome.stdout
@@ -177,7 +177,7 @@ def test_a_path_that_leaves_the_data_root_hides_nothing(root: Path) -> None:
     bad = [row | {"video": name} for name in ("../../../etc/passwd", "/etc/passwd", "gone.mp4")]
     tree.write_json(file, [bad[0], row, bad[1], row | {"question": ""}, bad[2]])
     outcome = check("mvbench", "--data-root", root)
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     found = outcome.of("mvbench")
     assert [line.partition(": row ")[2][0] for line in found["file_problems"]] == ["0", "2"]
     assert all("leaves the data root" in line for line in found["file_problems"])
@@ -197,7 +197,7 @@ def test_one_id_with_two_answers(root: Path) -> None:
     rows = json.loads(file.read_text())
     tree.write_json(file, [rows[0], rows[1], rows[0] | {"answer": "D"}, rows[1]])
     outcome = check("videomme", "--data-root", root)
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     one, other = outcome.of("videomme")["row_problems"]
     name = rows[0]["question_id"]
     assert one == f"{file}: row 2: a second question with the id {name!r} and another answer"
