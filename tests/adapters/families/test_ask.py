@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from documents import README
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import (
@@ -268,3 +269,12 @@ def test_a_clock_for_a_file_is_refused_before_it_is_read(embedded, monkeypatch):
 
 def test_the_docstring_says_what_comes_back():
     assert "Returns:" in VideoModel.ask.__doc__
+
+
+def test_the_readme_s_headline_and_the_share_that_it_is(embedded):
+    report = embedded.ask(SAMPLE_CLIP, SAMPLE_QUESTION, CONFIG).report
+    early = CONFIG.layer + 1
+    ran_on = early * report.tokens_merged + (5 - early) * report.tokens_kept
+    readme = README.read_text(encoding="utf-8")
+    for share in (report.tokens_kept, ran_on / 5):
+        assert f"{share / report.tokens_before:.1%}" in readme
