@@ -33,8 +33,9 @@ def bench_kernels_command(
 ) -> None:
     """Time every stage on a GPU; without one, PyTorch on the CPU.
 
-    Each of the stages merge, scoring and compaction beside what it replaces. Without a GPU no kernel is timed: the PyTorch variants
-    run on the CPU at reduced shapes, the floors are modelled, and the tables say so.
+    Each of the stages merge, scoring and compaction beside what it replaces. Without a GPU no
+    kernel is timed: the PyTorch variants run on the CPU at reduced shapes, the floors are modelled,
+    and the tables say so.
     """
     from ...cost.kernels.bench import NO_GPU, bench_kernels, has_failures
     from ...cost.kernels.stages import STAGES
