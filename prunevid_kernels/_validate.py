@@ -36,7 +36,7 @@ def resolve_impl(impl: Impl, tensor: Tensor) -> Literal["triton", "reference"]:
         return "triton" if tensor.is_cuda else "reference"
     if impl == "triton" and not tensor.is_cuda:
         try:
-            from prunevid_kernels.kernels import is_interpreted
+            from prunevid_kernels.kernels import interpreter_fault, is_interpreted
         except ModuleNotFoundError as error:
             if error.name != "numpy":
                 raise
@@ -52,6 +52,8 @@ def resolve_impl(impl: Impl, tensor: Tensor) -> Literal["triton", "reference"]:
                 "Triton's interpreter (TRITON_INTERPRET=1, set before prunevid_kernels is "
                 "imported; it needs numpy)"
             )
+        if fault := interpreter_fault():
+            raise ValueError(f"impl='triton' on {tensor.device}: {fault}")
     return impl
 
 

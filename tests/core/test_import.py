@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import triton
 
 import prunevid_kernels
 
@@ -120,3 +122,11 @@ except ModuleNotFoundError as error:
         "Triton's interpreter (TRITON_INTERPRET=1) needs numpy, which nothing else here does:"
         " pip install numpy"
     ]
+
+
+def test_an_interpreter_that_cannot_run_the_kernels_is_told(monkeypatch):
+    """An unpinned installation beside a CPU build of torch brings it."""
+    features = torch.zeros(2, 3, 4)
+    monkeypatch.setattr(triton, "__version__", "3.9.0")
+    with pytest.raises(ValueError, match=r"impl='triton' on cpu: .* pip install triton==3\.7\.1"):
+        prunevid_kernels.merge_video(features, prunevid_kernels.PruneVidConfig(), impl="triton")
