@@ -18,11 +18,13 @@ from torch import Tensor
 
 from prunevid_kernels import MergedVideo, PruneVidConfig
 from prunevid_kernels.adapters import (
+    ModelError,
     PruningMethod,
     load_video_model,
     pruning_method,
     subset_video,
 )
+from prunevid_kernels.adapters.video.reader import VideoError
 from prunevid_kernels.benchmarks.embedded import EMBEDDED_MODEL, SAMPLE_CLIP, SAMPLE_QUESTION
 
 
@@ -54,8 +56,11 @@ def main() -> None:
     parser.add_argument("--question", default=SAMPLE_QUESTION)
     arguments = parser.parse_args()
 
-    model = load_video_model(arguments.model)
-    video = model.read_video(arguments.video)
+    try:
+        model = load_video_model(arguments.model)
+        video = model.read_video(arguments.video)
+    except (ModelError, VideoError) as error:
+        parser.exit(2, f"error: {error}\n")
     config = PruneVidConfig(layer=model.shape.decoder.num_layers // 3)
     print("all tokens:", model.ask(video, arguments.question).answer)
     print("prunevid:", model.ask(video, arguments.question, config).answer)

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prunevid_kernels import PruneVidConfig
-from prunevid_kernels.adapters import load_video_model, prune
+from prunevid_kernels.adapters import ModelError, load_video_model, prune
+from prunevid_kernels.adapters.video.reader import VideoError
 from prunevid_kernels.benchmarks.datasets.synthetic import make_clip
 from prunevid_kernels.benchmarks.embedded import EMBEDDED_MODEL
 
@@ -45,8 +46,11 @@ def main() -> None:
     if arguments.videos and not arguments.question:
         parser.error("say what to ask with --question")
 
-    model = load_video_model(arguments.model, arguments.device)
-    asked = [(model.read_video(path), arguments.question) for path in arguments.videos]
+    try:
+        model = load_video_model(arguments.model, arguments.device)
+        asked = [(model.read_video(path), arguments.question) for path in arguments.videos]
+    except (ModelError, VideoError) as error:
+        parser.exit(2, f"error: {error}\n")
     if not asked:
         clips = [make_clip("held_out", index) for index in range(3)]
         asked = [(clip.frames, arguments.question or clip.questions[0].text) for clip in clips]

@@ -12,7 +12,8 @@ import argparse
 from pathlib import Path
 
 from prunevid_kernels import PruneVidConfig
-from prunevid_kernels.adapters import load_video_model
+from prunevid_kernels.adapters import ModelError, load_video_model
+from prunevid_kernels.adapters.video.reader import VideoError
 from prunevid_kernels.benchmarks.embedded import EMBEDDED_MODEL, SAMPLE_CLIP, SAMPLE_QUESTION
 
 
@@ -24,8 +25,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="such as cuda")
     arguments = parser.parse_args()
 
-    model = load_video_model(arguments.model, arguments.device)
-    video = model.read_video(arguments.video)
+    try:
+        model = load_video_model(arguments.model, arguments.device)
+        video = model.read_video(arguments.video)
+    except (ModelError, VideoError) as error:
+        parser.exit(2, f"error: {error}\n")
 
     # The selection looks at the attention of a layer a third of the way through the decoder.
     config = PruneVidConfig(layer=model.shape.decoder.num_layers // 3)

@@ -22,7 +22,8 @@ from prunevid_kernels import (
     score_visual_tokens,
     select_tokens,
 )
-from prunevid_kernels.adapters import VideoModel, load_video_model
+from prunevid_kernels.adapters import ModelError, VideoModel, load_video_model
+from prunevid_kernels.adapters.video.reader import VideoError
 from prunevid_kernels.benchmarks.embedded import EMBEDDED_MODEL, SAMPLE_CLIP, SAMPLE_QUESTION
 
 
@@ -85,13 +86,17 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="such as cuda")
     arguments = parser.parse_args()
 
-    model = load_video_model(arguments.model, arguments.device)
+    try:
+        model = load_video_model(arguments.model, arguments.device)
+        video = model.read_video(arguments.video)
+    except (ModelError, VideoError) as error:
+        parser.exit(2, f"error: {error}\n")
     if model.family.name != "llava_onevision":
         parser.error(f"this loop is LLaVA-OneVision's, {model.name} is {model.family.title}")
-    prompt = model.encode(model.read_video(arguments.video), arguments.question)
+    prompt = model.encode(video, arguments.question)
     config = PruneVidConfig(layer=model.shape.decoder.num_layers // 3)
     print("own loop:", answer(model, prompt, config, max_new_tokens=16))
-    print("adapter:", model.ask(arguments.video, arguments.question, config).answer)
+    print("adapter:", model.ask(video, arguments.question, config).answer)
 
 
 if __name__ == "__main__":

@@ -35,14 +35,25 @@ def resolve_impl(impl: Impl, tensor: Tensor) -> Literal["triton", "reference"]:
     if impl == "auto":
         return "triton" if tensor.is_cuda else "reference"
     if impl == "triton" and not tensor.is_cuda:
-        from prunevid_kernels.kernels import is_interpreted
-
+        try:
+            from prunevid_kernels.kernels import interpreter_fault, is_interpreted
+        except ModuleNotFoundError as error:
+            if error.name != "numpy":
+                raise
+            raise ModuleNotFoundError(
+                "Triton's interpreter (TRITON_INTERPRET=1) needs numpy, which nothing else here"
+                " does: pip install numpy",
+                name="numpy",
+            ) from error
         if not is_interpreted():
             raise ValueError(
                 f"impl='triton' needs a GPU tensor, got one on {tensor.device}; on a CPU "
                 "the kernels run only under "
-                "Triton's interpreter (TRITON_INTERPRET=1, set before prunevid_kernels is imported)"
+                "Triton's interpreter (TRITON_INTERPRET=1, set before prunevid_kernels is "
+                "imported; it needs numpy)"
             )
+        if fault := interpreter_fault():
+            raise ValueError(f"impl='triton' on {tensor.device}: {fault}")
     return impl
 
 

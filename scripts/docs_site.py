@@ -7,12 +7,14 @@
   which a site cannot show, stay as their names.
 - The API reference is read from the sources without importing them. They lie in three folders that
   are one package once installed (``setup.py``), so the reader gets that package as a tree of links.
+- A build whose search does not find what people look for is no build.
 
 Nothing here imports MkDocs or torch, so the tests use it as it is.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -32,6 +34,17 @@ FOLDERS = {  # as in setup.py
     "prunevid_kernels": "prunevid_kernels",
     "adapters": "prunevid_kernels/adapters",
     "benchmarks": "prunevid_kernels/benchmarks",
+}
+
+# A word that somebody looks for -> the page that the search has to find: written by hand, read from
+# docstrings, from the commands, from outside docs/.
+SEARCHED = {
+    "near-tie": "method.html",
+    "keep_ratio": "config.html",
+    "score_visual_tokens": "reference/core.html",
+    "load_video_model": "reference/adapters.html",
+    "max-seconds": "reference/cli.html",
+    "accuracy": "repository/benchmarks/embedded/data/tiny_video_qa/index.html",
 }
 
 LINK = re.compile(r"(?P<open>!?\[(?P<text>[^\]]*)\])\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
@@ -59,6 +72,37 @@ def on_page_markdown(markdown: str, page: Any, **rest: Any) -> str:
     if source == COMMANDS_PAGE:
         markdown = markdown.replace(COMMANDS, command_reference())
     return with_site_links(markdown, repository_path(source))
+
+
+def on_post_build(config: Any, **rest: Any) -> None:
+    """The search as its plugin, whose turn is before, has written it."""
+    index = Path(config["site_dir"]) / "search" / "search_index.json"
+    require_found(json.loads(index.read_text(encoding="utf-8")), SEARCHED)
+
+
+def require_found(index: dict[str, Any], searched: dict[str, str]) -> None:
+    """Refuse a search index that lacks words.
+
+    Args:
+        index: of MkDocs' search plugin.
+        searched: word -> the page that has to have it.
+
+    Raises:
+        RuntimeError: a word that the search does not find on its page.
+    """
+    words: dict[str, set[str]] = {}
+    separator = re.compile(index["config"]["separator"])
+    for entry in index["docs"]:
+        text = re.sub(r"<[^>]*>", " ", f"{entry['title']} {entry['text']}").lower()
+        page = entry["location"].partition("#")[0]
+        words.setdefault(page, set()).update(separator.split(text))
+    for word, page in searched.items():
+        # The search takes what is typed for the beginning of a word.
+        if not all(
+            any(found.startswith(part) for found in words.get(page, ()))
+            for part in separator.split(word.lower())
+        ):
+            raise RuntimeError(f"the site's search does not find {word!r} on the page {page}")
 
 
 def repository_path(source: str) -> Path:

@@ -19,6 +19,7 @@ import argparse
 import ast
 import hashlib
 import json
+import keyword
 import re
 import shutil
 import sys
@@ -30,6 +31,7 @@ TEMPLATES = ROOT / "scripts" / "hub"
 BACKENDS = ("cpu", "cuda", "rocm")
 ALLOWED = {*sys.stdlib_module_names, "torch", "triton"}
 NAME = re.compile(r"[a-z][-a-z0-9]*[a-z0-9]")
+LONGEST_NAME = 96  # of a repository on the Hub
 _OPS = "_ops"
 _NAMESPACE = "prunevid"
 
@@ -55,7 +57,8 @@ def write_hub_kernel(out: Path, name: str = "prunevid", version: int = 1) -> lis
 
     Args:
         out: must not exist, or be empty.
-        name: of the kernel: small letters, digits and dashes.
+        name: of the kernel: 2 to 96 small letters, digits and dashes, which with underscores for
+            dashes is no keyword of Python.
         version: of its interface, as ``get_kernel(..., version=...)`` asks for it.
 
     Returns:
@@ -64,17 +67,36 @@ def write_hub_kernel(out: Path, name: str = "prunevid", version: int = 1) -> lis
     Raises:
         HubKernelError: a name or version that no kernel can have; a folder that is not empty;
             sources that import anything but the standard library, torch and Triton.
-        OSError: it cannot be written.
+        OSError: it cannot be written; then nothing of it is left.
     """
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         raise HubKernelError(
-            f"name must be small letters, digits and dashes, from a letter on, got {name!r}"
+            f"name must be 2 to {LONGEST_NAME} small letters, digits and dashes, the first a letter"
+            f" and the last no dash, got {name!r:.60}, {len(name)} of them"
+        )
+    if keyword.iskeyword(name):
+        raise HubKernelError(
+            f"name must be one that Python can import; {name!r} is a keyword of its own"
         )
     if version < 1:
         raise HubKernelError(f"version must be an integer >= 1, got {version}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise HubKernelError(f"{out}: must be an empty folder, or none yet")
     files = core_files()
+    was_there = out.exists()
+    try:
+        return _write_all(out, name, version, files)
+    except BaseException:
+        # Half a kernel would look like one, and stand in the way of the next try.
+        for path in [*out.iterdir()] if out.exists() else []:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if out.exists() and not was_there:
+            out.rmdir()
+        raise
+
+
+def _write_all(out: Path, name: str, version: int, files: dict[str, bytes]) -> list[Path]:
+    """What :func:`write_hub_kernel` does, into a folder that may be written to."""
     python_name = name.replace("-", "_")
     backends = ", ".join(f'"{backend}"' for backend in BACKENDS)
     filled = {"NAME": name, "PYTHON_NAME": python_name, "VERSION": version, "BACKENDS": backends}

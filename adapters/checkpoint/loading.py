@@ -351,3 +351,18 @@ def _mismatch(
     if value.is_floating_point() != tensor.is_floating_point():
         return Mismatch(name, str(tensor.dtype), " and ".join(str(part.dtype) for part in parts))
     return None
+
+
+def require_device(device: torch.device | str) -> torch.device:
+    """The device that a model is to be loaded on.
+
+    Raises:
+        CheckpointError: no such device, or no GPU.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise CheckpointError(f"device must be a torch device, got {device!r}") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"device {str(found)!r} was asked for, but no GPU was found")
+    return found

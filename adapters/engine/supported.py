@@ -92,7 +92,8 @@ def require_supported_decoder(
     if method.layer is not None and method.layer >= len(decoder.layers):
         raise ValueError(
             f"layer must be less than the model's {len(decoder.layers)} decoder layers, "
-            f"got {method.layer}; choose one, as in PruneVidConfig(layer=1)"
+            f"got {method.layer}; choose one, as in PruneVidConfig(layer=1); other methods have the"
+            " option layer"
         )
     planes = adapter.planes(model)
     if planes is not None and method.layer is not None and method.layer < planes.count:

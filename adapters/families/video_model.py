@@ -24,6 +24,7 @@ from transformers.utils import logging
 from prunevid_kernels import PruneVidConfig
 
 from ..checkpoint.files import CheckpointError, open_checkpoint, refusing
+from ..checkpoint.loading import require_device
 from ..engine.engine import Engine, find_engine
 from ..engine.handle import PruneHandle
 from ..engine.method import PruningMethod
@@ -70,6 +71,7 @@ class VideoModel:
         default_frames: how many frames it was published with.
         is_random: True for random weights, whose answers mean nothing.
         limits: what a reader of its answers has to know; None: nothing in particular.
+        selection_layer: after which a method drops tokens by default; None: the method's own.
     """
 
     model: Any
@@ -78,6 +80,7 @@ class VideoModel:
     default_frames: int
     is_random: bool = False
     limits: str | None = None
+    selection_layer: int | None = None
     _answering: Lock = field(init=False, repr=False, compare=False, default_factory=Lock)
 
     @property
@@ -225,12 +228,15 @@ class VideoModel:
                 [T, H, W, 3] uint8, RGB, which are shown to the model as they are.
             question: what to ask.
             config: prune with PruneVid.
-            method: prune with another method: its name, with its defaults (see
-                :data:`..methods.registry.METHODS`), or the method itself.
+            method: prune with this method: its name, with its defaults (see
+                :data:`..methods.registry.METHODS`; ``"prunevid"`` goes with config), or itself.
             num_frames: of a file or folder; None: as many as the model was published with.
             seconds: of bare frames, when each is shown; None without a clock.
             max_new_tokens: the answer's greatest length.
             **options: of transformers' ``generate``; greedy unless they say otherwise.
+
+        Returns:
+            The answer, what pruning did, and the frames that the model was shown.
 
         Raises:
             VideoError: the video cannot be read.
@@ -238,7 +244,7 @@ class VideoModel:
             ValueError: a model that cannot be pruned so, or is pruned already; a number below 1.
             TypeError: an argument of another type, or two that exclude each other.
         """
-        chosen = chosen_method(config, method)
+        chosen = chosen_method(config, method, self.selection_layer)
         for name in ("max_length", "num_return_sequences", "return_dict_in_generate"):
             if name in options:
                 raise TypeError(
@@ -251,6 +257,8 @@ class VideoModel:
         if chosen is None:  # before a video is read; not while another thread's question is pruned
             with self._answering:
                 self._require_unpruned()
+        if seconds is not None and isinstance(video, str | Path):
+            raise TypeError("seconds are for bare frames; a video file has its own")
         if isinstance(video, str | Path):
             video = self.read_video(video, num_frames)
         elif not isinstance(video, Video | np.ndarray):
@@ -328,8 +336,8 @@ def load_video_model(
     folder = Path(folder)
     given = {name: value for name, value in options.items() if value is not None}
     _require_known(options)
-    device = _require_device(device)
     try:
+        device = require_device(device)
         family = detect_family(folder)
         _require_taken(given, family, folder)
         if dtype is None and device.type == "cpu":
@@ -347,16 +355,6 @@ def load_video_model(
         name=folder.resolve().name,
         default_frames=processor.num_frames,
     )
-
-
-def _require_device(device: torch.device | str) -> torch.device:
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"device must be a torch device, got {device!r}") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {str(found)!r} was asked for, but no GPU was found")
-    return found
 
 
 def _options_of(family: Family) -> tuple[str, ...]:

@@ -150,26 +150,32 @@ def build_method(name: str, options: Mapping[str, Any]) -> PruningMethod:
 
 
 def chosen_method(
-    config: PruneVidConfig | None, method: str | PruningMethod | None
+    config: PruneVidConfig | None,
+    method: str | PruningMethod | None,
+    layer: int | None = None,
 ) -> PruningMethod | None:
     """What is to prune, by either of two arguments; None: nothing.
 
     Args:
         config: prune with PruneVid.
-        method: prune with this method: its name, with its defaults, or itself.
+        method: prune with this method: its name, with its defaults, or itself. PruneVid's own name
+            goes with a config.
+        layer: that suits the model; a method by its name takes it in place of the layer that
+            PruneVid selects after by default, not of another paper's own. None: nothing is known.
 
     Raises:
-        TypeError: an argument of another type, or both.
+        TypeError: an argument of another type, or a config beside another method.
         ValueError: a name that no method has.
     """
     if config is not None and not isinstance(config, PruneVidConfig):
         raise TypeError(f"config must be a PruneVidConfig, got {type(config).__name__}")
-    if config is not None and method is not None:
+    if config is not None and method not in (None, "prunevid"):
         raise TypeError("config is PruneVid's, so it excludes another method: give one of the two")
     if config is not None:
         return PruneVid(config)
     if isinstance(method, str):
-        return build_method(method, {})
+        takes_it = find_method(method).defaults.get("layer") == _CONFIG["layer"]
+        return build_method(method, {"layer": layer} if takes_it and layer is not None else {})
     if method is not None and not isinstance(method, PruningMethod):
         raise TypeError(f"method must be a name or a PruningMethod, got {type(method).__name__}")
     return method

@@ -263,8 +263,8 @@ def _load_model(request: EvaluationRequest, ranks: Ranks) -> VideoModel:
 def _with_defaults(plan: Plan, model: VideoModel, benchmark: str) -> Plan:
     """Options that the user left open, as the authors set them for this model and benchmark."""
     defaults = dict(protocol(model.family, benchmark).options)
-    if model.name in embedded_model.NAMES:
-        defaults["layer"] = embedded_model.SELECTION_LAYER
+    if model.selection_layer is not None:
+        defaults["layer"] = model.selection_layer
     known = find_method(plan.method).defaults
     own_layer = known.get("layer", PAPER_LAYER)
     if PAPER_LAYER != own_layer < model.shape.decoder.num_layers:

@@ -7,6 +7,7 @@ for; nothing is sent elsewhere, no font or script comes from there, and there ar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,18 @@ TITLE = "PruneVid"
 WAITING = 16  # questions in the queue, before a user is told to come back
 UPLOADS_S = 3600  # how long uploaded files stay
 SLIDERS = ("share", "tau", "segment_ratio", "cluster_ratio", "keep_ratio", "layer")
+# A number that is being typed is empty or out of range at times ("0" on the way to "0.5"), and
+# Gradio ends such a request with an error of its own. It is sent as what the control makes of it
+# when it is left: the nearest number in range; an empty one as it was before.
+IN_RANGE = """(...values) => {
+  const ranges = %s, before = (globalThis.pvBefore ??= [...ranges.map((range) => range.value)]);
+  ranges.forEach(({index, minimum, maximum}, place) => {
+    const typed = values[index];
+    if (Number.isFinite(typed)) before[place] = Math.min(maximum, Math.max(minimum, typed));
+    values[index] = before[place];
+  });
+  return values;
+}"""
 SHARE_TEXT = "share of the tokens to keep (PruneVid's budget); 0: the method decides by itself"
 
 CSS = """
@@ -93,21 +106,32 @@ def build(studio: Studio, *, sample: Path | None, sample_question: str) -> gr.Bl
                 answers = gr.HTML(elem_id="pv-answers")
                 numbers = gr.HTML(elem_id="pv-numbers")
                 strip = gr.HTML(elem_id="pv-frames")
+                # A request carries what the page showed when it was made, and is checked against
+                # the choices of the answer before it, which may be fewer. So the value is a number,
+                # which outlives its choices, and Gradio takes any; `_shown` says what it means.
                 segment = gr.Dropdown(
-                    [], label="Segment", type="index", visible=False, elem_id="pv-segment"
+                    [],
+                    label="Segment",
+                    allow_custom_value=True,
+                    visible=False,
+                    elem_id="pv-segment",
                 )
                 pages = gr.HTML(elem_id="pv-pages")
 
         asked = [video, question, method, *sliders, segment]
         shown = [error, answers, numbers, strip, segment, pages]
         answer = _answering(studio)
-        one_model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+        one_model: dict[str, Any] = {
+            "concurrency_limit": 1,
+            "concurrency_id": "model",
+            "api_visibility": "private",
+            "js": _in_range(asked, sliders),
+        }
         gr.on(
             [ask.click, question.submit, video.upload],
             answer,
             asked,
             shown,
-            api_visibility="private",
             **one_model,
         )
         # Of all that comes while a slider moves, the last counts.
@@ -118,12 +142,9 @@ def build(studio: Studio, *, sample: Path | None, sample_question: str) -> gr.Bl
             shown,
             trigger_mode="always_last",
             show_progress="hidden",
-            api_visibility="private",
             **one_model,
         )
-        segment.input(
-            answer, asked, shown, show_progress="hidden", api_visibility="private", **one_model
-        )
+        segment.input(answer, asked, shown, show_progress="hidden", **one_model)
         method.change(
             lambda name: [gr.update(interactive=label in controls_of(name)) for label in SLIDERS],
             method,
@@ -136,7 +157,7 @@ def build(studio: Studio, *, sample: Path | None, sample_question: str) -> gr.Bl
             None,
             [video, question],
             api_visibility="private",
-        ).then(answer, asked, shown, api_visibility="private", **one_model)
+        ).then(answer, asked, shown, **one_model)
     page.queue(default_concurrency_limit=1, max_size=WAITING, api_open=False)
     return page
 
@@ -187,12 +208,27 @@ def _answering(studio: Studio) -> Callable[..., list[Any]]:
     def answer(path: str | None, question: str, method: str, *values: Any) -> list[Any]:
         *numbers, segment = values
         try:
+            index = _segment(segment)
             look = studio.look(path, question or "", _settings(method, numbers))
         except (InputError, ModelError, VideoError) as error:
             return [parts.message(without_folder(str(error), path)), *[gr.skip()] * 5]
-        return _shown(look, segment, studio.model.limits)
+        return _shown(look, index, studio.model.limits)
 
     return answer
+
+
+def _in_range(asked: list[Any], sliders: list[gr.Slider]) -> str:
+    """What the browser does with the values of ``asked`` before it sends them."""
+    ranges = [
+        {
+            "index": asked.index(slider),
+            "minimum": slider.minimum,
+            "maximum": slider.maximum,
+            "value": slider.value,
+        }
+        for slider in sliders
+    ]
+    return IN_RANGE % json.dumps(ranges)
 
 
 def _settings(method: str, numbers: list[Any]) -> Settings:
@@ -200,15 +236,25 @@ def _settings(method: str, numbers: list[Any]) -> Settings:
     return Settings(method=method, **values | {"share": values["share"] or None})
 
 
-def _shown(look: Look, segment: int | None, limits: str | None) -> list[Any]:
+def _segment(chosen: int | str | None) -> int:
+    """The index that the list of segments says. Before the first answer it says nothing; text is
+    what was typed into it and is none of its choices."""
+    if isinstance(chosen, str):
+        raise InputError(f"no segment is called {chosen!r}: choose one from the list")
+    return chosen or 0
+
+
+def _shown(look: Look, index: int, limits: str | None) -> list[Any]:
     names = parts.segment_names(look)
-    index = min(segment or 0, len(names) - 1)
+    index = min(index, len(names) - 1)  # the settings before these may have made more
     return [
         "",
         parts.answers(look, limits),
         parts.numbers(look),
         parts.strip(look),
-        gr.update(choices=names, value=names[index], visible=True),
+        gr.update(
+            choices=[(name, number) for number, name in enumerate(names)], value=index, visible=True
+        ),
         parts.segment(look, index),
     ]
 

@@ -58,7 +58,7 @@ def numbers(look: Look) -> str:
     layer = "" if counts.layer is None else f", after layer {counts.layer} of {counts.num_layers}"
     rows = [
         ("visual tokens", f"{visual:,}", f"{merged:,} merged, {kept:,} kept{layer}"),
-        ("share of them", "100%", f"{merged / visual:.1%} merged, {kept / visual:.1%} kept"),
+        ("left of them", "100%", f"{merged / visual:.1%} merged, {kept / visual:.1%} kept"),
         ("entries in the caches", "100%", f"{look.cached_ratio:.1%}"),
         ("decoder's FLOPs for the prompt", "100%", f"{look.flops_ratio:.1%}"),
         ("ms to the first word", f"{look.unpruned_ms:.0f}", f"{look.ms:.0f}"),

@@ -157,6 +157,9 @@ class Studio:
                 f"the question has {len(question)} characters, this page takes up to"
                 f" {self.limits.max_question}"
             )
+        if settings.method not in self.methods:
+            reason = self.left_out.get(settings.method, f"there are {', '.join(self.methods)}")
+            raise InputError(f"no method {settings.method!r} for this model: {reason}")
         heard = controls_of(settings.method)
         defaults = replace(self.settings, method=settings.method)
         # What the method does not listen to makes no other look.

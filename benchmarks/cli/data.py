@@ -1,6 +1,6 @@
 """``prunevid eval check`` and ``eval prepare``: the benchmarks' files, before anything is asked.
 
-The check prints everything that is missing to stdout and ends in exit code 2 where anything is.
+The check prints everything that is missing to stdout and ends in exit code 1 where anything is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def check_command(
     reader: ReaderName = "auto",
     as_json: AsJson = None,
 ) -> None:
-    """List everything that is missing under --data-root. Exit code 2 if anything is.
+    """List everything that is missing under --data-root. Exit code 1 if anything is.
 
     Finds question files and videos as an evaluation does: docs/data.md has the tree and the
     sources.
@@ -74,7 +74,9 @@ def check_command(
     is_complete = all(check.is_complete for check in checks)
     if is_complete:
         part = [check.name for check in checks if check.left_out]
+        two = [check.name for check in checks if check.contradictions]
         of = f", but the files hold a part of the questions of {', '.join(part)}" if part else ""
+        of += f", but questions contradict each other in {', '.join(two)}" if two else ""
         say(f"complete{of}")
     else:
         say(f"NOT complete: {', '.join(check.name for check in checks if not check.is_complete)}")
@@ -85,7 +87,7 @@ def check_command(
     }
     print_summary(result, as_json)
     if not is_complete:
-        raise typer.Exit(2)
+        raise typer.Exit(1)
 
 
 def prepare_command(
@@ -130,12 +132,14 @@ def _print_check(check: DatasetCheck, layout: OnDisk) -> None:
     if not check.is_there:
         say("    no such folder")
     else:
-        whole = check.files - len(check.file_problems)
-        say(f"    question files  {whole} of {check.files}{_published(check, layout)}")
+        say(f"    question files  {check.whole_files} of {check.files}{_published(check, layout)}")
         _print_lines(check.file_problems)
         if check.row_problems:
             say(f"    bad questions   {len(check.row_problems)}, which an evaluation leaves out")
             _print_lines(check.row_problems)
+        if check.contradictions:
+            say(f"    contradictions  {len(check.contradictions)}: two answers to one question")
+            _print_lines(check.contradictions)
         _print_videos("videos          ", check.videos)
         if check.hidden_questions:
             _print_videos("hidden answers  ", check.hidden_videos)

@@ -103,7 +103,11 @@ def evaluate_command(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Maximum number of questions per task.  [default: all]")
+        int | None,
+        typer.Option(
+            help="Ask at most so many questions of each task, of which a benchmark has several:"
+            " --limit 10 asks 200 of MVBench's 20 tasks.  [default: all]"
+        ),
     ] = None,
     frames: Annotated[
         int | None, typer.Option(help="Number of frames per video.  [default: the model's own]")

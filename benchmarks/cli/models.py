@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..support.terminal import AsJson, fail, print_summary, say
+from ..support.terminal import AsJson, fail, is_folder, print_summary, say
 
 if TYPE_CHECKING:
     from prunevid_kernels.adapters.methods.record import Method
@@ -36,7 +36,7 @@ def check_command(
     folder: Annotated[Path, typer.Argument(help="Checkpoint folder.", show_default=False)],
     as_json: AsJson = None,
 ) -> None:
-    """Say which model a folder holds, and whether it is whole.
+    """Say which model a folder holds, and whether it is whole. Exit code 1 if it is not.
 
     Reads configs and headers of all weights, and the processor's files; needs no GPU.
     """
@@ -65,6 +65,8 @@ def check_command(
         with refusing(folder):
             report = family.check(checkpoint)
     except CheckpointError as error:
+        if not is_folder(folder):  # nothing was checked
+            fail(str(error))
         say(f"error      {error}")
         summary["error"] = str(error)
     else:

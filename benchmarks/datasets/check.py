@@ -8,7 +8,7 @@ answer is hidden is asked for a submission only, so that its video is counted ap
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,12 @@ class DatasetCheck:
         name: in the registry.
         folder: where it should be.
         is_there: whether there is such a folder.
-        file_problems: a line for each question file that cannot be used.
+        file_problems: a line for each thing that stops an evaluation: a question file that cannot
+            be used, a path in one that leaves the data root.
         row_problems: a line for each question that cannot be used.
-        files: how many question files it has.
+        contradictions: a line for each question that another one asks about the same video, with
+            the same options and another right answer. Nothing is missing for them.
+        files: how many question files it has; ``whole_files``: those that an evaluation takes.
         published: how many questions were published; None: not known.
         questions: the usable ones whose answers are known; ``hidden_questions``: the others.
         videos: of the former; ``hidden_videos``: those that only the others are about.
@@ -77,8 +80,10 @@ class DatasetCheck:
     folder: Path
     is_there: bool
     files: int
+    whole_files: int
     file_problems: list[str]
     row_problems: list[str]
+    contradictions: list[str]
     questions: int
     hidden_questions: int
     published: int | None
@@ -104,6 +109,7 @@ class DatasetCheck:
             "files": self.files,
             "file_problems": self.file_problems,
             "row_problems": self.row_problems,
+            "contradictions": self.contradictions,
             "questions": self.questions,
             "hidden_questions": self.hidden_questions,
             "published_questions": self.published,
@@ -145,12 +151,15 @@ def check_dataset(
     layout = on_disk(name)
     files = layout.files(data_root)
     questions = Questions()
-    file_problems = []
+    file_problems: list[str] = []
+    whole_files = 0
     for file in files:
+        found_before = len(file_problems)
         try:
-            questions.add_file(file)
+            questions.add_file(file, untrusted=file_problems)
         except DatasetError as error:
             file_problems.append(str(error))
+        whole_files += len(file_problems) == found_before
     known = [sample for sample in questions.samples if sample.gold is not None]
     hidden = [sample for sample in questions.samples if sample.gold is None]
     of_known, of_hidden = _sources(known), _sources(hidden)
@@ -161,14 +170,35 @@ def check_dataset(
         folder=data_root / layout.folder,
         is_there=(data_root / layout.folder).is_dir(),
         files=len(files),
+        whole_files=whole_files,
         file_problems=file_problems,
         row_problems=questions.problems,
+        contradictions=_contradictions(known),
         questions=len(known),
         hidden_questions=len(hidden),
         published=layout.questions,
         videos=_videos(name, of_known, progress, reader),
         hidden_videos=_videos(f"{name}, hidden answers", of_hidden, progress, reader),
     )
+
+
+def _contradictions(samples: Iterable[Sample]) -> list[str]:
+    """Questions with options of which two answers are right. Open ones have any number of them."""
+    first: dict[Hashable, Sample] = {}
+    found = []
+    for sample in samples:
+        if isinstance(sample.gold, int):
+            assert isinstance(sample.video, VideoSource)
+            asked = (sample.task, sample.video, sample.question, frozenset(sample.options))
+            other = first.setdefault(asked, sample)
+            assert isinstance(other.gold, int)
+            answers = other.options[other.gold], sample.options[sample.gold]
+            if answers[0] != answers[1]:
+                found.append(
+                    f"{other.id} and {sample.id} ask {sample.question!r:.80} about"
+                    f" {sample.video.path.name}: {answers[0]!r:.40}, and {answers[1]!r:.40}"
+                )
+    return found
 
 
 def _sources(samples: Iterable[Sample]) -> dict[Path, list[VideoSource]]:

@@ -2,9 +2,9 @@
 
 What cannot be used is told apart by what it says about the data. A file that is missing, is not
 JSON or holds no usable row is the wrong file, and a path that leaves the data root is no question
-to trust: both are errors before anything runs. A single bad row among good ones is reported and
-skipped, as a missing video is later. Only the path's text is judged: a link inside the data root
-is the user's own way to another disk.
+to trust: both are errors before anything runs (a check writes the path down and goes on). A single
+bad row among good ones is reported and skipped, as a missing video is later. Only the path's text
+is judged: a link inside the data root is the user's own way to another disk.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 class DatasetError(ValueError):
     """A data set that cannot be used; the message is one line and names the file."""
+
+
+class UntrustedPathError(DatasetError):
+    """A path that leaves the data root."""
 
 
 class RowError(ValueError):
@@ -61,6 +65,7 @@ class Sample:
         gold: index of the right option, or the right answer's text where there are no options;
             None where the benchmark keeps it hidden.
         video: on disk, or all frames of a generated clip, [T, H, W, 3] uint8.
+        published_id: what the benchmark's file calls it, where ``id`` is its place in the file.
     """
 
     id: str
@@ -69,6 +74,7 @@ class Sample:
     options: tuple[str, ...]
     gold: int | str | None
     video: VideoSource | np.ndarray
+    published_id: str | None = None
 
     @property
     def gold_text(self) -> str | None:
@@ -100,16 +106,22 @@ class Questions:
 
     samples: list[Sample] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    _ids: set[str] = field(default_factory=set)
+    _ids: dict[str, Sample] = field(default_factory=dict)
 
-    def add_file(self, file: QuestionFile) -> None:
+    def add_file(self, file: QuestionFile, untrusted: list[str] | None = None) -> None:
         """Add the samples of all rows of a file.
+
+        Args:
+            file: to be read.
+            untrusted: takes a line for each row whose path leaves the data root; None: such a row
+                is an error.
 
         Raises:
             DatasetError: see :func:`read_json`; not one row is usable.
         """
         found: list[Sample] = []
         problems: list[str] = []
+        left_root: list[str] = []
         for index, row in enumerate(read_json(file.path, list)):
             try:
                 if not isinstance(row, dict):
@@ -119,18 +131,30 @@ class Questions:
                 except ValueError as error:
                     raise RowError(str(error)) from error
                 for sample in file.read(index, row):
-                    if sample.id in self._ids:  # one answer would stand for both
-                        raise RowError(f"a second question with the id {sample.id!r}")
-                    self._ids.add(sample.id)
+                    self._require_new(sample)
                     found.append(sample)
             except RowError as error:
                 problems.append(f"{file.path}: row {index}: {error}")
             except DatasetError as error:
-                raise DatasetError(f"{file.path}: row {index}: {error}") from error
-        if not found:
+                line = f"{file.path}: row {index}: {error}"
+                if untrusted is None or not isinstance(error, UntrustedPathError):
+                    raise DatasetError(line) from error
+                left_root.append(line)
+        if untrusted is not None:
+            untrusted.extend(left_root)
+        if not found and not left_root:
             raise DatasetError(problems[0] if problems else f"{file.path}: no questions")
         self.samples.extend(found)
         self.problems.extend(problems)
+
+    def _require_new(self, sample: Sample) -> None:
+        for name in dict.fromkeys((sample.id, sample.published_id)):
+            if name is None:
+                continue
+            first = self._ids.setdefault(name, sample)
+            if first is not sample:  # one answer would stand for both, or one question count twice
+                differs = "" if first.gold == sample.gold else " and another answer"
+                raise RowError(f"a second question with the id {name!r}{differs}")
 
 
 def read_questions(files: Iterable[QuestionFile]) -> Questions:
@@ -205,12 +229,12 @@ def inside(root: Path, relative: str) -> Path:
     """``root / relative``.
 
     Raises:
-        DatasetError: an absolute path, or one that climbs.
+        UntrustedPathError: an absolute path, or one that climbs.
         RowError: a name that no file has.
     """
     path = PurePosixPath(relative.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or Path(relative).is_absolute():
-        raise DatasetError(f"{root}: {relative!r} leaves the data root")
+        raise UntrustedPathError(f"{root}: {relative!r} leaves the data root")
     if "\0" in relative or any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
         raise RowError(f"no file can have the name {relative!r:.80}")
     return root / path
@@ -222,7 +246,7 @@ def video_source(folder: Path, name: str) -> VideoSource:
     Where there is none it is the first that was looked for, for the report of missing videos.
 
     Raises:
-        DatasetError: the name leads out of the folder.
+        UntrustedPathError: the name leads out of the folder.
     """
     paths = [inside(folder, name + suffix) for suffix in VIDEO_SUFFIXES]
     return VideoSource(next((path for path in paths if path.is_file()), paths[0]))

@@ -56,7 +56,9 @@ def videomme_files(data_root: Path) -> list[QuestionFile]:
                 raise RowError(f"the answer must be the letter of an option, got {answer!r}")
             source = video_source(videos, text_field(row, "videoID"))
             question = text_field(row, "question")
-            yield Sample(f"{duration}/{index:04d}", duration, question, options, gold, source)
+            published = text_field(row, "question_id") if "question_id" in row else None
+            name = f"{duration}/{index:04d}"
+            yield Sample(name, duration, question, options, gold, source, published)
 
         files.append(QuestionFile(file, read))
     return files

@@ -52,7 +52,7 @@ def load_embedded_model(
     for everything else that of ``synthetic``."""
     folder, name = _OF_BENCHMARK.get(benchmark or "", (EMBEDDED_MODEL, NAME))
     model = load_video_model(folder, device, dtype=dtype)
-    return replace(model, name=name, limits=LIMITS)
+    return replace(model, name=name, limits=LIMITS, selection_layer=SELECTION_LAYER)
 
 
 def write_sample_clip(path: Path) -> None:

@@ -28,6 +28,19 @@ def is_interpreted() -> bool:
     return not isinstance(merged_size, triton.JITFunction)
 
 
+def interpreter_fault() -> str | None:
+    """What keeps the kernels from running under this Triton's interpreter; None: nothing known.
+
+    3.9.0 gives ``block_mask & scalar_mask`` 32-bit integers, which its own loads then refuse.
+    """
+    if triton.__version__ != "3.9.0":
+        return None
+    return (
+        "the interpreter of Triton 3.9.0 refuses its own masks, so the kernels cannot run on a CPU "
+        "with it; 3.7.1, which they are tested with, can: pip install triton==3.7.1"
+    )
+
+
 @functools.cache
 def config_table() -> dict[str, dict[str, dict[str, int]]]:
     """The shipped configs: kernel name -> architecture -> block sizes, num_warps, num_stages."""

@@ -173,3 +173,30 @@ def test_another_family_s_folder_and_what_is_too_much(visit, serve, tmp_path):
         page = visit(address)
         page.get_by_role("button", name="Take the sample").click()
         expect(page.locator("#pv-numbers")).to_contain_text("kept, after layer")
+
+
+def test_segments_that_come_and_go_while_settings_change(asked):
+    """A request names a segment of the answer that was shown; by its turn there may be fewer."""
+    label = asked.locator("#pv-segment input")
+    choose(asked, "#pv-segment", "Segment 2: 6.8 to 7.9 s, 2 frames")
+    for ratio in ("0.12", "0.3", "0.11", "0.35", "0.1"):
+        set_number(asked, "segment_ratio", ratio)
+    expect(label).to_have_value("Segment 1: 0.0 to 7.9 s, 8 frames")
+    expect(asked.locator("#pv-error")).to_have_text("")
+    label.fill("9")
+    label.press("Tab")
+    expect(asked.locator("#pv-error")).to_contain_text("no segment is called '9': choose one")
+
+
+def test_a_number_that_is_typed_slowly(asked):
+    """On its way it is empty and out of range."""
+    field = asked.locator("#pv-keep_ratio input[type=number]")
+    field.fill("")
+    for typed, shown in (("0", "0 kept"), (".", "0 kept"), ("1", "0 kept"), ("5", "4 kept")):
+        field.press(typed)
+        expect(asked.locator("#pv-numbers")).to_contain_text(f"merged, {shown},")
+    field.fill("7")
+    expect(asked.locator("#pv-numbers")).to_contain_text("70 merged, 70 kept")
+    field.press("Tab")
+    expect(field).to_have_value("1")
+    expect(asked.locator("#pv-error")).to_have_text("")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import triton
 
 import prunevid_kernels
 
@@ -92,3 +95,38 @@ def test_the_lazy_exports_are_what_a_type_checker_sees():
         module = node.module.removeprefix(f"{CORE}.")
         for alias in node.names:
             assert prunevid_kernels._MODULE_OF[alias.name] == module
+
+
+def test_the_interpreter_s_numpy_is_asked_for_where_it_is_missing():
+    """An installation of the core alone has torch and Triton, and on a GPU needs no more."""
+    source = """
+import sys
+sys.modules["numpy"] = None  # as if it were not installed
+import torch
+from prunevid_kernels import PruneVidConfig, merge_video
+features = torch.zeros(2, 3, 4)
+assert merge_video(features, PruneVidConfig()).tokens.shape[1] == 4
+try:
+    merge_video(features, PruneVidConfig(), impl="triton")
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "Triton's interpreter (TRITON_INTERPRET=1) needs numpy, which nothing else here does:"
+        " pip install numpy"
+    ]
+
+
+def test_an_interpreter_that_cannot_run_the_kernels_is_told(monkeypatch):
+    """An unpinned installation beside a CPU build of torch brings it."""
+    features = torch.zeros(2, 3, 4)
+    monkeypatch.setattr(triton, "__version__", "3.9.0")
+    with pytest.raises(ValueError, match=r"impl='triton' on cpu: .* pip install triton==3\.7\.1"):
+        prunevid_kernels.merge_video(features, prunevid_kernels.PruneVidConfig(), impl="triton")

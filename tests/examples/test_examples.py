@@ -148,3 +148,16 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last(capsys):
     assert names["whole"].answer == names["pruned"].answer == SAMPLE_ANSWER
     assert names["answers"][0.4] == SAMPLE_ANSWER
     assert names["merged"].layout.num_merged == 28  # a budget of 0.1, of 288
+
+
+@pytest.mark.parametrize("wrong", ["model", "video"])
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_a_wrong_path_is_one_line(run, capsys, tmp_path, name, wrong):
+    path = str(tmp_path / "nothing.mp4")
+    options = ["--question", "?"] if wrong == "video" and name == "batch.py" else []
+    option = [path] if options else [f"--{wrong}", path]
+    with pytest.raises(SystemExit) as stopped:
+        run(name, *options, *option)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2
+    assert error.startswith("error: ") and "nothing.mp4" in error and "no such" in error

@@ -190,8 +190,11 @@ def test_a_module_that_is_named_in_a_text_is_refused() -> None:
 
 
 def test_what_no_kernel_can_be(tmp_path: Path) -> None:
-    for name in ("Prunevid", "p", "prune_vid", "-p"):
-        with pytest.raises(hub_kernel.HubKernelError, match="name must be small letters"):
+    for name in ("Prunevid", "p", "prune_vid", "-p", "p-", "p" * 97, ""):
+        with pytest.raises(hub_kernel.HubKernelError, match="name must be 2 to 96 small letters"):
+            hub_kernel.write_hub_kernel(tmp_path / "out", name)
+    for name in ("class", "async"):
+        with pytest.raises(hub_kernel.HubKernelError, match=f"'{name}' is a keyword"):
             hub_kernel.write_hub_kernel(tmp_path / "out", name)
     with pytest.raises(hub_kernel.HubKernelError, match="version must be an integer >= 1, got 0"):
         hub_kernel.write_hub_kernel(tmp_path / "out", version=0)
@@ -200,3 +203,26 @@ def test_what_no_kernel_can_be(tmp_path: Path) -> None:
     with pytest.raises(hub_kernel.HubKernelError, match="full: must be an empty folder"):
         hub_kernel.write_hub_kernel(tmp_path / "full")
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+def test_half_a_kernel_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_there: bool
+) -> None:
+    """What stops in the middle, as on a full disk, leaves the folder as it was."""
+    out, write = tmp_path / "out", hub_kernel._write
+    if was_there:
+        out.mkdir()
+
+    def fail_at_metadata(file: Path, content: bytes) -> None:
+        if file.name == "metadata.json":
+            raise OSError(28, "No space left on device", str(file))
+        write(file, content)
+
+    monkeypatch.setattr(hub_kernel, "_write", fail_at_metadata)
+    with pytest.raises(OSError, match="No space left"):
+        hub_kernel.write_hub_kernel(out)
+    assert [*tmp_path.iterdir()] == ([out] if was_there else [])
+    assert not was_there or not [*out.iterdir()]
+    monkeypatch.undo()
+    assert len(hub_kernel.write_hub_kernel(out, "p" * hub_kernel.LONGEST_NAME)) == 3

@@ -50,7 +50,12 @@ def test_links_lead_to_headings_that_are_there(page: Path) -> None:
 def test_nothing_is_fetched_from_elsewhere() -> None:
     """No font, no script: the site works where there is no network."""
     assert MKDOCS["theme"]["font"] is False
-    assert "extra_javascript" not in MKDOCS and "offline" not in MKDOCS["plugins"]
+    plugins = {
+        name
+        for plugin in MKDOCS["plugins"]
+        for name in ([plugin] if isinstance(plugin, str) else plugin)
+    }
+    assert "extra_javascript" not in MKDOCS and "offline" not in plugins
     assert all("://" not in sheet for sheet in MKDOCS["extra_css"])
 
 
@@ -116,3 +121,25 @@ def test_commands_that_cannot_be_read_end_the_build(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(docs_site.sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="typer cannot describe"):
         docs_site.command_reference()
+
+
+def test_a_search_that_finds_nothing_ends_the_build() -> None:
+    """On an index as the build writes it; `bash scripts/docs.sh` looks into its own."""
+    search = next(p["search"] for p in MKDOCS["plugins"] if isinstance(p, dict) and "search" in p)
+    entry = {
+        "location": "config.html#fields",
+        "title": "Fields",
+        "text": "<p>A near-tie (see <code>keep_ratio</code>).</p>",
+    }
+    index = {"config": {"separator": search["separator"]}, "docs": [entry]}
+    for word in ("near-tie", "keep_ratio", "keep", "Fields"):
+        docs_site.require_found(index, {word: "config.html"})
+    for word, page in (("keep_ratio", "method.html"), ("budget", "config.html")):
+        with pytest.raises(RuntimeError, match=f"does not find '{word}' on the page {page}"):
+            docs_site.require_found(index, {word: page})
+
+
+def test_pages_that_the_search_is_tried_on_are_there() -> None:
+    for page in docs_site.SEARCHED.values():
+        source = page.replace("index.html", "README.md").replace(".html", ".md")
+        assert docs_site.repository_path(source).is_file(), page

@@ -146,7 +146,8 @@ def _qformer_tokenizer(path: Path, config: StLlmConfig) -> Any:
     if not vocabulary.is_file():
         raise ValueError(
             f"{vocabulary}: no such file; the Q-Former reads questions with bert-base-uncased's "
-            "vocab.txt, which the published folders do not hold: copy it there, or pass "
+            "vocab.txt, which the published folders do not hold: `hf download "
+            f"google-bert/bert-base-uncased vocab.txt --local-dir {vocabulary.parent}`, or pass "
             "qformer_tokenizer"
         )
     tokenizer = BertTokenizer(vocab=str(vocabulary), truncation_side="left")

@@ -31,10 +31,11 @@ def bench_kernels_command(
     ),
     as_json: AsJson = None,
 ) -> None:
-    """Time every stage beside what it replaces, on a GPU.
+    """Time every stage on a GPU; without one, PyTorch on the CPU.
 
-    Stages are merge, scoring and compaction. Without a GPU the torch variants run on the CPU at
-    reduced shapes, and the floors are modelled.
+    Each of the stages merge, scoring and compaction beside what it replaces. Without a GPU no
+    kernel is timed: the PyTorch variants run on the CPU at reduced shapes, the floors are modelled,
+    and the tables say so.
     """
     from ...cost.kernels.bench import NO_GPU, bench_kernels, has_failures
     from ...cost.kernels.stages import STAGES

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from documents import README
 
 from prunevid_kernels import PruneVidConfig
 from prunevid_kernels.adapters import (
@@ -246,3 +247,34 @@ def test_frames_without_a_pixel_and_an_empty_path_are_refused(embedded):
 def test_options_that_make_another_answer_are_refused_before_the_run(embedded, option):
     with pytest.raises(TypeError, match=f"{option}: ask gives one answer"):
         embedded.ask(SAMPLE_CLIP, SAMPLE_QUESTION, **{option: 2})
+
+
+def test_prunevid_by_its_name_is_pruning_with_its_defaults(embedded):
+    """Of which the embedded model knows a layer that it has."""
+    by_config = embedded.ask(SAMPLE_CLIP, SAMPLE_QUESTION, CONFIG)
+    for reply in (
+        embedded.ask(SAMPLE_CLIP, SAMPLE_QUESTION, method="prunevid"),
+        embedded.ask(SAMPLE_CLIP, SAMPLE_QUESTION, CONFIG, method="prunevid"),
+    ):
+        assert reply.answer == SAMPLE_ANSWER and reply.report.method == "prunevid"
+        assert torch.equal(reply.report.videos[0].kept, by_config.report.videos[0].kept)
+    assert embedded.ask(SAMPLE_CLIP, SAMPLE_QUESTION, method="fastv").report.layer == 1  # its own
+
+
+def test_a_clock_for_a_file_is_refused_before_it_is_read(embedded, monkeypatch):
+    monkeypatch.setattr(VideoModel, "read_video", lambda *_: pytest.fail("was read"))
+    for video in (SAMPLE_CLIP, str(SAMPLE_CLIP)):
+        refused(embedded, TypeError, "has its own", video, "?", seconds=[1.0])
+
+
+def test_the_docstring_says_what_comes_back():
+    assert "Returns:" in VideoModel.ask.__doc__
+
+
+def test_the_readme_s_headline_and_the_share_that_it_is(embedded):
+    report = embedded.ask(SAMPLE_CLIP, SAMPLE_QUESTION, CONFIG).report
+    early = CONFIG.layer + 1
+    ran_on = early * report.tokens_merged + (5 - early) * report.tokens_kept
+    readme = README.read_text(encoding="utf-8")
+    for share in (report.tokens_kept, ran_on / 5):
+        assert f"{share / report.tokens_before:.1%}" in readme

@@ -171,6 +171,14 @@ def test_a_closed_studio_leaves_the_model_as_it_was():
         pytest.param(
             SAMPLE_CLIP,
             "?",
+            {"method": "fastw"},
+            InputError,
+            "no method 'fastw' for this model: there are prunevid, ",
+            id="method",
+        ),
+        pytest.param(
+            SAMPLE_CLIP,
+            "?",
             {"method": "fastv", "share": 0.1},
             InputError,
             "cannot keep 0.1",

@@ -78,7 +78,7 @@ def test_everything_that_is_missing_is_in_one_report(root: Path) -> None:
         (file,) = place.glob(f"{task}_0*")
         shutil.rmtree(file) if file.is_dir() else file.unlink()
     outcome = check("mvbench", "--data-root", root)
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     found = outcome.of("mvbench")
     assert len(found["file_problems"]) == 3 and "state_change.json: not valid" in outcome.stdout
     assert [Path(row["path"]).stem for row in found["videos"]["missing"]] == sorted(
@@ -94,7 +94,7 @@ def test_a_bad_question_is_reported(root: Path) -> None:
     rows = json.loads(file.read_text())
     tree.write_json(file, [rows[0], rows[1] | {"Q": ""}])
     outcome = check("vcgbench", "--data-root", root)
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     (problem,) = outcome.of("vcgbench")["row_problems"]
     assert problem.startswith(f"{file}: row 1: field 'Q'") and problem in outcome.stdout
 
@@ -108,7 +108,7 @@ def test_videos_of_hidden_answers_are_told_and_not_needed(root: Path) -> None:
     assert "hidden answers  0 of 2" in outcome.stdout
     assert len(outcome.of("egoschema")["hidden_videos"]["missing"]) == 2
     (root / "ego_schema" / "videos" / "uid-0.mp4").unlink()
-    assert check("egoschema", "--data-root", root).exit_code == 2
+    assert check("egoschema", "--data-root", root).exit_code == 1
 
 
 def test_only_reading_finds_what_cannot_be_read(root: Path) -> None:
@@ -126,7 +126,7 @@ def test_only_reading_finds_what_cannot_be_read(root: Path) -> None:
     tree.write_json(file, [rows[0] | {"start": 100, "end": 101}])
     assert check("mvbench", "--data-root", root).exit_code == 0
     outcome = check("mvbench", "--data-root", root, "--read")
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     assert "videos          20 of 20, 4 of them unreadable" in outcome.stdout
     problems = " ".join(row["problem"] for row in outcome.of("mvbench")["videos"]["unreadable"])
     for text in ("not a video file", "truncated", "has no images", "seconds inside the video"):
@@ -135,7 +135,7 @@ def test_only_reading_finds_what_cannot_be_read(root: Path) -> None:
 
 def test_nothing_is_there(tmp_path: Path) -> None:
     outcome = check("--data-root", tmp_path)
-    assert outcome.exit_code == 2
+    assert outcome.exit_code == 1
     assert outcome.stdout.count("no such folder") == 4
     for name in ("videomme", "egoschema"):
         assert f"prunevid eval prepare {name} SOURCE" in outcome.stdout
@@ -168,3 +168,55 @@ def test_the_page_about_data_shows_every_folder_and_file(complete: Path) -> None
         assert (f"prunevid eval prepare {name}" in page) == (dataset.on_disk.prepare is not None)
     for task, place in TASKS.items():
         assert f"`{task}`" in page and f"`{place.folder}/`" in page
+
+
+def test_a_path_that_leaves_the_data_root_hides_nothing(root: Path) -> None:
+    """An evaluation stops there; the check tells it with all that is wrong behind it."""
+    file = root / "MVBench" / "json" / "action_count.json"
+    (row,) = json.loads(file.read_text())
+    bad = [row | {"video": name} for name in ("../../../etc/passwd", "/etc/passwd", "gone.mp4")]
+    tree.write_json(file, [bad[0], row, bad[1], row | {"question": ""}, bad[2]])
+    outcome = check("mvbench", "--data-root", root)
+    assert outcome.exit_code == 1
+    found = outcome.of("mvbench")
+    assert [line.partition(": row ")[2][0] for line in found["file_problems"]] == ["0", "2"]
+    assert all("leaves the data root" in line for line in found["file_problems"])
+    assert "question files  19 of 20, 21 questions" in outcome.stdout
+    assert [line.partition(": row ")[2][0] for line in found["row_problems"]] == ["3"]
+    assert [Path(row["path"]).name for row in found["videos"]["missing"]] == ["gone.mp4"]
+    file = root / "Video-MME" / "json" / "long.json"
+    tree.write_json(file, [row | {"videoID": "../x"} for row in json.loads(file.read_text())])
+    found = check("videomme", "--data-root", root).of("videomme")
+    assert len(found["file_problems"]) == 2 and found["row_problems"] == []
+    result = CliRunner().invoke(app, ["eval", "mvbench", "--data-root", str(root)])
+    assert result.exit_code == 2 and "leaves the data root" in result.stderr
+
+
+def test_one_id_with_two_answers(root: Path) -> None:
+    file = root / "Video-MME" / "json" / "short.json"
+    rows = json.loads(file.read_text())
+    tree.write_json(file, [rows[0], rows[1], rows[0] | {"answer": "D"}, rows[1]])
+    outcome = check("videomme", "--data-root", root)
+    assert outcome.exit_code == 1
+    one, other = outcome.of("videomme")["row_problems"]
+    name = rows[0]["question_id"]
+    assert one == f"{file}: row 2: a second question with the id {name!r} and another answer"
+    assert other == f"{file}: row 3: a second question with the id {rows[1]['question_id']!r}"
+
+
+def test_one_question_with_two_answers(root: Path) -> None:
+    """Nothing is missing, and a reader of the scores wants to know. A question about other seconds,
+    or one with other options, is another question."""
+    file = root / "MVBench" / "json" / "action_sequence.json"
+    (row,) = json.loads(file.read_text())
+    other = next(text for text in tree.OPTIONS if text != row["answer"])
+    turned = row | {"candidates": row["candidates"][::-1]}
+    rows = [row, turned, row | {"answer": other, "end": 1.75}, turned | {"answer": other}]
+    tree.write_json(file, rows)
+    outcome = check("mvbench", "--data-root", root)
+    assert outcome.exit_code == 0
+    (line,) = outcome.of("mvbench")["contradictions"]
+    assert line.startswith("action_sequence/0000 and action_sequence/0003 ask 'What is there in")
+    assert line in outcome.stdout and repr(other) in line
+    last = outcome.stdout.splitlines()[-2]
+    assert last.endswith("but questions contradict each other in mvbench")

@@ -170,8 +170,10 @@ def test_missing_vocabularies_are_named(tmp_path, folder):
     with pytest.raises(ValueError, match="no tokenizer.model"):
         StLlmProcessor.from_pretrained(bare)
     (bare / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
-    with pytest.raises(ValueError, match="vocab.txt: no such file; the Q-Former reads questions"):
+    with pytest.raises(ValueError, match="vocab.txt: no such file; the Q-Former reads") as missing:
         StLlmProcessor.from_pretrained(bare)
+    fetch = f"`hf download google-bert/bert-base-uncased vocab.txt --local-dir {bare}`"
+    assert fetch in str(missing.value)
     (bare / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
     with pytest.raises(ValueError, match="must have 60 tokens for this Q-Former.* got 5"):
         StLlmProcessor.from_pretrained(bare)
