@@ -111,6 +111,9 @@ def serve_command(
     keys = ("kind", "device", "environment")
     found = {"results": str(out / "serve.json")} | {key: results[key] for key in keys}
     print_summary(found, as_json)
+    if needed := {"unpruned", "pruned"} & results["deaths"].keys():
+        dead = [f"{name}: {results['deaths'][name]['error']}" for name in sorted(needed)]
+        fail(f"a server died, the figures of the others are kept: {', '.join(dead)}")
 
 
 def _methods(named: list[str] | None) -> tuple[str, ...] | None:
