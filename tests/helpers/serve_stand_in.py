@@ -83,5 +83,6 @@ def stand_in(
 
 def bench(out: Path, unpruned: str, pruned: str, *options: str) -> Any:
     urls = ["--unpruned-url", unpruned, "--pruned-url", pruned]
-    arguments = ["bench", "serve", *urls, "--out", str(out), "--concurrency", "2", *options]
+    arguments = ["bench", "serve", *urls, "--out", str(out), "--concurrency", "2"]
+    arguments += ["--wave-requests", "1", *options]
     return CliRunner().invoke(app, arguments)

@@ -30,6 +30,9 @@ def serve_command(
     waves: Annotated[
         int, typer.Option(help="Times the servers take turns at each --concurrency.")
     ] = 4,
+    wave_requests: Annotated[
+        int, typer.Option(help="Requests in a turn, where that is more than --concurrency.")
+    ] = 4,
     warm_waves: Annotated[
         int, typer.Option(help="Turns before those, which do not count: a first batch may compile.")
     ] = 1,
@@ -93,6 +96,7 @@ def serve_command(
             retain=retain,
             concurrency=tuple(concurrency or (1, 4, 16, 32)),
             waves=waves,
+            wave_requests=wave_requests,
             warm_waves=warm_waves,
             max_tokens=max_tokens,
             methods=_methods(engine_method),

@@ -65,7 +65,9 @@ class ServeRequest:
         video: mp4 file to ask about.
         retain: share of the visual tokens that pruned servers keep.
         concurrency: levels, each 1 to :data:`MAX_CONCURRENCY`.
-        waves: how often the servers take turns at each level, with as many requests as the level.
+        waves: how often the servers take turns at each level.
+        wave_requests: requests of a wave, or as many as the level if that is more: a single one
+            says little.
         warm_waves: such waves before those that count; the first batch of a size may compile.
         max_tokens: of every answer.
         methods: the engine's own methods to measure as well; None: those it has for the model.
@@ -81,6 +83,7 @@ class ServeRequest:
     retain: float
     concurrency: tuple[int, ...]
     waves: int = 4
+    wave_requests: int = 4
     warm_waves: int = 1
     max_tokens: int = 16
     methods: tuple[str, ...] | None = None
@@ -97,7 +100,11 @@ class ServeRequest:
                 )
         if not self.concurrency:
             raise ValueError("concurrency must name at least one level, got none")
-        most = MAX_REQUESTS_A_LEVEL // max(self.concurrency)
+        if not 1 <= self.wave_requests <= MAX_CONCURRENCY:
+            raise ValueError(
+                f"wave_requests must be between 1 and {MAX_CONCURRENCY}, got {self.wave_requests}"
+            )
+        most = MAX_REQUESTS_A_LEVEL // max(*self.concurrency, self.wave_requests)
         if not 1 <= self.waves <= most:
             raise ValueError(f"waves must be between 1 and {most}, got {self.waves}")
         if not 0 <= self.warm_waves <= most:
@@ -194,6 +201,7 @@ def bench_serve(
         "retain": request.retain,
         "max_tokens": request.max_tokens,
         "waves": request.waves,
+        "wave_requests": request.wave_requests,
         "warm_waves": request.warm_waves,
         "server_options": list(request.server_options) if is_own else None,
         "engine": _engine() if is_own else None,
@@ -229,7 +237,11 @@ def _levels(
         )
         for subject, url in urls.items()
     }
-    turns = Turns(clients, {name: _log(logs, name) for name in clients} if logs else {})
+    turns = Turns(
+        clients,
+        {name: _log(logs, name) for name in clients} if logs else {},
+        request.wave_requests,
+    )
     tokens = check(clients[UNPRUNED].ask().prompt_tokens, clients[PRUNED], request.retain)
     counted = {}
     for name in [name for name in clients if name not in (UNPRUNED, PRUNED)]:

@@ -44,9 +44,13 @@ class Turns:
     Args:
         clients: by subject.
         logs: of the servers' output, where they are our own.
+        wave_requests: of a wave, or as many as the level if that is more.
     """
 
-    def __init__(self, clients: Mapping[str, Client], logs: Mapping[str, Path]) -> None:
+    def __init__(
+        self, clients: Mapping[str, Client], logs: Mapping[str, Path], wave_requests: int = 1
+    ) -> None:
+        self._wave_requests = wave_requests
         self.living = dict(clients)
         self.deaths: dict[str, Death] = {}
         self._logs = logs
@@ -76,13 +80,13 @@ class Turns:
             return None
 
     def warm(self, level: int, waves: int) -> None:
-        """Waves of ``level`` requests that nobody looks at."""
+        """Waves with ``level`` requests at once that nobody looks at."""
         for subject in [*self.living] * waves:
             self._wave(subject, level)
 
     def level(self, level: int, waves: int) -> dict[str, list[Wave]]:
-        """Waves of ``level`` requests of each server, each time beginning with another one; those
-        of servers that live to the end."""
+        """Waves of each server with ``level`` requests at once, each time beginning with another
+        one; those of servers that live to the end."""
         done: dict[str, list[Wave]] = {subject: [] for subject in self.living}
         order = list(self.living)
         for _ in range(waves):
@@ -96,7 +100,8 @@ class Turns:
     def _wave(self, subject: str, level: int) -> Wave | None:
         if subject not in self.living:
             return None
-        return self.ask(subject, lambda client: client.wave(level, level), level)
+        requests = max(level, self._wave_requests)
+        return self.ask(subject, lambda client: client.wave(level, requests), level)
 
 
 def _lives_on(client: Client) -> bool:

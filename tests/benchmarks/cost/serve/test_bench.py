@@ -81,6 +81,16 @@ def test_servers_take_turns_and_begin_in_turn(tmp_path: Path) -> None:
     assert turns == "uppp" + "uupp" + "uupp" + "ppuu" + "up" + "up" + "pu"
 
 
+def test_a_wave_has_as_many_requests_as_asked_for(tmp_path: Path) -> None:
+    with stand_in(1.0) as (unpruned, _), stand_in(0.2) as (pruned, requests):
+        options = ["--wave-requests", "3", "--waves", "2", "--concurrency", "5"]
+        result = bench(tmp_path, unpruned, pruned, *options)
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "serve.json").read_text())
+    assert [load["requests"] for load in written["servers"]["pruned"]] == [2 * 3, 2 * 5]
+    assert len(requests) == 3 + 3 * (3 + 5)
+
+
 def test_an_engine_that_keeps_more_is_not_compared(tmp_path: Path) -> None:
     with stand_in(1.0) as (unpruned, _), stand_in(0.2) as (pruned, _), stand_in(0.25) as (evs, _):
         result = bench(tmp_path, unpruned, pruned, "--evs-url", evs)
@@ -160,6 +170,7 @@ def test_a_server_that_refuses_is_an_error(tmp_path: Path) -> None:
     [
         pytest.param(["--concurrency", "65"], "between 1 and 64, got 65", id="concurrency"),
         pytest.param(["--waves", "0"], "waves must be between 1 and 256", id="waves"),
+        pytest.param(["--wave-requests", "65"], "wave_requests must be between", id="requests"),
         pytest.param(["--warm-waves", "-1"], "warm_waves must be between 0 and 256", id="warm"),
         pytest.param(["--retain", "1"], r"retain must be in (0, 1), got 1.0", id="retain"),
         pytest.param(["--max-tokens", "0"], "max_tokens must be at least 1", id="max-tokens"),
