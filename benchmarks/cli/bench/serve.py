@@ -64,6 +64,9 @@ def serve_command(
     start_limit_s: Annotated[
         float, typer.Option(help="Seconds to wait for a server to start.")
     ] = 600.0,
+    request_limit_s: Annotated[
+        float, typer.Option(help="Seconds after which a request has failed.")
+    ] = 300.0,
     out: Annotated[
         Path, typer.Option(help="Folder to write table, JSON and server logs to.")
     ] = Path("serve-benchmark"),
@@ -103,6 +106,7 @@ def serve_command(
             urls=urls,
             server_options=tuple(shlex.split(server_options)),
             start_limit_s=start_limit_s,
+            request_limit_s=request_limit_s,
         )
         results = bench_serve(request, out=out, progress=lambda line: say(line, file=sys.stderr))
     except (ValueError, ServerError, RequestError, ServeCheckError) as error:

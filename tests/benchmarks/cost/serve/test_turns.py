@@ -100,3 +100,10 @@ def test_a_failed_request_of_a_living_server_is_an_error(
         with pytest.raises(RequestError, match="an answer must have 2 tokens, got 1"):
             own.ask("evs", lambda living: living.ask(), level=1)
     assert own.living == {"evs": client} and own.deaths == {}
+
+
+def test_a_request_that_takes_too_long_is_an_error(tmp_path: Path) -> None:
+    with stand_in(1.0) as (unpruned, _), stand_in(0.2) as (pruned, _):
+        result = bench(tmp_path, unpruned, pruned, "--request-limit-s", "0.0001")
+    assert result.exit_code == 2
+    assert "a request failed" in result.stderr
