@@ -4,8 +4,8 @@
 
 Each block stands between two markers: the newest measured run of each GPU under
 ``benchmarks/results/``, and all runs of servers; what the methods make of the embedded model, from
-the report of ``prunevid report`` in ``synthetic/`` below it; the families; the fields of the config, from their docstrings.
-A test holds that the pages are what this command would write.
+the report of ``prunevid report`` in ``synthetic/`` below it; the families; the fields of the
+config, from their docstrings. A test holds that the pages are what this command would write.
 """
 
 from __future__ import annotations

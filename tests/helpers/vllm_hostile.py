@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from vllm_checkpoints import QWEN3_PLANES
 
 from prunevid_kernels.benchmarks.embedded.sample_clip import SAMPLE_CLIP
 
@@ -95,7 +96,16 @@ def hostile_requests(family: str) -> list[Hostile]:
         Hostile("no-video", 400, "video", (video_part("data:video/mp4;base64,AAAA"),)),
         Hostile("no-tensor", 400, "return_tensors", (video_part(),), {"return_tensors": "np"}),
     ]
-    return common + list(_frames() if family == "llava_onevision" else _grids())
+    if family == "llava_onevision":
+        return common + list(_frames())
+    if family == "qwen2_5_vl":
+        return common + list(_grids(WIDTH)) + list(_seconds())
+    return common + list(_grids(width_of(family))) + list(_timestamps(width_of(family)))
+
+
+def width_of(family: str) -> int:
+    """Values of a video's token, planes of the tower's earlier layers included."""
+    return WIDTH * (1 + QWEN3_PLANES) if family == "qwen3_vl" else WIDTH
 
 
 def _frames() -> Iterator[Hostile]:
@@ -121,8 +131,8 @@ def _plain(tokens: Tensor) -> dict[str, Any]:
     return {"type": "video_embeds", "video_embeds": _encoded(tokens)}
 
 
-def _grids() -> Iterator[Hostile]:
-    tokens = torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(0))
+def _grids(width: int) -> Iterator[Hostile]:
+    tokens = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
     for name, arguments, says in (
         ("patch-size", {"patch_size": 7}, "pixel_values_videos"),
         ("temporal-patch", {"temporal_patch_size": 1}, "pixel_values_videos"),
@@ -134,9 +144,9 @@ def _grids() -> Iterator[Hostile]:
         "infinite": tokens.where(tokens < 2, -INF),
         "few": tokens[:60],
         "many": torch.cat([tokens, tokens]),
-        "wide": torch.zeros(64, WIDTH + 1),
+        "wide": torch.zeros(64, width + 1),
         "three-axes": tokens[None],
-        "integers": torch.ones(64, WIDTH, dtype=torch.int64),
+        "integers": torch.ones(64, width, dtype=torch.int64),
     }.items():
         yield Hostile(f"embeddings-{name}", 400, "video_embeds", (embeddings_part(values),))
     for name, grid in {
@@ -148,13 +158,22 @@ def _grids() -> Iterator[Hostile]:
         yield Hostile(f"grid-{name}", 400, "video_grid_thw", (embeddings_part(tokens, grid),))
     overflow = embeddings_part(tokens, (2**40, 2**20, 2**20))
     yield Hostile("grid-overflow", 400, "video_embeds", (overflow,))
-    frames = embeddings_part(torch.zeros(4 * 4097, WIDTH), (4097, 4, 4))
+    frames = embeddings_part(torch.zeros(4 * 4097, width), (4097, 4, 4))
     yield Hostile("frames", 400, "frames", (frames,))
-    large = embeddings_part(torch.zeros(4100, WIDTH), (1, 4, 4100))
+    large = embeddings_part(torch.zeros(4100, width), (1, 4, 4100))
     yield Hostile("tokens-a-frame", 400, "tokens a frame", (large,))
+
+
+def _seconds() -> Iterator[Hostile]:
+    tokens = torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(0))
     for name, seconds in {"nan": NAN, "infinite": INF, "negative": -1.0, "long": 11000.0}.items():
         part = embeddings_part(tokens, second_per_grid_ts=torch.tensor(seconds))
         yield Hostile(f"seconds-{name}", 400, "second_per_grid_ts", (part,))
     # Each would do alone; together they leave the table of positions.
     part = embeddings_part(tokens, second_per_grid_ts=torch.tensor(8000.0))
     yield Hostile("seconds-together", 400, "second_per_grid_ts", (part,) * 3)
+
+
+def _timestamps(width: int) -> Iterator[Hostile]:
+    tokens = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
+    yield Hostile("no-timestamps", 400, "timestamps", (embeddings_part(tokens),))
