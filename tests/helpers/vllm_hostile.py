@@ -169,11 +169,27 @@ def _seconds() -> Iterator[Hostile]:
     for name, seconds in {"nan": NAN, "infinite": INF, "negative": -1.0, "long": 11000.0}.items():
         part = embeddings_part(tokens, second_per_grid_ts=torch.tensor(seconds))
         yield Hostile(f"seconds-{name}", 400, "second_per_grid_ts", (part,))
+    yield _overflow(WIDTH)
     # Each would do alone; together they leave the table of positions.
     part = embeddings_part(tokens, second_per_grid_ts=torch.tensor(8000.0))
     yield Hostile("seconds-together", 400, "second_per_grid_ts", (part,) * 3)
 
 
+def _overflow(width: int, **more: Tensor) -> Hostile:
+    """Numbers, and no number is their sum: known to the worker alone."""
+    part = embeddings_part(torch.full((64, width), 3e38), **more)
+    return Hostile("embeddings-overflow", 500, "", (part,))
+
+
 def _timestamps(width: int) -> Iterator[Hostile]:
     tokens = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
     yield Hostile("no-timestamps", 400, "timestamps", (embeddings_part(tokens),))
+    for name, seconds in {
+        "few": [0.5, 1.5],
+        "nan": [0.5, NAN, 2.5, 3.5],
+        "infinite": [0.5, 1.5, 2.5, INF],
+        "negative": [-0.5, 1.5, 2.5, 3.5],
+    }.items():
+        part = embeddings_part(tokens, timestamps=torch.tensor(seconds))
+        yield Hostile(f"timestamps-{name}", 400, "timestamps", (part,))
+    yield _overflow(width, timestamps=torch.arange(4.0))
