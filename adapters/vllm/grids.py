@@ -23,6 +23,7 @@ from vllm.config import VllmConfig
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import async_tensor_h2d
 
+from .merging import CLOCK
 from .positions import Grid, Media, MediaRows, fill_positions, prompt_positions
 from .processing import TOKENS_FIELD, PruningProcessor
 from .settings import ENGINE_SWITCH
@@ -129,8 +130,12 @@ class PruningGridModel(_Model):
         for index, part in enumerate(video_input[source].split(sizes.tolist())):
             one = {"type": kind, source: part, "video_grid_thw": grids[index : index + 1]}
             (features,) = super()._process_video_input(one)
-            outputs.append(self.embed_video(features, self._video(video_input, index)).joined())
+            outputs.append(self._merged(features, self._video(video_input, index)))
         return tuple(outputs)
+
+    def _merged(self, features: Tensor, video: Mapping[str, Any]) -> Tensor:
+        with CLOCK.video(features.device):
+            return self.embed_video(features, video).joined()
 
     def _video(self, batch: Any, index: int) -> dict[str, Any]:
         values = {name: batch[name] for name in self.video_fields}
@@ -192,8 +197,7 @@ class PruningGridModel(_Model):
         items = outputs["default"][: sum(sizes)].split(sizes)
         for number, (index, features) in enumerate(zip(indices, items, strict=True)):
             if modality == "video":
-                video = self._video(batch_mm_kwargs, number)
-                dest[index] = self.embed_video(features, video).joined()
+                dest[index] = self._merged(features, self._video(batch_mm_kwargs, number))
             else:
                 dest[index] = self._embed_image(features, batch_mm_kwargs["image_grid_thw"][number])
 

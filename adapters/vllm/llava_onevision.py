@@ -20,7 +20,7 @@ from vllm.model_executor.models.llava_onevision import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from .merging import merge_within
+from .merging import CLOCK, merge_within
 from .processing import TOKENS_FIELD, PruningProcessor
 
 
@@ -56,4 +56,6 @@ class PruneVidLlavaOnevisionForConditionalGeneration(LlavaOnevisionForConditiona
     def _embed_video(self, pixels: Tensor, tokens: int) -> Tensor:
         """[tokens + 1, C] of the pixels [T, 3, H, W] of one video; the last one is the newline."""
         features = self._video_pixels_to_features(self.vision_tower, pixels)  # [T, N, C]
-        return torch.cat([merge_within(features, tokens).tokens, self.image_newline[None]])
+        with CLOCK.video(features.device):
+            merged = merge_within(features, tokens).tokens
+        return torch.cat([merged, self.image_newline[None]])

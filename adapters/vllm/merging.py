@@ -7,16 +7,77 @@ asserted.
 Features that are not finite cannot be merged by similarity, and an error here would end the engine
 for everybody. So such a video becomes NaN as a whole: the request's logits are NaN then, and the
 scheduler ends that request (guard/scheduler.py).
+
+:data:`CLOCK` tells how long this process's merges take, once it is asked to.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, TokenLayout, merge_video
+
+
+class MergeClock:
+    """Counts merged videos and the seconds that they take, in one worker. Off until
+    :meth:`start`, because most servers have nobody who asks.
+
+    On a CPU it is the time that passes. On a GPU it is the time on the device, between two events
+    a video, which nobody waits for before :meth:`read`.
+    """
+
+    def __init__(self) -> None:
+        self._is_on = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._videos = 0
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def start(self) -> None:
+        """Count from here on, from zero."""
+        self._reset()
+        self._is_on = True
+
+    @contextmanager
+    def video(self, device: torch.device) -> Iterator[None]:
+        """Around all that is done to one video because it is pruned.
+
+        Args:
+            device: where its features are.
+        """
+        if not self._is_on:
+            yield
+        elif device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            yield
+            end.record()
+            self._events.append((begin, end))
+        else:
+            begin_s = time.perf_counter()
+            yield
+            self._seconds += time.perf_counter() - begin_s
+            self._videos += 1
+
+    def read(self) -> tuple[int, float]:
+        """Videos and seconds since :meth:`start`; on a GPU it waits for the last of them."""
+        events, self._events = self._events, []
+        if events:
+            events[-1][1].synchronize()
+        self._videos += len(events)
+        self._seconds += sum(begin.elapsed_time(end) for begin, end in events) / 1000
+        return self._videos, self._seconds
+
+
+CLOCK = MergeClock()
 
 
 def merge_within(features: Tensor, tokens: int) -> MergedVideo:

@@ -3,9 +3,9 @@
     python -m prunevid_kernels.benchmarks.report.readme_tables
 
 Each block stands between two markers: the newest measured run of each GPU under
-``benchmarks/results/``; what the methods make of the embedded model, from the report of ``prunevid
-report`` in ``synthetic/`` below it; the families; the fields of the config, from their docstrings.
-A test holds that the pages are what this command would write.
+``benchmarks/results/``, and all runs of servers; what the methods make of the embedded model, from
+the report of ``prunevid report`` in ``synthetic/`` below it; the families; the fields of the
+config, from their docstrings. A test holds that the pages are what this command would write.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from prunevid_kernels.adapters.families import FAMILIES
 from prunevid_kernels.adapters.methods.registry import METHODS
 
 from ..accuracy.terms import TOLERANCE
+from ..cost.serve.table import table as serve_table
 from ..support.environment import ROOT
 
 BEGIN = "<!-- {name}: written by prunevid_kernels.benchmarks.report.readme_tables -->"
@@ -36,6 +37,7 @@ PAGES = {
     "docs/config.md": ("config",),
     "docs/families.md": ("families",),
     "docs/results.md": ("accuracy", "measurements"),
+    "docs/vllm.md": ("serving",),
 }
 SHORT_SHARE = 0.2  # of the visual tokens, where one share has to stand for all
 NOTHING = "No GPU run has been committed yet, so there is no timing to show.\n"
@@ -102,6 +104,23 @@ def _run(result: Result) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def serving_tables(folder: Path) -> str:
+    """Markdown: every committed run of ``prunevid bench serve``, with what it ran on."""
+    parts = []
+    for path in sorted(folder.glob("serve-*.json")):
+        result = json.loads(path.read_text())
+        environment = result["environment"]
+        machine = environment["gpu"]["name"] if environment["gpu"] else environment["cpu"]
+        engine = ", ".join(f"{name} {number}" for name, number in result["engine"].items())
+        parts.append(
+            f"**{result['model']}**, {environment['date'][:10]}, commit "
+            f"`{environment['commit'][:10]}`, {machine}, threads: {environment['cpu_threads']}, "
+            f"load of the machine before: {result['load_average']:.1f}, {engine}.\n\n"
+            + serve_table(result)
+        )
+    return "\n".join(parts)
 
 
 def accuracy_table(folder: Path) -> str:
@@ -253,6 +272,7 @@ def updated(root: Path) -> dict[str, str]:
         "config": config_table(),
         "families": family_table(),
         "measurements": tables(measured_results(results)),
+        "serving": serving_tables(results),
     }
     pages = {}
     for page, names in PAGES.items():

@@ -74,35 +74,45 @@ QWEN_TEMPLATE = _TEMPLATE.replace("VIDEO", "<|vision_start|><|video_pad|><|visio
 )
 
 
-def write_llava_onevision(folder: Path) -> None:
-    """A LLaVA-OneVision checkpoint of 36 tokens a frame."""
-    tokenizer = _tokenizer(_LLAVA_SPECIAL)
+def write_llava_onevision(folder: Path, *, half_billion: bool = False) -> None:
+    """A LLaVA-OneVision checkpoint of 36 tokens a frame.
+
+    Args:
+        half_billion: the shapes of llava-onevision-qwen2-0.5b, to measure with: its decoder, its
+            vocabulary, its 196 tokens a frame, and a vision tower of its widths with two of its 26
+            layers, so that a CPU answers within seconds.
+    """
+    tokenizer = _tokenizer(_LLAVA_SPECIAL, entries=152000 if half_billion else 0)
+    side = 384 if half_billion else IMAGE_SIZE_PX
+    patch = 14 if half_billion else PATCH_PX
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(
-            hidden_size=64,
-            intermediate_size=128,
+            hidden_size=1152 if half_billion else 64,
+            intermediate_size=4304 if half_billion else 128,
             num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=IMAGE_SIZE_PX,
-            patch_size=PATCH_PX,
+            num_attention_heads=16 if half_billion else 2,
+            image_size=side,
+            patch_size=patch,
             vision_use_head=False,
         ),
-        text_config=Qwen2Config(**_TEXT, **_token_ids(tokenizer)),
+        text_config=Qwen2Config(
+            **{**_TEXT, **(_HALF_BILLION if half_billion else {}), **_token_ids(tokenizer)}
+        ),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
-        image_grid_pinpoints=[[IMAGE_SIZE_PX, IMAGE_SIZE_PX]],
-        tie_word_embeddings=False,
+        image_grid_pinpoints=[[side, side]],
+        tie_word_embeddings=half_billion,
     )
-    size = {"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX}
+    size = {"height": side, "width": side}
     processor = LlavaOnevisionProcessor(
         image_processor=LlavaOnevisionImageProcessor(
-            size=size, image_grid_pinpoints=[[IMAGE_SIZE_PX, IMAGE_SIZE_PX]]
+            size=size, image_grid_pinpoints=[[side, side]]
         ),
         tokenizer=tokenizer,
         video_processor=LlavaOnevisionVideoProcessor(size=size),
-        num_image_tokens=(IMAGE_SIZE_PX // PATCH_PX) ** 2,
+        num_image_tokens=(side // patch) ** 2,
         vision_feature_select_strategy="full",
         chat_template=LLAVA_TEMPLATE,
     )
@@ -244,7 +254,10 @@ WRITERS = {
 def main() -> None:
     """``python vllm_checkpoints.py KIND FOLDER``: a checkpoint to measure with."""
     kind, folder = sys.argv[1:]
-    measured = {"qwen2_5_vl_0.5b": partial(write_qwen2_5_vl, half_billion=True)}
+    measured = {
+        "qwen2_5_vl_0.5b": partial(write_qwen2_5_vl, half_billion=True),
+        "llava_onevision_0.5b": partial(write_llava_onevision, half_billion=True),
+    }
     (WRITERS | measured)[kind](Path(folder))
 
 

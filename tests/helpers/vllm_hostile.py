@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from vllm_checkpoints import QWEN3_PLANES
 
 from prunevid_kernels.benchmarks.embedded.sample_clip import SAMPLE_CLIP
 
@@ -95,7 +96,18 @@ def hostile_requests(family: str) -> list[Hostile]:
         Hostile("no-video", 400, "video", (video_part("data:video/mp4;base64,AAAA"),)),
         Hostile("no-tensor", 400, "return_tensors", (video_part(),), {"return_tensors": "np"}),
     ]
-    return common + list(_frames() if family == "llava_onevision" else _grids())
+    if family == "llava_onevision":
+        return common + list(_frames())
+    if family == "qwen2_5_vl":
+        return common + list(_grids(WIDTH, "pixel_values_videos")) + list(_seconds())
+    width = width_of(family)
+    # transformers' own processor fails there, and its message repeats what it was given.
+    return common + list(_grids(width, "temporal_patch_size")) + list(_timestamps(width))
+
+
+def width_of(family: str) -> int:
+    """Values of a video's token, planes of the tower's earlier layers included."""
+    return WIDTH * (1 + QWEN3_PLANES) if family == "qwen3_vl" else WIDTH
 
 
 def _frames() -> Iterator[Hostile]:
@@ -121,11 +133,11 @@ def _plain(tokens: Tensor) -> dict[str, Any]:
     return {"type": "video_embeds", "video_embeds": _encoded(tokens)}
 
 
-def _grids() -> Iterator[Hostile]:
-    tokens = torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(0))
+def _grids(width: int, temporal: str) -> Iterator[Hostile]:
+    tokens = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
     for name, arguments, says in (
         ("patch-size", {"patch_size": 7}, "pixel_values_videos"),
-        ("temporal-patch", {"temporal_patch_size": 1}, "pixel_values_videos"),
+        ("temporal-patch", {"temporal_patch_size": 1}, temporal),
         ("merge-size", {"merge_size": 1}, "video_grid_thw"),
     ):
         yield Hostile(name, 400, says, (video_part(),), arguments)
@@ -134,9 +146,9 @@ def _grids() -> Iterator[Hostile]:
         "infinite": tokens.where(tokens < 2, -INF),
         "few": tokens[:60],
         "many": torch.cat([tokens, tokens]),
-        "wide": torch.zeros(64, WIDTH + 1),
+        "wide": torch.zeros(64, width + 1),
         "three-axes": tokens[None],
-        "integers": torch.ones(64, WIDTH, dtype=torch.int64),
+        "integers": torch.ones(64, width, dtype=torch.int64),
     }.items():
         yield Hostile(f"embeddings-{name}", 400, "video_embeds", (embeddings_part(values),))
     for name, grid in {
@@ -148,13 +160,38 @@ def _grids() -> Iterator[Hostile]:
         yield Hostile(f"grid-{name}", 400, "video_grid_thw", (embeddings_part(tokens, grid),))
     overflow = embeddings_part(tokens, (2**40, 2**20, 2**20))
     yield Hostile("grid-overflow", 400, "video_embeds", (overflow,))
-    frames = embeddings_part(torch.zeros(4 * 4097, WIDTH), (4097, 4, 4))
+    frames = embeddings_part(torch.zeros(4 * 4097, width), (4097, 4, 4))
     yield Hostile("frames", 400, "frames", (frames,))
-    large = embeddings_part(torch.zeros(4100, WIDTH), (1, 4, 4100))
+    large = embeddings_part(torch.zeros(4100, width), (1, 4, 4100))
     yield Hostile("tokens-a-frame", 400, "tokens a frame", (large,))
+
+
+def _seconds() -> Iterator[Hostile]:
+    tokens = torch.randn(64, WIDTH, generator=torch.Generator().manual_seed(0))
     for name, seconds in {"nan": NAN, "infinite": INF, "negative": -1.0, "long": 11000.0}.items():
         part = embeddings_part(tokens, second_per_grid_ts=torch.tensor(seconds))
         yield Hostile(f"seconds-{name}", 400, "second_per_grid_ts", (part,))
+    yield _overflow(WIDTH)
     # Each would do alone; together they leave the table of positions.
     part = embeddings_part(tokens, second_per_grid_ts=torch.tensor(8000.0))
     yield Hostile("seconds-together", 400, "second_per_grid_ts", (part,) * 3)
+
+
+def _overflow(width: int, **more: Tensor) -> Hostile:
+    """Numbers, and no number is their sum: known to the worker alone."""
+    part = embeddings_part(torch.full((64, width), 3e38), **more)
+    return Hostile("embeddings-overflow", 500, "", (part,))
+
+
+def _timestamps(width: int) -> Iterator[Hostile]:
+    tokens = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
+    yield Hostile("no-timestamps", 400, "timestamps", (embeddings_part(tokens),))
+    for name, seconds in {
+        "few": [0.5, 1.5],
+        "nan": [0.5, NAN, 2.5, 3.5],
+        "infinite": [0.5, 1.5, 2.5, INF],
+        "negative": [-0.5, 1.5, 2.5, 3.5],
+    }.items():
+        part = embeddings_part(tokens, timestamps=torch.tensor(seconds))
+        yield Hostile(f"timestamps-{name}", 400, "timestamps", (part,))
+    yield _overflow(width, timestamps=torch.arange(4.0))

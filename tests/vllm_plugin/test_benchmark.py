@@ -30,10 +30,13 @@ def test_the_benchmark_measures_a_server_with_and_without_pruning(
     assert results["prompt_tokens"]["merged"] == 72
     assert list(results["servers"]) == ["unpruned", "pruned"]  # the engine prunes no such model
     for loads in results["servers"].values():
-        assert [load["requests"] for load in loads] == [2, 8]
+        assert [load["requests"] for load in loads] == [8, 8]
     assert results["server_options"] == list(SERVER_OPTIONS)
     assert vllm.__version__ in results["engine"].values()
     assert CPU_FIGURES in result.stdout
+    for merges, waves_of in zip(results["merging"], (8, 8), strict=True):
+        assert merges["videos"] == waves_of
+        assert 0 < merges["share"] < 1
 
 
 def test_the_benchmark_measures_the_engines_own_pruning(
@@ -46,6 +49,7 @@ def test_the_benchmark_measures_the_engines_own_pruning(
     results = json.loads((tmp_path / "serve.json").read_text())
     assert list(results["servers"]) == ["unpruned", "pruned", "evs"]
     assert results["prompt_tokens"]["evs"] == results["prompt_tokens"]["pruned"]
+    assert [merges["videos"] for merges in results["merging"]] == [4]
 
 
 def test_a_server_that_cannot_start_says_why(checkpoints: dict[str, Path], tmp_path: Path) -> None:

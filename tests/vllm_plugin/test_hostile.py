@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from vllm_engines import START_LIMIT_S, pruned_server
+from vllm_engines import FAMILIES, START_LIMIT_S, pruned_server
 from vllm_hostile import WIDTH, embeddings_part, hostile_requests, send, video_part
 
 from prunevid_kernels.benchmarks.cost.serve.server import running_server
@@ -21,7 +21,7 @@ TOGETHER = 4  # hostile requests beside a good one
 GROWTH_BYTES = 64 << 20  # what allocators keep; a leaked video of each request would be more
 
 
-@pytest.fixture(scope="module", params=["llava_onevision", "qwen2_5_vl"])
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

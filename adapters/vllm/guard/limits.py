@@ -96,16 +96,22 @@ def check_positions(
 
 
 def check_timestamps(timestamps: Any, frames: Sequence[int]) -> None:
-    """Each video has a timestamp for each of its frames.
+    """Each video has a timestamp, in seconds, for each of its frames.
 
     Raises:
-        ValueError: fewer, or none.
+        ValueError: another number, or none; NaN, infinite or negative.
     """
     counts = [len(one) for one in (() if timestamps is None else timestamps)]
     if counts != list(frames):
         raise ValueError(
             f"timestamps must be as many as the videos' frames, {list(frames)}, got {counts}"
         )
+    for one in timestamps:
+        seconds = torch.as_tensor(one, dtype=torch.float64).flatten()
+        if not (seconds.isfinite() & (seconds >= 0)).all():
+            raise ValueError(
+                f"timestamps must be finite and not negative, in seconds, got {seconds.tolist()}"
+            )
 
 
 def positions_of_a_video(videos: int, rows: int, prompt: int) -> int:

@@ -30,6 +30,9 @@ def serve_command(
     waves: Annotated[
         int, typer.Option(help="Times the servers take turns at each --concurrency.")
     ] = 4,
+    wave_requests: Annotated[
+        int, typer.Option(help="Requests in a turn, where that is more than --concurrency.")
+    ] = 4,
     warm_waves: Annotated[
         int, typer.Option(help="Turns before those, which do not count: a first batch may compile.")
     ] = 1,
@@ -61,6 +64,9 @@ def serve_command(
     start_limit_s: Annotated[
         float, typer.Option(help="Seconds to wait for a server to start.")
     ] = 600.0,
+    request_limit_s: Annotated[
+        float, typer.Option(help="Seconds after which a request has failed.")
+    ] = 300.0,
     out: Annotated[
         Path, typer.Option(help="Folder to write table, JSON and server logs to.")
     ] = Path("serve-benchmark"),
@@ -93,12 +99,14 @@ def serve_command(
             retain=retain,
             concurrency=tuple(concurrency or (1, 4, 16, 32)),
             waves=waves,
+            wave_requests=wave_requests,
             warm_waves=warm_waves,
             max_tokens=max_tokens,
             methods=_methods(engine_method),
             urls=urls,
             server_options=tuple(shlex.split(server_options)),
             start_limit_s=start_limit_s,
+            request_limit_s=request_limit_s,
         )
         results = bench_serve(request, out=out, progress=lambda line: say(line, file=sys.stderr))
     except (ValueError, ServerError, RequestError, ServeCheckError) as error:
@@ -111,6 +119,9 @@ def serve_command(
     keys = ("kind", "device", "environment")
     found = {"results": str(out / "serve.json")} | {key: results[key] for key in keys}
     print_summary(found, as_json)
+    if needed := {"unpruned", "pruned"} & results["deaths"].keys():
+        dead = [f"{name}: {results['deaths'][name]['error']}" for name in sorted(needed)]
+        fail(f"a server died, the figures of the others are kept: {', '.join(dead)}")
 
 
 def _methods(named: list[str] | None) -> tuple[str, ...] | None:

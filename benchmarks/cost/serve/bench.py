@@ -9,16 +9,18 @@ The servers stand beside each other and take turns, a wave of requests each, so 
 has other work to do is as slow for one as for the other: ratios are of waves that followed each
 other. No number is reported unless the pruned server's usage counts exactly the budgeted tokens and
 the engine's own methods keep as many, within one percent. How many visual tokens the video has is
-found out by asking the pruned server to keep one.
+found out by asking the pruned server to keep one. A server that dies is reported as one that died
+(turns.py), and how long the merges took by the plugin's own clock (merge_times.py).
 """
 
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ import torch
 from prunevid_kernels import budget_tokens
 
 from ...support.environment import describe
-from .client import Client, Load, Reply
+from .client import Client, Load
+from .merge_times import ENVIRONMENT, OPTIONS, is_taken, read_clock, start_clock
 from .plot import serve_plot
 from .server import running_server
 from .subjects import (
@@ -41,6 +44,7 @@ from .subjects import (
     options_of,
 )
 from .table import table
+from .turns import Turns, Wave, ratios
 
 MAX_CONCURRENCY = 64
 MAX_REQUESTS_A_LEVEL = 512
@@ -61,7 +65,9 @@ class ServeRequest:
         video: mp4 file to ask about.
         retain: share of the visual tokens that pruned servers keep.
         concurrency: levels, each 1 to :data:`MAX_CONCURRENCY`.
-        waves: how often the servers take turns at each level, with as many requests as the level.
+        waves: how often the servers take turns at each level.
+        wave_requests: requests of a wave, or as many as the level if that is more: a single one
+            says little.
         warm_waves: such waves before those that count; the first batch of a size may compile.
         max_tokens: of every answer.
         methods: the engine's own methods to measure as well; None: those it has for the model.
@@ -77,6 +83,7 @@ class ServeRequest:
     retain: float
     concurrency: tuple[int, ...]
     waves: int = 4
+    wave_requests: int = 4
     warm_waves: int = 1
     max_tokens: int = 16
     methods: tuple[str, ...] | None = None
@@ -93,7 +100,11 @@ class ServeRequest:
                 )
         if not self.concurrency:
             raise ValueError("concurrency must name at least one level, got none")
-        most = MAX_REQUESTS_A_LEVEL // max(self.concurrency)
+        if not 1 <= self.wave_requests <= MAX_CONCURRENCY:
+            raise ValueError(
+                f"wave_requests must be between 1 and {MAX_CONCURRENCY}, got {self.wave_requests}"
+            )
+        most = MAX_REQUESTS_A_LEVEL // max(*self.concurrency, self.wave_requests)
         if not 1 <= self.waves <= most:
             raise ValueError(f"waves must be between 1 and {most}, got {self.waves}")
         if not 0 <= self.warm_waves <= most:
@@ -153,7 +164,7 @@ def check(unpruned: int, pruned: Client, retain: float) -> PromptTokens:
     return PromptTokens(unpruned, came, visual, merged)
 
 
-def check_engine(method: str, client: Client, tokens: PromptTokens) -> int:
+def check_engine(method: str, client: Client, *, tokens: PromptTokens) -> int:
     """The prompt tokens of the engine's own method, which must be as many as the pruned server's.
 
     Raises:
@@ -176,56 +187,101 @@ def bench_serve(
 
     Raises:
         ValueError: a model that cannot be served. ServerError, RequestError, ServeCheckError: a
-            server that does not come up, does not answer, or does not prune as it says.
+            server that does not come up, fails a request and lives on, or does not prune as it
+            says.
     """
     out.mkdir(parents=True, exist_ok=True)
     is_own = not request.urls
-    with ExitStack() as stack:
-        urls = _start(request, stack, out, progress) if is_own else request.urls
-        clients = {
-            subject: Client(
-                url,
-                request.video,
-                max_tokens=request.max_tokens,
-                request_limit_s=request.request_limit_s,
-            )
-            for subject, url in urls.items()
-        }
-        tokens = check(clients[UNPRUNED].ask().prompt_tokens, clients[PRUNED], request.retain)
-        others = [subject for subject in clients if subject not in (UNPRUNED, PRUNED)]
-        counted = {name: check_engine(name, clients[name], tokens) for name in others}
-        loads: dict[str, list[Load]] = {subject: [] for subject in clients}
-        ratios = []
-        for level in request.concurrency:
-            waves = _level(clients, level, request.warm_waves, request.waves)
-            for subject, done in waves.items():
-                replies = [reply for wave, _ in done for reply in wave]
-                loads[subject].append(Load.of(level, replies, sum(wall for _, wall in done)))
-            ratios.append(_ratios(level, waves))
-            speeds = [f"{name} {loads[name][-1].requests_per_s:.2f}" for name in loads]
-            progress(f"concurrency {level}: requests/s: {', '.join(speeds)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results: dict[str, Any] = {
+        "schema_version": 1,
         "kind": "serve",
         "model": request.model.name if is_own else f"served at {request.urls[PRUNED]}",
         "video": request.video.name,
         "retain": request.retain,
         "max_tokens": request.max_tokens,
         "waves": request.waves,
+        "wave_requests": request.wave_requests,
         "warm_waves": request.warm_waves,
-        "prompt_tokens": asdict(tokens) | counted,
-        "servers": {name: [asdict(load) for load in done] for name, done in loads.items()},
-        "ratios": ratios,
         "server_options": list(request.server_options) if is_own else None,
         "engine": _engine() if is_own else None,
         "device": device.type if is_own else None,
         "note": _note(is_own, device),
         "environment": describe(device),
+        "load_average": os.getloadavg()[0],
     }
-    (out / "serve.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    (out / "serve.md").write_text(table(results), encoding="utf-8")
-    (out / "serve.png").write_bytes(serve_plot(results))
+    with ExitStack() as stack:
+        urls = _start(request, stack, out, progress) if is_own else request.urls
+        for measured in _levels(request, urls, out if is_own else None, progress):
+            results |= measured
+            (out / "serve.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            (out / "serve.md").write_text(table(results), encoding="utf-8")
+            (out / "serve.png").write_bytes(serve_plot(results))
     return results
+
+
+def _levels(
+    request: ServeRequest,
+    urls: Mapping[str, str],
+    logs: Path | None,
+    progress: Callable[[str], None],
+) -> Iterator[dict[str, Any]]:
+    """What is known after each level, as keys of the results; so a run that is cut leaves what it
+    has measured. ``logs`` is the folder of our own servers'."""
+    clients = {
+        subject: Client(
+            url,
+            request.video,
+            max_tokens=request.max_tokens,
+            request_limit_s=request.request_limit_s,
+        )
+        for subject, url in urls.items()
+    }
+    turns = Turns(
+        clients,
+        {name: _log(logs, name) for name in clients} if logs else {},
+        request.wave_requests,
+    )
+    tokens = check(clients[UNPRUNED].ask().prompt_tokens, clients[PRUNED], request.retain)
+    counted = {}
+    for name in [name for name in clients if name not in (UNPRUNED, PRUNED)]:
+        came = turns.ask(name, partial(check_engine, name, tokens=tokens), level=1)
+        if came is not None:
+            counted[name] = came
+    has_clock = logs is not None and not is_taken(request.server_options)
+    loads: dict[str, list[Load]] = {subject: [] for subject in clients}
+    compared, merging = [], []
+    for level in request.concurrency:
+        turns.warm(level, request.warm_waves)
+        clocked = urls[PRUNED] if has_clock and PRUNED in turns.living else None
+        if clocked is not None:
+            start_clock(clocked)
+        waves = turns.level(level, request.waves)
+        if clocked is not None and PRUNED in waves:
+            merges = read_clock(clocked, level, _wall_s(waves[PRUNED]))
+            merging.append(asdict(merges))
+        for subject, done in waves.items():
+            replies = [reply for wave, _ in done for reply in wave]
+            loads[subject].append(Load.of(level, replies, _wall_s(done)))
+        compared.append(ratios(level, waves))
+        speeds = [f"{name} {loads[name][-1].requests_per_s:.2f}" for name in waves]
+        speeds += [f"{name} died ({death.error})" for name, death in turns.deaths.items()]
+        progress(f"concurrency {level}: requests/s: {', '.join(speeds)}")
+        yield {
+            "prompt_tokens": asdict(tokens) | counted,
+            "servers": {name: [asdict(load) for load in done] for name, done in loads.items()},
+            "deaths": {name: asdict(death) for name, death in turns.deaths.items()},
+            "ratios": compared,
+            "merging": merging if has_clock else None,
+        }
+
+
+def _wall_s(waves: Sequence[Wave]) -> float:
+    return sum(wall for _, wall in waves)
+
+
+def _log(folder: Path, subject: str) -> Path:
+    return folder / f"{subject}.log"
 
 
 def _start(
@@ -243,46 +299,20 @@ def _start(
     for subject in subjects:
         options = [*request.server_options, *options_of(subject, architecture, request.retain)]
         options += device[subject]
+        environment = {}
+        if subject == PRUNED and not is_taken(request.server_options):
+            options += OPTIONS
+            environment = ENVIRONMENT
         progress(f"{subject}: starting the server ...")
         started = running_server(
-            request.model, options, log=out / f"{subject}.log", start_limit_s=request.start_limit_s
+            request.model,
+            options,
+            log=_log(out, subject),
+            start_limit_s=request.start_limit_s,
+            environment=environment,
         )
         urls[subject] = stack.enter_context(started)
     return urls
-
-
-Wave = tuple[list[Reply], float]
-
-
-def _level(
-    clients: dict[str, Client], level: int, warm_waves: int, waves: int
-) -> dict[str, list[Wave]]:
-    """The servers take turns, each time beginning with another one."""
-    for client in [*clients.values()] * warm_waves:
-        client.wave(level, level)
-    done: dict[str, list[Wave]] = {subject: [] for subject in clients}
-    order = list(clients)
-    for _ in range(waves):
-        for subject in order:
-            done[subject].append(clients[subject].wave(level, level))
-        order = [*order[1:], order[0]]
-    return done
-
-
-def _ratios(level: int, waves: dict[str, list[Wave]]) -> dict[str, Any]:
-    """How many times as many requests a second the pruned server answers: median, lowest and
-    highest of the waves."""
-    pruned = [wall for _, wall in waves[PRUNED]]
-    ratios: dict[str, Any] = {"concurrency": level}
-    for subject, done in waves.items():
-        if subject != PRUNED:
-            each = [wall / own for (_, wall), own in zip(done, pruned, strict=True)]
-            ratios[subject] = {
-                "median": statistics.median(each),
-                "lowest": min(each),
-                "highest": max(each),
-            }
-    return ratios
 
 
 def _engine() -> dict[str, str]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 
 QUESTION = "What happens in this video?"
@@ -91,6 +92,11 @@ class Client:
         self._max_tokens = max_tokens
         self._limit_s = request_limit_s
 
+    @property
+    def health_url(self) -> str:
+        """Answers with 200 while the engine lives."""
+        return self._base_url.removesuffix("/v1") + "/health"
+
     def ask(self, retain: float | None = None) -> Reply:
         """One request on its own; ``retain`` is sent as the request's own share."""
         return self._run(1, 1, retain)[0][0]
@@ -131,7 +137,7 @@ class Client:
 
                 start = time.perf_counter()
                 replies = await asyncio.gather(*(one() for _ in range(requests)))
-            except (openai.OpenAIError, asyncio.TimeoutError) as error:
+            except (openai.OpenAIError, httpx.HTTPError, asyncio.TimeoutError) as error:
                 kind = type(error).__name__
                 raise RequestError(f"{self._base_url}: a request failed: {kind} {error}") from error
             return replies, time.perf_counter() - start

@@ -8,6 +8,7 @@ leaving the block stops all of them, whatever happened inside; SIGTERM, too, lea
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,6 +22,11 @@ from pathlib import Path
 from typing import IO
 
 HOST = "127.0.0.1"
+# A traceback's last line: bare, or as vLLM's processes log it.
+_RAISED = re.compile(
+    r"(?:\(.*?pid=\d+\) )?(?:ERROR [^\[]*\[[^\]]*\] )?(?:\w+\.)*"
+    r"(?P<error>(?P<kind>[A-Z]\w*(?:Error|Exception))(?:: .*)?)"
+)
 STOP_LIMIT_S = 5.0
 
 
@@ -110,6 +116,16 @@ def _wait_until_healthy(
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.5)  # not up yet
     raise ServerError(f"the server did not answer within {limit_s:.0f} s: {_tail(log)}")
+
+
+def cause_of_death(log: Path) -> str | None:
+    """The line of a log that says why the engine ended: the first error that is one of its worker
+    or engine, and not of who noticed that they were gone. None if no line does."""
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        found = _RAISED.fullmatch(line.strip())
+        if found is not None and found["kind"] != "EngineDeadError":
+            return found["error"]
+    return None
 
 
 def _tail(log: Path, lines: int = 5) -> str:

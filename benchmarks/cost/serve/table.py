@@ -13,7 +13,8 @@ COLUMNS = (
 
 
 def table(results: dict[str, Any]) -> str:
-    """A row for each level and server, with how many times as fast the pruned one is."""
+    """A row for each level and server, with how many times as fast the pruned one is; a server that
+    died says so in its place."""
     tokens = results["prompt_tokens"]
     lines = [
         f"{results['model']}, {results['video']}: {tokens['visual']} visual tokens, "
@@ -25,11 +26,24 @@ def table(results: dict[str, Any]) -> str:
         "|---|---|---:|---:|---:|---:|---|",
     ]
     for index, ratios in enumerate(results["ratios"]):
+        level = ratios["concurrency"]
         for name, loads in results["servers"].items():
+            if index >= len(loads):
+                death = results["deaths"][name]
+                died = f"died at {death['concurrency']} at once: `{death['error']}`"
+                lines.append(f"| {level} | {name} | {died} |{' |' * len(COLUMNS)}")
+                continue
             load = loads[index]
             cells = [f"{load[key]:.{digits}f}" for key, _, digits in COLUMNS]
             ratio = ratios.get(name)
             faster = "-" if ratio is None else "{median:.2f} ({lowest:.2f} to {highest:.2f})"
             cells.append(faster.format(**(ratio or {})))
-            lines.append(f"| {load['concurrency']} | {name} | {' | '.join(cells)} |")
+            lines.append(f"| {level} | {name} | {' | '.join(cells)} |")
+    if results["merging"]:
+        each = [
+            f"{merges['ms_per_video']:.1f} ms a video and {merges['share']:.1%} of the time at "
+            f"{merges['concurrency']}"
+            for merges in results["merging"]
+        ]
+        lines += ["", f"The merge itself, by the plugin's own clock: {', '.join(each)}."]
     return "\n".join(lines) + "\n"

@@ -139,6 +139,14 @@ def test_every_frame_has_a_timestamp() -> None:
             check_timestamps(timestamps, [2, 1])
 
 
+@pytest.mark.parametrize("bad", [NAN, INF, -0.5])
+def test_timestamps_are_times(bad: float) -> None:
+    for timestamps in ([[0.5, bad]], [torch.tensor([0.5, bad])]):
+        with pytest.raises(ValueError, match="timestamps must be finite and not negative"):
+            check_timestamps(timestamps, [2])
+    check_timestamps([[0.0, 0.5]], [2])
+
+
 def test_all_videos_of_a_prompt_fit_the_rotary_table() -> None:
     assert positions_of_a_video(0, 131072, 4096) == POSITIONS
     assert positions_of_a_video(1, 131072, 4096) == POSITIONS

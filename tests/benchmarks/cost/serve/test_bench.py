@@ -8,19 +8,12 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
+from serve_stand_in import TEXT, VISUAL, bench, stand_in
 
-from prunevid_kernels import budget_tokens
-from prunevid_kernels.benchmarks.cli import app
 from prunevid_kernels.benchmarks.cost.serve.bench import ServeRequest
 from prunevid_kernels.benchmarks.cost.serve.client import (
     Client,
@@ -38,68 +31,6 @@ from prunevid_kernels.benchmarks.cost.serve.subjects import (
     options_of,
 )
 from prunevid_kernels.benchmarks.cost.serve.table import table
-
-VISUAL, TEXT = 288, 30
-
-
-@contextmanager
-def stand_in(
-    share: float,
-    *,
-    wrong_by: int = 0,
-    missing_tokens: int = 0,
-    status: int = 200,
-    seen: list[str] | None = None,
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server that keeps ``share``; yields its URL and the requests that it gets."""
-    requests: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Nothing on stderr."""
-
-        def do_GET(self) -> None:
-            self._send("application/json", json.dumps({"object": "list", "data": [{"id": "m"}]}))
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            requests.append(body)
-            if seen is not None:
-                seen.append(f"http://{self.headers['Host']}/v1")
-            own = body.get("mm_processor_kwargs", {}).get("prunevid_retain", share)
-            prompt = TEXT + budget_tokens(1, VISUAL, own) + (wrong_by if own == share else 0)
-            said = body["max_tokens"] - missing_tokens
-            usage = {"prompt_tokens": prompt, "completion_tokens": said, "total_tokens": prompt}
-            deltas = [{"role": "assistant", "content": ""}, *[{"content": "a"}] * said]
-            chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
-            chunks.append({"choices": [], "usage": usage})
-            self._send(
-                "text/event-stream",
-                "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n",
-            )
-
-        def _send(self, kind: str, text: str) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", requests
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def bench(out: Path, unpruned: str, pruned: str, *options: str) -> Any:
-    urls = ["--unpruned-url", unpruned, "--pruned-url", pruned]
-    arguments = ["bench", "serve", *urls, "--out", str(out), "--concurrency", "2", *options]
-    return CliRunner().invoke(app, arguments)
 
 
 def test_measures_two_servers(tmp_path: Path) -> None:
@@ -148,6 +79,16 @@ def test_servers_take_turns_and_begin_in_turn(tmp_path: Path) -> None:
     turns = "".join(names[url] for url in order)
     # The check, then both levels: a warm wave of each, and two waves, the second in reverse.
     assert turns == "uppp" + "uupp" + "uupp" + "ppuu" + "up" + "up" + "pu"
+
+
+def test_a_wave_has_as_many_requests_as_asked_for(tmp_path: Path) -> None:
+    with stand_in(1.0) as (unpruned, _), stand_in(0.2) as (pruned, requests):
+        options = ["--wave-requests", "3", "--waves", "2", "--concurrency", "5"]
+        result = bench(tmp_path, unpruned, pruned, *options)
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "serve.json").read_text())
+    assert [load["requests"] for load in written["servers"]["pruned"]] == [2 * 3, 2 * 5]
+    assert len(requests) == 3 + 3 * (3 + 5)
 
 
 def test_an_engine_that_keeps_more_is_not_compared(tmp_path: Path) -> None:
@@ -229,6 +170,7 @@ def test_a_server_that_refuses_is_an_error(tmp_path: Path) -> None:
     [
         pytest.param(["--concurrency", "65"], "between 1 and 64, got 65", id="concurrency"),
         pytest.param(["--waves", "0"], "waves must be between 1 and 256", id="waves"),
+        pytest.param(["--wave-requests", "65"], "wave_requests must be between", id="requests"),
         pytest.param(["--warm-waves", "-1"], "warm_waves must be between 0 and 256", id="warm"),
         pytest.param(["--retain", "1"], r"retain must be in (0, 1), got 1.0", id="retain"),
         pytest.param(["--max-tokens", "0"], "max_tokens must be at least 1", id="max-tokens"),
@@ -325,9 +267,11 @@ def test_a_table_has_a_row_for_each_level() -> None:
         "prompt_tokens": {"unpruned": 40, "pruned": 20, "visual": 30, "merged": 10},
         "servers": {"unpruned": [vars(load)], "pruned": [vars(load)]},
         "ratios": [{"concurrency": 2, "unpruned": {"median": 1.5, "lowest": 1.25, "highest": 2}}],
+        "merging": [{"concurrency": 2, "videos": 4, "ms_per_video": 3.14, "share": 0.0123}],
     }
     assert "| 2 | unpruned | 2.00 | 4.0 | 200 | 400 | 1.50 (1.25 to 2.00) |" in table(results)
     assert "| 2 | pruned | 2.00 | 4.0 | 200 | 400 | - |" in table(results)
+    assert "own clock: 3.1 ms a video and 1.2% of the time at 2." in table(results)
 
 
 @pytest.mark.parametrize(
