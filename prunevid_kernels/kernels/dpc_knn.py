@@ -88,16 +88,21 @@ def _densities_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """Program (set, block of its rows), blocks fastest. With SPLIT_C the sets are the groups of
-    ``num_frames`` frames, and the static ones have as many parts as their segment has room for."""
+    ``num_frames`` frames of ``max_points`` tokens, and the static ones have as many parts as their
+    segment has room for."""
     blocks = tl.cdiv(max_points, BLOCK_M)
     points, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     first = tl.load(first_row_ptr + points).to(tl.int64)
     n = (tl.load(end_row_ptr + points) - first).to(tl.int32)
     if block * BLOCK_M < n:
+        gram_stride = tl.cast(gram_split_stride, tl.int64)
+        norm_stride = tl.cast(norm_split_stride, tl.int64)
         if SPLIT_C > 0:
-            if points >= num_frames:
+            if points >= num_frames:  # a part in the rows of each frame of the segment
                 length = tl.load(segment_length_ptr + points - num_frames)
                 num_splits = tl.cdiv(C, channels_per_part(C, length, SPLIT_C))
+                norm_stride = tl.cast(max_points, tl.int64)
+                gram_stride = norm_stride * pitch
         gram_ptr += first * pitch
         norm_ptr += first
         square_ptr += first * pitch
@@ -111,8 +116,8 @@ def _densities_kernel(
         norm_j = tl.zeros([BLOCK_N], dtype=tl.float32)
         product = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
         for split in tl.range(0, num_splits, loop_unroll_factor=2):  # two parts under way
-            part_norm_ptr = norm_ptr + split * tl.cast(norm_split_stride, tl.int64)
-            part_gram_ptr = gram_ptr + split * tl.cast(gram_split_stride, tl.int64)
+            part_norm_ptr = norm_ptr + split * norm_stride
+            part_gram_ptr = gram_ptr + split * gram_stride
             norm_i += tl.load(part_norm_ptr + i, mask=i < n, other=0.0)  # [BLOCK_M]
             norm_j += tl.load(part_norm_ptr + j, mask=j < n, other=0.0)  # [BLOCK_N]
             product += tl.load(part_gram_ptr + tile, mask=stored, other=0.0)  # [BLOCK_M, BLOCK_N]
