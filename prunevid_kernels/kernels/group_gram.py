@@ -28,10 +28,10 @@ from prunevid_kernels.kernels.means.frame_mean import MAX_OFFSET_BLOCKS, channel
 
 
 @triton.jit
-def channels_per_part(C, length, SPLIT_C: tl.constexpr):
-    """Channels of each part of the Gram matrix of a segment's static tokens. The segment's
-    ``length`` frames have room for a part each."""
-    return tl.cdiv(tl.cdiv(C, SPLIT_C), length) * SPLIT_C
+def channels_per_part(C, num_rooms, SPLIT_C: tl.constexpr):
+    """Channels of each part of the Gram matrix of a segment's static tokens, which has room for
+    ``num_rooms`` parts."""
+    return tl.cdiv(tl.cdiv(C, SPLIT_C), num_rooms) * SPLIT_C
 
 
 @triton.jit
@@ -254,11 +254,13 @@ def _group_gram_kernel(
 ):
     """Program (frame and part, tile row, tile column), frames fastest: a part of ``PART_C``
     channels of the dynamic tokens of a frame, or, after all of those, the part that the frame has
-    room for of the static tokens of its segment."""
+    room for, in each of as many matrices, of the static tokens of its segment."""
     frame, part = tl.program_id(0) % num_frames, tl.program_id(0) // num_frames
+    num_parts = tl.cdiv(C, PART_C)
     first_i, first_j = tl.program_id(1) * BLOCK, tl.program_id(2) * BLOCK
     if first_i <= first_j:
-        is_static = part == tl.cdiv(C, PART_C)
+        is_static = part >= num_parts
+        part = part % num_parts
         start = tl.load(segment_start_ptr + frame)
         length = tl.load(segment_length_ptr + start)
         num_static = tl.load(static_count_ptr + start)
@@ -268,15 +270,16 @@ def _group_gram_kernel(
             size_ptr = tl.where(is_static, static_size_ptr + start, frame_size_ptr + frame)
             size = tl.load(size_ptr)
             largest_passed = tl.where(size > 1, size, N)  # one cluster holds all
-        part_channels = tl.where(is_static, channels_per_part(C, length, SPLIT_C), PART_C)
-        first_c = tl.where(is_static, frame - start, part) * part_channels
+        static_channels = channels_per_part(C, length * num_parts, SPLIT_C)
+        part_channels = tl.where(is_static, static_channels, PART_C)
+        first_c = tl.where(is_static, part * length + frame - start, part) * part_channels
         last_c = tl.minimum(first_c + part_channels, C)
         if (first_c < C) & (n > largest_passed) & (first_j < n):
             # A frame's rows: first those of static tokens, then those of its dynamic ones.
             before = tl.where(is_static, 0, num_static)
             position_ptr += start.to(tl.int64) * N + before
             row = frame.to(tl.int64) * N + before
-            row += tl.where(is_static, 0, part).to(tl.int64) * num_frames * N
+            row += part.to(tl.int64) * num_frames * N
             gram_ptr += row * pitch
             norm_ptr += row
             for IS_DIAGONAL in tl.static_range(2):
@@ -332,8 +335,8 @@ def group_gram(
 
     A segment of W frames has S static and D dynamic positions, S + D = N. In the N rows of each of
     its frames, the last D hold the products of that frame's dynamic tokens, of a part of the
-    channels in each of P matrices. The first S of the first matrix hold a part of the products of
-    the segment's static tokens. The parts are added up by their reader. So the few static groups,
+    channels in each of P matrices. The first S hold a part of the products of the segment's static
+    tokens: part ``p W + w`` in frame w of matrix p. The parts are added up by their reader. So the few static groups,
     whose float32 products cost six times as much, are spread over as many programs as the dynamic
     ones, and take no memory of their own.
 
@@ -367,7 +370,7 @@ def group_gram(
     launch(
         _group_gram_kernel,
         (*alike(x), channels, pitch),
-        ((num_parts + 1) * frames, tiles, tiles),
+        (2 * num_parts * frames, tiles, tiles),
         (
             x,
             frame_mean,
