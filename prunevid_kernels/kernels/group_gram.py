@@ -336,9 +336,9 @@ def group_gram(
     A segment of W frames has S static and D dynamic positions, S + D = N. In the N rows of each of
     its frames, the last D hold the products of that frame's dynamic tokens, of a part of the
     channels in each of P matrices. The first S hold a part of the products of the segment's static
-    tokens: part ``p W + w`` in frame w of matrix p. The parts are added up by their reader. So the few static groups,
-    whose float32 products cost six times as much, are spread over as many programs as the dynamic
-    ones, and take no memory of their own.
+    tokens: part ``p W + w`` in frame w of matrix p. The parts are added up by their reader. So the
+    few static groups, whose float32 products cost six times as much, are spread over as many
+    programs as the dynamic ones, and take no memory of their own.
 
     Args:
         x: [F, N, C] features.
