@@ -112,7 +112,9 @@ def _densities_kernel(
         norm_i = tl.zeros([BLOCK_M], dtype=tl.float32)
         norm_j = tl.zeros([BLOCK_N], dtype=tl.float32)
         product = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
-        for split in tl.range(0, num_splits, loop_unroll_factor=4):  # four parts under way
+        # Parts under way; of sets of any size, rows are longer.
+        UNDER_WAY: tl.constexpr = 4 if SPLIT_C > 0 else 2
+        for split in tl.range(0, num_splits, loop_unroll_factor=UNDER_WAY):
             later_row = (split % length).to(tl.int64) * max_points
             matrix = split // length
             part_norm_ptr = norm_ptr + later_row + matrix * tl.cast(norm_split_stride, tl.int64)

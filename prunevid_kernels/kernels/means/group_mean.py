@@ -88,18 +88,14 @@ def _group_mean_kernel(
     # [BLOCK_L]
     length = tl.load(segment_length_ptr + group % num_frames, mask=exists & is_static, other=1)
     size = tl.where(is_static, size * length, size)  # source tokens
-    any_static = tl.max(length, axis=0) > 1  # others are spared the divisions
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_L, BLOCK_C], dtype=tl.float32)
     for first in range(0, tl.max(size, axis=0), BLOCK_M):
         m = first + tl.arange(0, BLOCK_M)
         is_member = m[None, :] < size[:, None]  # [BLOCK_L, BLOCK_M]
-        place = tl.zeros([BLOCK_L, BLOCK_M], dtype=tl.int32) + m[None, :]
-        frame = tl.where(is_run[:, None], place, 0)
-        if any_static:
-            # Member m of a static cluster: frame m % length of its position m // length.
-            place = m[None, :] // length[:, None]
-            frame = tl.where(is_run[:, None], m[None, :], m[None, :] % length[:, None])
+        # Member m of a static cluster: frame m % length of its position m // length.
+        place = m[None, :] // length[:, None]
+        frame = tl.where(is_run[:, None], m[None, :], m[None, :] % length[:, None])
         member_ptrs = member_ptr + (frame_row + begin)[:, None] + place
         # [BLOCK_L, BLOCK_M]
         position = tl.load(member_ptrs, mask=is_member & (is_run == 0)[:, None], other=0)
