@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from prunevid_kernels import ops
+from prunevid_kernels import merging, ops
 from prunevid_kernels._validate import (
     Impl,
     check_videos,
@@ -80,12 +80,12 @@ def merge_videos(
     if config.merge and config.budget is None:
         if out is not None:
             raise ValueError("out needs a budget: without one the number of tokens is not known")
-        return ops.merge(features, frames, config, impl=impl)
+        return merging.merge(features, frames, config, impl=impl)
     retain = 1.0 if config.budget is None or not config.merge else config.budget
     budgets = [budget_tokens(count, tokens_per_frame, retain) for count in frames]
-    merged = ops.merge_to_budget(features, frames, budgets, config, impl=impl, out=out)
+    merged = merging.merge_to_budget(features, frames, budgets, config, impl=impl, out=out)
     if config.budget is None:  # no budget, no promise not to wait
-        merged = ops.require_finite(merged)
+        merged = merging.require_finite(merged)
     return merged
 
 

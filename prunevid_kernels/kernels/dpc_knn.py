@@ -88,16 +88,18 @@ def _densities_kernel(
     BLOCK_N: tl.constexpr,
 ):
     """Program (set, block of its rows), blocks fastest. With SPLIT_C the sets are the groups of
-    ``num_frames`` frames, and the static ones have as many parts as their segment has room for."""
+    ``num_frames`` frames of ``max_points`` tokens, and the static ones have as many parts as their
+    segment has room for."""
     blocks = tl.cdiv(max_points, BLOCK_M)
     points, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     first = tl.load(first_row_ptr + points).to(tl.int64)
     n = (tl.load(end_row_ptr + points) - first).to(tl.int32)
     if block * BLOCK_M < n:
+        length = n * 0 + 1
         if SPLIT_C > 0:
-            if points >= num_frames:
+            if points >= num_frames:  # a part in the rows of each frame of the segment
                 length = tl.load(segment_length_ptr + points - num_frames)
-                num_splits = tl.cdiv(C, channels_per_part(C, length, SPLIT_C))
+                num_splits = tl.cdiv(C, channels_per_part(C, length * num_splits, SPLIT_C))
         gram_ptr += first * pitch
         norm_ptr += first
         square_ptr += first * pitch
@@ -110,9 +112,14 @@ def _densities_kernel(
         norm_i = tl.zeros([BLOCK_M], dtype=tl.float32)
         norm_j = tl.zeros([BLOCK_N], dtype=tl.float32)
         product = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
-        for split in tl.range(0, num_splits, loop_unroll_factor=2):  # two parts under way
-            part_norm_ptr = norm_ptr + split * tl.cast(norm_split_stride, tl.int64)
-            part_gram_ptr = gram_ptr + split * tl.cast(gram_split_stride, tl.int64)
+        # Parts under way; of sets of any size, rows are longer.
+        UNDER_WAY: tl.constexpr = 4 if SPLIT_C > 0 else 2
+        for split in tl.range(0, num_splits, loop_unroll_factor=UNDER_WAY):
+            later_row = (split % length).to(tl.int64) * max_points
+            matrix = split // length
+            part_norm_ptr = norm_ptr + later_row + matrix * tl.cast(norm_split_stride, tl.int64)
+            part_gram_ptr = gram_ptr + later_row * pitch
+            part_gram_ptr += matrix * tl.cast(gram_split_stride, tl.int64)
             norm_i += tl.load(part_norm_ptr + i, mask=i < n, other=0.0)  # [BLOCK_M]
             norm_j += tl.load(part_norm_ptr + j, mask=j < n, other=0.0)  # [BLOCK_N]
             product += tl.load(part_gram_ptr + tile, mask=stored, other=0.0)  # [BLOCK_M, BLOCK_N]

@@ -94,17 +94,18 @@ def add_products(
     a_inside,
     b_inside,
     skipped,
-    C,
+    first_c,
+    last_c,
     SKIPPED_C: tl.constexpr,
     IS_DIAGONAL: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Add the products [BLOCK, BLOCK] of the 16-bit rows at the pointers, but for the blocks of
-    ``SKIPPED_C`` channels whose bit is set in ``skipped``."""
-    for c_start in range(0, C, BLOCK_C):
+    """Add the products [BLOCK, BLOCK], over channels [first_c, last_c), of the 16-bit rows at the
+    pointers, but for the blocks of ``SKIPPED_C`` channels whose bit is set in ``skipped``."""
+    for c_start in range(first_c, last_c, BLOCK_C):
         c = c_start + tl.arange(0, BLOCK_C)
-        c_inside = (c < C) & (((skipped >> (c_start // SKIPPED_C)) & 1) == 0)
+        c_inside = (c < last_c) & (((skipped >> (c_start // SKIPPED_C)) & 1) == 0)
         # a and b: [BLOCK, BLOCK_C]
         a = tl.load(
             a_ptrs[:, None] + c[None, :], mask=a_inside[:, None] & c_inside[None, :], other=0.0

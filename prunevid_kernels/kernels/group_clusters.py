@@ -315,7 +315,7 @@ def group_clusters(
             known before the videos' numbers of merged tokens are.
         num_rows: R, rows enough for all videos.
     """
-    frames, n = norms.shape
+    num_parts, frames, n = norms.shape
     device = norms.device
     density, score, member, row_group, row_begin, row_size = parts(
         device,
@@ -323,13 +323,12 @@ def group_clusters(
         ((frames, n), torch.int32),
         *[((num_rows,), torch.int32)] * 3,
     )
-    # A part of a static group's matrix in the rows of each frame of its segment.
     strides = matrices.stride(0), norms.stride(0)
     points = Points(
         matrices,
         norms,
-        matrices.shape[2],
-        1,
+        matrices.shape[3],
+        num_parts,
         *strides,
         table.first_point,
         table.end_point,

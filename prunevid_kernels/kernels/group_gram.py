@@ -1,7 +1,8 @@
 """Gram matrices of all groups that are clustered, of all videos, in one launch.
 
 A program owns a tile of one group's matrix: of the dynamic tokens of a frame, or of the means over
-time of the static tokens of a segment, and there of a part of the channels. The dynamic tokens are
+time of the static tokens of a segment, of a part of the channels. Channels are split because a
+program's steps over them follow one another, however few the groups are. The dynamic tokens are
 multiplied as they are where that is exact enough, and about the frame's mean where it is not (see
 :mod:`~prunevid_kernels.kernels.gram`); the static split has stored the means near 0 already.
 """
@@ -13,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import config_for, is_interpreted
+from prunevid_kernels.kernels._device import ceil_div, config_for, is_interpreted
 from prunevid_kernels.kernels._launch import alike, launch
 from prunevid_kernels.kernels._parts import parts
 from prunevid_kernels.kernels.gram import (
@@ -27,10 +28,10 @@ from prunevid_kernels.kernels.means.frame_mean import MAX_OFFSET_BLOCKS, channel
 
 
 @triton.jit
-def channels_per_part(C, length, SPLIT_C: tl.constexpr):
-    """Channels of each part of the Gram matrix of a segment's static tokens. The segment's
-    ``length`` frames have room for a part each."""
-    return tl.cdiv(tl.cdiv(C, SPLIT_C), length) * SPLIT_C
+def channels_per_part(C, num_rooms, SPLIT_C: tl.constexpr):
+    """Channels of each part of the Gram matrix of a segment's static tokens, which has room for
+    ``num_rooms`` parts."""
+    return tl.cdiv(tl.cdiv(C, SPLIT_C), num_rooms) * SPLIT_C
 
 
 @triton.jit
@@ -46,15 +47,18 @@ def _add_offset_products(
     b_inside,
     mean_ptr,
     is_offset,
-    # Sizes.
+    # Channels: whole blocks.
+    first_c,
+    last_c,
     C,
     OFFSET_C: tl.constexpr,
     IS_DIAGONAL: tl.constexpr,
     INTERPRETED: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Add the products, about the mean, over the blocks of channels whose bit is set."""
-    for block in range(tl.cdiv(C, OFFSET_C)):
+    """Add the products, about the mean, over the blocks of channels in [first_c, last_c) whose bit
+    is set."""
+    for block in range(first_c // OFFSET_C, tl.cdiv(last_c, OFFSET_C)):
         if ((is_offset >> block) & 1) != 0:
             same, left, right = add_float32_products(
                 same,
@@ -68,7 +72,7 @@ def _add_offset_products(
                 1,
                 is_offset,
                 block * OFFSET_C,
-                tl.minimum((block + 1) * OFFSET_C, C),
+                tl.minimum((block + 1) * OFFSET_C, last_c),
                 C,
                 1,
                 OFFSET_C,
@@ -160,8 +164,8 @@ def _group_gram_tile(
                 mean_ptr,
                 1,
                 is_offset,
-                0,
-                C,
+                first_c,
+                last_c,
                 C,
                 1,
                 OFFSET_C,
@@ -177,7 +181,8 @@ def _group_gram_tile(
                 i_inside,
                 j_inside,
                 is_offset,
-                C,
+                first_c,
+                last_c,
                 OFFSET_C,
                 IS_DIAGONAL,
                 INTERPRETED,
@@ -194,6 +199,8 @@ def _group_gram_tile(
                     j_inside,
                     mean_ptr,
                     is_offset,
+                    first_c,
+                    last_c,
                     C,
                     OFFSET_C,
                     IS_DIAGONAL,
@@ -243,15 +250,17 @@ def _group_gram_kernel(
     BLOCK_C: tl.constexpr,
     FLOAT32_BLOCK_C: tl.constexpr,
     SPLIT_C: tl.constexpr,
+    PART_C: tl.constexpr,
 ):
-    """Program (group, tile row, tile column): the dynamic tokens of frame ``group``, or, from
-    ``num_frames`` on, the part that frame ``group - num_frames`` has room for of the static tokens
-    of its segment."""
-    group = tl.program_id(0)
+    """Program (frame and part, tile row, tile column), frames fastest: a part of ``PART_C``
+    channels of the dynamic tokens of a frame, or, after all of those, the part that the frame has
+    room for, in each of as many matrices, of the static tokens of its segment."""
+    frame, part = tl.program_id(0) % num_frames, tl.program_id(0) // num_frames
+    num_parts = tl.cdiv(C, PART_C)
     first_i, first_j = tl.program_id(1) * BLOCK, tl.program_id(2) * BLOCK
     if first_i <= first_j:
-        is_static = group >= num_frames
-        frame = tl.where(is_static, group - num_frames, group)
+        is_static = part >= num_parts
+        part = part % num_parts
         start = tl.load(segment_start_ptr + frame)
         length = tl.load(segment_length_ptr + start)
         num_static = tl.load(static_count_ptr + start)
@@ -261,14 +270,16 @@ def _group_gram_kernel(
             size_ptr = tl.where(is_static, static_size_ptr + start, frame_size_ptr + frame)
             size = tl.load(size_ptr)
             largest_passed = tl.where(size > 1, size, N)  # one cluster holds all
-        part_channels = channels_per_part(C, length, SPLIT_C)
-        first_c = tl.where(is_static, (frame - start) * part_channels, 0)
+        static_channels = channels_per_part(C, length * num_parts, SPLIT_C)
+        part_channels = tl.where(is_static, static_channels, PART_C)
+        first_c = tl.where(is_static, part * length + frame - start, part) * part_channels
         last_c = tl.minimum(first_c + part_channels, C)
         if (first_c < C) & (n > largest_passed) & (first_j < n):
             # A frame's rows: first those of static tokens, then those of its dynamic ones.
             before = tl.where(is_static, 0, num_static)
             position_ptr += start.to(tl.int64) * N + before
             row = frame.to(tl.int64) * N + before
+            row += part.to(tl.int64) * num_frames * N
             gram_ptr += row * pitch
             norm_ptr += row
             for IS_DIAGONAL in tl.static_range(2):
@@ -302,6 +313,13 @@ def _group_gram_kernel(
                     )
 
 
+def channels_per_dynamic_part(channels: int, most: int) -> int:
+    """Channels of each part of the products of dynamic tokens: as few parts of about ``most``
+    channels at most as there can be, equal ones, of whole blocks that are or are not offset."""
+    offset_c = channels_per_offset_block(channels)
+    return ceil_div(channels, ceil_div(channels, most) * offset_c) * offset_c
+
+
 def group_gram(
     x: Tensor,
     frame_mean: Tensor,
@@ -316,10 +334,11 @@ def group_gram(
     """Gram matrices of all groups that are clustered.
 
     A segment of W frames has S static and D dynamic positions, S + D = N. In the N rows of each of
-    its frames, the last D hold the products of that frame's dynamic tokens. The first S hold a part
-    of the products of the segment's static tokens, from a part of the channels; the parts are added
-    up by their reader. So the few static groups, whose float32 products cost six times as much, are
-    spread over as many programs as the dynamic ones, and take no memory of their own.
+    its frames, the last D hold the products of that frame's dynamic tokens, of a part of the
+    channels in each of P matrices. The first S hold a part of the products of the segment's static
+    tokens: part ``p W + w`` in frame w of matrix p. The parts are added up by their reader. So the
+    few static groups, whose float32 products cost six times as much, are spread over as many
+    programs as the dynamic ones, and take no memory of their own.
 
     Args:
         x: [F, N, C] features.
@@ -330,22 +349,28 @@ def group_gram(
             groups with room for all their tokens are.
 
     Returns:
-        gram [F, N, pitch], its rows by :func:`~prunevid_kernels.kernels.gram.padded_pitch`, and
-        norms [F, N], float32.
+        gram [P, F, N, pitch], its rows by :func:`~prunevid_kernels.kernels.gram.padded_pitch`, and
+        norms [P, F, N], float32.
     """
     frames, n, channels = x.shape
-    config = config_for("group_gram", x.device)
+    config = config_for("group_gram", x.device).copy()
     offset_c = channels_per_offset_block(channels)
+    # The fewer tiles, the more parts. How many depends on nothing that is another video's, so a
+    # video has the same bits beside others.
+    tiles = ceil_div(n, config["BLOCK"])
+    part_c = channels_per_dynamic_part(channels, config.pop("PART_C") * tiles)
+    num_parts = ceil_div(channels, part_c)
     assert offset_c % config["BLOCK_C"] == offset_c % config["FLOAT32_BLOCK_C"] == 0
     pitch = padded_pitch(n)
     matrices, norms = parts(
-        x.device, ((frames, n, pitch), torch.float32), ((frames, n), torch.float32)
+        x.device,
+        ((num_parts, frames, n, pitch), torch.float32),
+        ((num_parts, frames, n), torch.float32),
     )
-    tiles = -(-n // config["BLOCK"])
     launch(
         _group_gram_kernel,
         (*alike(x), channels, pitch),
-        (2 * frames, tiles, tiles),
+        (2 * num_parts * frames, tiles, tiles),
         (
             x,
             frame_mean,
@@ -370,6 +395,7 @@ def group_gram(
             "INTERPRETED": is_interpreted(),
             "OFFSET_C": offset_c,
             "OFFSET_BLOCKS": MAX_OFFSET_BLOCKS,
+            "PART_C": part_c,
             **config,
         },
     )

@@ -115,7 +115,7 @@ def _spend_budget(budget, static_count, static_size, static_capacity, frame_coun
     G``: the first of those that do is given it.
     """
     static_low, frame_low = tl.minimum(static_count, 1), tl.minimum(frame_count, 1)
-    num_held = tl.sum(static_low, axis=0) + tl.sum(frame_low, axis=0)
+    num_held = tl.sum(static_low + frame_low, axis=0)
     # A static group stands in front of the dynamic group of its first frame.
     place = tl.cumsum(static_low + frame_low, axis=0) - static_low - frame_low  # [BLOCK_T]
     static_begins = (static_low > 0) & (place * budget % num_held < budget)
@@ -124,7 +124,7 @@ def _spend_budget(budget, static_count, static_size, static_capacity, frame_coun
 
     static_high, frame_high = static_count, frame_count
     for step in tl.static_range(2):
-        is_above = budget > tl.sum(static_high, axis=0) + tl.sum(frame_high, axis=0)
+        is_above = budget > tl.sum(static_high + frame_high, axis=0)
         static_next, frame_next = static_size, frame_size
         if step == 1:
             static_next, frame_next = static_capacity, frame_size
@@ -132,8 +132,8 @@ def _spend_budget(budget, static_count, static_size, static_capacity, frame_coun
         frame_low = tl.where(is_above, frame_high, frame_low)
         static_high = tl.where(is_above, static_next, static_high)
         frame_high = tl.where(is_above, frame_next, frame_high)
-    low = tl.sum(static_low, axis=0) + tl.sum(frame_low, axis=0)
-    span = tl.maximum(tl.sum(static_high, axis=0) + tl.sum(frame_high, axis=0) - low, 1)
+    low = tl.sum(static_low + frame_low, axis=0)
+    span = tl.maximum(tl.sum(static_high + frame_high, axis=0) - low, 1)
     way = (budget - low).to(tl.int64)
     static_product = (static_high - static_low).to(tl.int64) * way
     frame_product = (frame_high - frame_low).to(tl.int64) * way
@@ -141,19 +141,19 @@ def _spend_budget(budget, static_count, static_size, static_capacity, frame_coun
     frame_given = frame_low + (frame_product // span).to(tl.int32)
     static_rest = (static_product % span).to(tl.int32)
     frame_rest = (frame_product % span).to(tl.int32)
-    left = budget - tl.sum(static_given, axis=0) - tl.sum(frame_given, axis=0)
+    left = budget - tl.sum(static_given + frame_given, axis=0)
 
     # At least ``left`` groups have a remainder >= smallest, fewer one >= too_large.
     smallest, too_large = span * 0, span
     while too_large - smallest > 1:
         middle = (smallest + too_large) // 2
-        reached = tl.sum((static_rest >= middle).to(tl.int32), axis=0)
-        reached += tl.sum((frame_rest >= middle).to(tl.int32), axis=0)
+        reaches = (static_rest >= middle).to(tl.int32) + (frame_rest >= middle).to(tl.int32)
+        reached = tl.sum(reaches, axis=0)
         too_large = tl.where(reached >= left, too_large, middle)
         smallest = tl.where(reached >= left, middle, smallest)
     static_above = (static_rest > smallest).to(tl.int32)
     frame_above = (frame_rest > smallest).to(tl.int32)
-    left -= tl.sum(static_above, axis=0) + tl.sum(frame_above, axis=0)
+    left -= tl.sum(static_above + frame_above, axis=0)
     static_equal = (static_rest == smallest).to(tl.int32)
     frame_equal = (frame_rest == smallest).to(tl.int32)
     before = tl.cumsum(static_equal + frame_equal, axis=0) - static_equal - frame_equal  # [BLOCK_T]
@@ -267,7 +267,7 @@ def _group_table_kernel(
         tl.store(host_ptr + frame + t, start, mask=inside)
         tl.store(host_ptr + num_frames + frame + t, static_size, mask=inside)
         tl.store(host_ptr + 2 * num_frames + frame + t, frame_size, mask=inside)
-        num_merged = tl.sum(static_size, axis=0) + tl.sum(frame_size, axis=0)
+        num_merged = tl.sum(static_size + frame_size, axis=0)
         tl.store(host_ptr + 3 * num_frames + video, num_merged)
         is_bad = tl.zeros([BLOCK_T], dtype=tl.int32)
         for block in tl.range(0, num_bad_blocks, loop_unroll_factor=8):  # all under way

@@ -82,8 +82,10 @@ CORE_ARROWS = {
     "_validate": {"config", "kernels (lazy)"},  # asks whether they run under the interpreter
     "reference": {"config", "layout"},
     "gradients": {"layout"},
-    "custom_ops": {"config", "reference", "_validate", "gradients", "kernels (lazy)"},
-    "ops": {
+    "budget": {"config", "reference", "_validate", "kernels (lazy)"},
+    "custom_ops": {"budget", "reference", "_validate", "gradients", "kernels (lazy)"},
+    "merging": {
+        "budget",
         "config",
         "layout",
         "reference",
@@ -92,7 +94,8 @@ CORE_ARROWS = {
         "custom_ops",
         "kernels (lazy)",
     },
-    "pipeline": {"config", "layout", "ops", "_validate"},
+    "ops": {"config", "reference", "_validate", "custom_ops", "kernels (lazy)"},
+    "pipeline": {"config", "layout", "merging", "ops", "_validate"},
     "planes": {
         "layout",
         "reference",

@@ -74,6 +74,7 @@ GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
         "BLOCK_C": (32, 64),
         "FLOAT32_BLOCK_C": (16, 32),
         "SPLIT_C": (128, 256),
+        "PART_C": (512, 1024, 2048),
         "num_warps": (4, 8),
         "num_stages": (3, 4),
     },

@@ -2,8 +2,8 @@
 
 Tensors of equal shape, strides and dtype are served by one launch. Each is seen as
 [outer0, outer1, S, inner] with its own strides, and copied as plain words, so the kernel knows no
-dtypes. Where the tensors lie is a table of addresses on the device, written by a launch before; a
-program looks up its tensor, its row of the index, and copies.
+dtypes. Where up to ``MAX_TENSORS`` tensors lie travels with the launch, as its arguments; a program
+finds its tensor's addresses there, and its row of the index, and copies.
 """
 
 from __future__ import annotations
@@ -17,13 +17,57 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import ceil_div, config_for, device_integers
+from prunevid_kernels.kernels._device import ceil_div, config_for
 from prunevid_kernels.kernels._launch import alike, launch
 
 WORDS = {8: tl.int64, 4: tl.int32, 2: tl.int16, 1: tl.int8}
 
 MAX_PROGRAMS = 2**31 - 1
 """The most programs along the first axis of a grid; the other two end at 65,535."""
+
+MAX_TENSORS = 32
+"""Tensors of one launch."""
+
+_ADDRESSES = tuple(f"{end}{i}" for i in range(MAX_TENSORS) for end in "ab")
+
+
+# A tree of branches, which all threads of a program take alike: a few instructions a program, where
+# a table in memory would be a launch before and a wait for it.
+# fmt: off
+@triton.jit
+def _of_4(place, a0, b0, a1, b1, a2, b2, a3, b3):
+    if place < 2:
+        if place < 1:
+            a, b = a0, b0
+        else:
+            a, b = a1, b1
+    else:
+        if place < 3:
+            a, b = a2, b2
+        else:
+            a, b = a3, b3
+    return a, b
+
+
+@triton.jit
+def _of_16(
+    place,
+    a0, b0, a1, b1, a2, b2, a3, b3,
+    a4, b4, a5, b5, a6, b6, a7, b7,
+    a8, b8, a9, b9, a10, b10, a11, b11,
+    a12, b12, a13, b13, a14, b14, a15, b15,
+):
+    if place < 8:
+        if place < 4:
+            a, b = _of_4(place, a0, b0, a1, b1, a2, b2, a3, b3)
+        else:
+            a, b = _of_4(place - 4, a4, b4, a5, b5, a6, b6, a7, b7)
+    else:
+        if place < 12:
+            a, b = _of_4(place - 8, a8, b8, a9, b9, a10, b10, a11, b11)
+        else:
+            a, b = _of_4(place - 12, a12, b12, a13, b13, a14, b14, a15, b15)
+    return a, b
 
 
 # The sizes differ from prompt to prompt and by head, and decide nothing about the code.
@@ -39,11 +83,11 @@ MAX_PROGRAMS = 2**31 - 1
         "stride_1",
         "stride_s",
         "inner",
+        *_ADDRESSES,
     )
 )
 def _compact_kernel(
-    # Read: where tensors and their copies lie, and what to keep.
-    address_ptr,
+    # Read: what to keep.
     index_ptr,
     # Sizes and strides.
     blocks_k,
@@ -56,6 +100,18 @@ def _compact_kernel(
     stride_1: tl.int64,
     stride_s: tl.int64,
     inner: tl.int64,
+    # Where tensors and their copies lie.
+    a0: tl.int64, b0: tl.int64, a1: tl.int64, b1: tl.int64, a2: tl.int64, b2: tl.int64,
+    a3: tl.int64, b3: tl.int64, a4: tl.int64, b4: tl.int64, a5: tl.int64, b5: tl.int64,
+    a6: tl.int64, b6: tl.int64, a7: tl.int64, b7: tl.int64, a8: tl.int64, b8: tl.int64,
+    a9: tl.int64, b9: tl.int64, a10: tl.int64, b10: tl.int64, a11: tl.int64, b11: tl.int64,
+    a12: tl.int64, b12: tl.int64, a13: tl.int64, b13: tl.int64, a14: tl.int64, b14: tl.int64,
+    a15: tl.int64, b15: tl.int64, a16: tl.int64, b16: tl.int64, a17: tl.int64, b17: tl.int64,
+    a18: tl.int64, b18: tl.int64, a19: tl.int64, b19: tl.int64, a20: tl.int64, b20: tl.int64,
+    a21: tl.int64, b21: tl.int64, a22: tl.int64, b22: tl.int64, a23: tl.int64, b23: tl.int64,
+    a24: tl.int64, b24: tl.int64, a25: tl.int64, b25: tl.int64, a26: tl.int64, b26: tl.int64,
+    a27: tl.int64, b27: tl.int64, a28: tl.int64, b28: tl.int64, a29: tl.int64, b29: tl.int64,
+    a30: tl.int64, b30: tl.int64, a31: tl.int64, b31: tl.int64,
     WORD: tl.constexpr,
     ALIGNMENT: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -69,8 +125,20 @@ def _compact_kernel(
     chosen = tl.load(index_ptr + first * stride_index_b + k, mask=k < K, other=0)  # [BLOCK_K]
     exists = (chosen >= 0) & (chosen < S)
 
-    source_ptr = tl.load(address_ptr + 2 * tensor).to(tl.pointer_type(WORD))
-    target_ptr = tl.load(address_ptr + 2 * tensor + 1).to(tl.pointer_type(WORD))
+    if tensor < 16:
+        source_address, target_address = _of_16(
+            tensor,
+            a0, b0, a1, b1, a2, b2, a3, b3, a4, b4, a5, b5, a6, b6, a7, b7,
+            a8, b8, a9, b9, a10, b10, a11, b11, a12, b12, a13, b13, a14, b14, a15, b15,
+        )
+    else:
+        source_address, target_address = _of_16(
+            tensor - 16,
+            a16, b16, a17, b17, a18, b18, a19, b19, a20, b20, a21, b21, a22, b22, a23, b23,
+            a24, b24, a25, b25, a26, b26, a27, b27, a28, b28, a29, b29, a30, b30, a31, b31,
+        )
+    source_ptr = source_address.to(tl.pointer_type(WORD))
+    target_ptr = target_address.to(tl.pointer_type(WORD))
     # Every row starts at a multiple of ALIGNMENT words, which the addresses cannot tell the
     # compiler.
     stride_s = tl.multiple_of(stride_s, ALIGNMENT)
@@ -86,6 +154,7 @@ def _compact_kernel(
         words = tl.load(source, mask=inside & exists[:, None], other=0)  # [BLOCK_K, BLOCK_I]
         target = k[:, None].to(tl.int64) * inner + i[None, :]
         tl.store(target_ptr + target, words, mask=inside)
+# fmt: on
 
 
 class _Alike(NamedTuple):
@@ -135,55 +204,50 @@ def compact(
 
 
 def _launch(kinds: Sequence[_Alike], index: Tensor) -> None:
-    """One launch for the addresses of up to 32 tensors, and one for each kind."""
-    device, length = index.device, index.shape[-1]
+    """A launch for up to ``MAX_TENSORS`` tensors of each kind."""
+    length = index.shape[-1]
     stride_index_b = index.stride(0) if index.ndim == 2 else 0
-    addresses = [
-        [
+    config = config_for("compact", index.device)
+    blocks_k = ceil_div(length, config["BLOCK_K"])
+    for kind in kinds:
+        addresses = [
             tensor.data_ptr()
             for source_and_target in zip(kind.sources, kind.targets, strict=True)
             for tensor in source_and_target
         ]
-        for kind in kinds
-    ]
-    table = device_integers(
-        [address for of_kind in addresses for address in of_kind], device, torch.int64
-    )
-    config = config_for("compact", device)
-    blocks_k = ceil_div(length, config["BLOCK_K"])
-    begin = 0
-    for kind, of_kind in zip(kinds, addresses, strict=True):
         # The widest word that every address and stride is a multiple of; two 8-byte words make a
         # 16-byte access.
         size = kind.sources[0].element_size()
         steps = [step * size for step in (*kind.strides, kind.sizes[3])]
-        granule = math.gcd(16, *steps, *of_kind)
+        granule = math.gcd(16, *steps, *addresses)
         word = min(granule, 8)
         outer = kind.sizes[0] * kind.sizes[1]
-        programs = len(kind.sources) * outer * blocks_k
-        if programs > MAX_PROGRAMS:
-            raise ValueError(
-                f"tensors of one kind must take at most {MAX_PROGRAMS} blocks of "
-                f"{config['BLOCK_K']} entries, got {programs}"
+        for first in range(0, len(addresses), 2 * MAX_TENSORS):
+            some = addresses[first : first + 2 * MAX_TENSORS]
+            programs = len(some) // 2 * outer * blocks_k
+            if programs > MAX_PROGRAMS:
+                raise ValueError(
+                    f"tensors of one kind must take at most {MAX_PROGRAMS} blocks of "
+                    f"{config['BLOCK_K']} entries, got {programs}"
+                )
+            launch(
+                _compact_kernel,
+                alike(index),
+                (programs, 1, 1),
+                (
+                    index,
+                    blocks_k,
+                    outer,
+                    kind.sizes[1],
+                    length,
+                    kind.sizes[2],
+                    stride_index_b,
+                    *(step // word for step in steps),
+                    *some,
+                    *(0,) * (2 * MAX_TENSORS - len(some)),
+                ),
+                {"WORD": WORDS[word], "ALIGNMENT": granule // word, **config},
             )
-        launch(
-            _compact_kernel,
-            alike(index),
-            (programs, 1, 1),
-            (
-                table[begin:] if begin else table,
-                index,
-                blocks_k,
-                outer,
-                kind.sizes[1],
-                length,
-                kind.sizes[2],
-                stride_index_b,
-                *(step // word for step in steps),
-            ),
-            {"WORD": WORDS[word], "ALIGNMENT": granule // word, **config},
-        )
-        begin += len(of_kind)
 
 
 def _four_axes(

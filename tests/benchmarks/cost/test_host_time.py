@@ -91,5 +91,5 @@ def test_a_merge_asks_torch_for_little(name: str, others: int, found: dict[str, 
 def test_requests_to_one_model_need_one_variant_of_each_kernel(found: dict[str, Any]) -> None:
     """But for the tile of a short video's distances, which has two sizes."""
     twice = {kernel: count for kernel, count in found["variants"].items() if count > 1}
-    assert len(found["variants"]) == 14
+    assert len(found["variants"]) == 13
     assert twice == {"_short_segments_kernel": 2}

@@ -107,7 +107,7 @@ def test_launches_of_the_stages_are_those_of_the_design(dry_run):
         ("merge", "prunevid_kernels"): nothing | {"triton": 10, "host_copies": 1},
         ("merge", "prunevid_kernels, budget"): nothing | {"triton": 10},
         ("score", "prunevid_kernels"): nothing | {"triton": 2},
-        ("compact", "prunevid_kernels"): nothing | {"triton": 3},
+        ("compact", "prunevid_kernels"): nothing | {"triton": 2},
     }
 
 
