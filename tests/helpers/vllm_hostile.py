@@ -169,7 +169,7 @@ def _grids(width: int, *, are_timed: bool = False) -> Iterator[Hostile]:
         yield Hostile(f"grid-{name}", 400, "video_grid_thw", part(tokens, grid))
     overflow = part(tokens, (2**40, 2**20, 2**20))
     yield Hostile("grid-overflow", 400, "video_embeds", overflow)
-    frames = part(torch.zeros(4 * 4097, width), (4097, 4, 4))
+    frames = part(torch.zeros(4097, width), (4097, 2, 2))
     yield Hostile("frames", 400, "frames", frames)
     large = part(torch.zeros(4100, width), (1, 4, 4100))
     yield Hostile("tokens-a-frame", 400, "tokens a frame", large)
