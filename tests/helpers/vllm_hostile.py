@@ -99,10 +99,9 @@ def hostile_requests(family: str) -> list[Hostile]:
     if family == "llava_onevision":
         return common + list(_frames())
     if family == "qwen2_5_vl":
-        return common + list(_grids(WIDTH, "pixel_values_videos")) + list(_seconds())
+        return common + list(_patches()) + list(_grids(WIDTH)) + list(_seconds())
     width = width_of(family)
-    # transformers' own processor fails there, and its message repeats what it was given.
-    return common + list(_grids(width, "temporal_patch_size")) + list(_timestamps(width))
+    return common + list(_grids(width, are_timed=True)) + list(_timestamps(width))
 
 
 def width_of(family: str) -> int:
@@ -133,14 +132,24 @@ def _plain(tokens: Tensor) -> dict[str, Any]:
     return {"type": "video_embeds", "video_embeds": _encoded(tokens)}
 
 
-def _grids(width: int, temporal: str) -> Iterator[Hostile]:
-    tokens = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
+def _patches() -> Iterator[Hostile]:
     for name, arguments, says in (
         ("patch-size", {"patch_size": 7}, "pixel_values_videos"),
-        ("temporal-patch", {"temporal_patch_size": 1}, temporal),
+        ("temporal-patch", {"temporal_patch_size": 1}, "pixel_values_videos"),
         ("merge-size", {"merge_size": 1}, "video_grid_thw"),
     ):
         yield Hostile(name, 400, says, (video_part(),), arguments)
+
+
+def _grids(width: int, *, are_timed: bool = False) -> Iterator[Hostile]:
+    """Embeddings; with a timestamp for each frame where a model wants them."""
+
+    def part(values: Tensor, grid: tuple[int, ...] = (4, 8, 8)) -> tuple[dict[str, Any]]:
+        frames = grid[0] if grid[0] in (1, 4097) else 4
+        times = {"timestamps": torch.arange(float(frames))} if are_timed else {}
+        return (embeddings_part(values, grid, **times),)
+
+    tokens = torch.randn(64, width, generator=torch.Generator().manual_seed(0))
     for name, values in {
         "nan": tokens.where(tokens < 2, NAN),
         "infinite": tokens.where(tokens < 2, -INF),
@@ -150,20 +159,20 @@ def _grids(width: int, temporal: str) -> Iterator[Hostile]:
         "three-axes": tokens[None],
         "integers": torch.ones(64, width, dtype=torch.int64),
     }.items():
-        yield Hostile(f"embeddings-{name}", 400, "video_embeds", (embeddings_part(values),))
+        yield Hostile(f"embeddings-{name}", 400, "video_embeds", part(values))
     for name, grid in {
         "negative": (-4, 8, -8),
         "empty": (0, 8, 8),
         "odd": (4, 7, 8),
         "two-numbers": (4, 8),
     }.items():
-        yield Hostile(f"grid-{name}", 400, "video_grid_thw", (embeddings_part(tokens, grid),))
-    overflow = embeddings_part(tokens, (2**40, 2**20, 2**20))
-    yield Hostile("grid-overflow", 400, "video_embeds", (overflow,))
-    frames = embeddings_part(torch.zeros(4 * 4097, width), (4097, 4, 4))
-    yield Hostile("frames", 400, "frames", (frames,))
-    large = embeddings_part(torch.zeros(4100, width), (1, 4, 4100))
-    yield Hostile("tokens-a-frame", 400, "tokens a frame", (large,))
+        yield Hostile(f"grid-{name}", 400, "video_grid_thw", part(tokens, grid))
+    overflow = part(tokens, (2**40, 2**20, 2**20))
+    yield Hostile("grid-overflow", 400, "video_embeds", overflow)
+    frames = part(torch.zeros(4097, width), (4097, 2, 2))
+    yield Hostile("frames", 400, "frames", frames)
+    large = part(torch.zeros(4100, width), (1, 4, 4100))
+    yield Hostile("tokens-a-frame", 400, "tokens a frame", large)
 
 
 def _seconds() -> Iterator[Hostile]:
