@@ -73,6 +73,8 @@ def estimate_command(
     works = [STAGES[name] for name in stage or STAGES]
     found = []
     for case in cases:
+        # One piece of work that says nothing until it is done.
+        typer.echo(f"{case.name}: tracing and compiling its launches, some minutes ...", err=True)
         found += estimate(case, GPUS[gpu], works, kernels=kernel)
     if as_json:
         print(json.dumps(report.as_json(found, GPUS[gpu])))
