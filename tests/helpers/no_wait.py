@@ -13,14 +13,15 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from prunevid_kernels import ops, planes
+from prunevid_kernels import budget, merging, ops, planes
 
 
 @contextmanager
 def pretended_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """The device, for as long as the block lasts."""
     with monkeypatch.context() as patched:
-        for module in (ops, planes):
+        for module in (ops, merging, planes):
             patched.setattr(module, "is_tracing", lambda: True)
+        for module in (ops, merging, budget, planes):
             patched.setattr(module, "resolve_impl", lambda impl, tensor: "triton")
         yield torch.device("meta")

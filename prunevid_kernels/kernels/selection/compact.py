@@ -221,6 +221,7 @@ def _launch(kinds: Sequence[_Alike], index: Tensor) -> None:
         steps = [step * size for step in (*kind.strides, kind.sizes[3])]
         granule = math.gcd(16, *steps, *addresses)
         word = min(granule, 8)
+        words = [step // word for step in steps]
         outer = kind.sizes[0] * kind.sizes[1]
         for first in range(0, len(addresses), 2 * MAX_TENSORS):
             some = addresses[first : first + 2 * MAX_TENSORS]
@@ -242,7 +243,7 @@ def _launch(kinds: Sequence[_Alike], index: Tensor) -> None:
                     length,
                     kind.sizes[2],
                     stride_index_b,
-                    *(step // word for step in steps),
+                    *words,
                     *some,
                     *(0,) * (2 * MAX_TENSORS - len(some)),
                 ),
