@@ -169,6 +169,55 @@ def add_float32_products(
 
 
 @triton.jit
+def add_offset_products(
+    # Sums so far.
+    same,
+    left,
+    right,
+    # Read: rows, and what is taken away from them.
+    a_ptrs,
+    b_ptrs,
+    a_inside,
+    b_inside,
+    mean_ptr,
+    is_offset,
+    # Channels: whole blocks.
+    first_c,
+    last_c,
+    C,
+    OFFSET_C: tl.constexpr,
+    IS_DIAGONAL: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Add the products, about the mean, over the blocks of channels in [first_c, last_c) whose bit
+    is set."""
+    for block in range(first_c // OFFSET_C, tl.cdiv(last_c, OFFSET_C)):
+        if ((is_offset >> block) & 1) != 0:
+            same, left, right = add_float32_products(
+                same,
+                left,
+                right,
+                a_ptrs,
+                b_ptrs,
+                a_inside,
+                b_inside,
+                mean_ptr,
+                1,
+                is_offset,
+                block * OFFSET_C,
+                tl.minimum((block + 1) * OFFSET_C, last_c),
+                C,
+                1,
+                OFFSET_C,
+                IS_DIAGONAL,
+                INTERPRETED,
+                BLOCK_C,
+            )
+    return same, left, right
+
+
+@triton.jit
 def store_tile(tile, gram_ptr, norm_ptr, i, j, n, pitch, IS_DIAGONAL: tl.constexpr):
     """Store a tile [BLOCK, BLOCK] at rows i and columns j of a Gram matrix of n points, with the
     norms on its diagonal, or with its mirror image. Columns up to the next multiple of 16 are

@@ -19,6 +19,7 @@ from prunevid_kernels.kernels._launch import alike, launch
 from prunevid_kernels.kernels._parts import parts
 from prunevid_kernels.kernels.gram import (
     add_float32_products,
+    add_offset_products,
     add_products,
     padded_pitch,
     store_tile,
@@ -32,55 +33,6 @@ def channels_per_part(C, num_rooms, SPLIT_C: tl.constexpr):
     """Channels of each part of the Gram matrix of a segment's static tokens, which has room for
     ``num_rooms`` parts."""
     return tl.cdiv(tl.cdiv(C, SPLIT_C), num_rooms) * SPLIT_C
-
-
-@triton.jit
-def _add_offset_products(
-    # Sums so far.
-    same,
-    left,
-    right,
-    # Read: rows, and what is taken away from them.
-    a_ptrs,
-    b_ptrs,
-    a_inside,
-    b_inside,
-    mean_ptr,
-    is_offset,
-    # Channels: whole blocks.
-    first_c,
-    last_c,
-    C,
-    OFFSET_C: tl.constexpr,
-    IS_DIAGONAL: tl.constexpr,
-    INTERPRETED: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Add the products, about the mean, over the blocks of channels in [first_c, last_c) whose bit
-    is set."""
-    for block in range(first_c // OFFSET_C, tl.cdiv(last_c, OFFSET_C)):
-        if ((is_offset >> block) & 1) != 0:
-            same, left, right = add_float32_products(
-                same,
-                left,
-                right,
-                a_ptrs,
-                b_ptrs,
-                a_inside,
-                b_inside,
-                mean_ptr,
-                1,
-                is_offset,
-                block * OFFSET_C,
-                tl.minimum((block + 1) * OFFSET_C, last_c),
-                C,
-                1,
-                OFFSET_C,
-                IS_DIAGONAL,
-                INTERPRETED,
-                BLOCK_C,
-            )
-    return same, left, right
 
 
 @triton.jit
@@ -189,7 +141,7 @@ def _group_gram_tile(
                 BLOCK_C,
             )
             if is_offset != 0:
-                same, left, right = _add_offset_products(
+                same, left, right = add_offset_products(
                     same,
                     left,
                     right,
