@@ -5,19 +5,15 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..support.terminal import Device, LoraAlpha, fail, say
+from ..support.terminal import Device, LoraAlpha, ModelFolder, fail, say
 
 
 def app_command(
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Checkpoint folder of a supported model.  [default: the embedded model]"),
-    ] = None,
+    model: ModelFolder = None,
     lora_alpha: LoraAlpha = None,
     frames: Annotated[
         int | None,

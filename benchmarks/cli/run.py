@@ -16,6 +16,7 @@ from ..support.terminal import (
     Config,
     Device,
     LoraAlpha,
+    ModelFolder,
     ReaderName,
     fail,
     print_summary,
@@ -41,10 +42,7 @@ def run_command(
     question: Annotated[
         str | None, typer.Option(help="What to ask about the video; required with --video.")
     ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Checkpoint folder of a supported model.  [default: the embedded model]"),
-    ] = None,
+    model: ModelFolder = None,
     lora_alpha: LoraAlpha = None,
     frames: Annotated[
         int | None, typer.Option(help="Number of frames to sample.  [default: the model's own]")

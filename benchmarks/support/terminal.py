@@ -39,6 +39,10 @@ Methods = Annotated[
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1 ...; auto uses a GPU if there is one.")
 ]
+ModelFolder = Annotated[
+    Path | None,
+    typer.Option(help="Checkpoint folder of a supported model.  [default: the embedded model]"),
+]
 LoraAlpha = Annotated[
     float | None,
     typer.Option(
