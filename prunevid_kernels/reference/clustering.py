@@ -100,16 +100,11 @@ def _cluster_batch(
     num_neighbors: int,
 ) -> PointClusters:
     """:func:`cluster_sets` in one pass."""
-    device, n = distances[0].device, max(sizes)
-    index = torch.arange(n, device=device)
-    exists = index < torch.tensor(sizes, device=device)[:, None]  # [B, n]
-    is_pair = exists[:, :, None] & exists[:, None, :]  # [B, n, n]
-    half = distances[0].new_zeros(is_pair.shape)
-    half.masked_scatter_(is_pair & (index > index[:, None]), torch.cat(list(distances)))
-    distance = half + half.mT
+    distance, exists = _square(distances, sizes)  # [B, n, n], [B, n]
+    device, n = distance.device, distance.shape[1]
     farthest = distance.amax(dim=(1, 2), keepdim=True)
     if min(sizes) < n:
-        distance.masked_fill_(~is_pair, math.inf)
+        distance.masked_fill_(~(exists[:, :, None] & exists[:, None, :]), math.inf)
 
     neighbors = [min(num_neighbors, size) for size in sizes]  # a point is its own neighbour
     runs = [(number, len(list(sets))) for number, sets in groupby(neighbors)]
@@ -117,7 +112,7 @@ def _cluster_batch(
     density = torch.cat(  # [B, n]
         [_density(part, number) for part, (number, _) in zip(parts, runs, strict=True)]
     )
-    index = index.expand_as(exists)
+    index = torch.arange(n, device=device).expand_as(exists)
     densest_first = torch.sort(density, descending=True, stable=True).indices
     place = torch.empty_like(index).scatter_(1, densest_first, index)
     is_denser = place[:, None, :] < place[:, :, None]  # [B, i, j]: j is denser than i
@@ -134,6 +129,18 @@ def _cluster_batch(
     labels = to_centers.argmin(dim=-1)  # the lowest rank among equals
     labels.scatter_(1, centers, index[:, :most] * is_center)
     return PointClusters(labels, best_first, density, score)
+
+
+def _square(distances: Sequence[Tensor], sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Distances [B, n, n] of sets of ``sizes`` points, 0 beyond a set's points, and which points
+    [B, n] are there."""
+    device = distances[0].device
+    index = torch.arange(max(sizes), device=device)
+    exists = index < torch.tensor(sizes, device=device)[:, None]
+    # Each pair once, in the order of its distances: j behind i, and of the set (then so is i).
+    is_pair = (index[:, None] < index) & exists[:, None, :]  # [B, i, j]
+    half = distances[0].new_zeros(is_pair.shape).masked_scatter_(is_pair, torch.cat([*distances]))
+    return half + half.mT, exists
 
 
 def _density(distance: Tensor, num_neighbors: int) -> Tensor:

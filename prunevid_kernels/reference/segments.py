@@ -106,8 +106,9 @@ def static_positions(segment: Tensor, tau: float) -> Tensor:
 def mean_over_time(frames: Tensor, positions: Tensor) -> Tensor:
     """Mean token [n, C] at each of ``positions`` [n] over frames [W, N, C], in the computing
     dtype."""
-    total = frames[0].index_select(0, positions).to(compute_dtype(frames.dtype))
-    for part in in_parts(frames[1:]) if len(frames) > 1 else ():
+    shape = (len(positions), frames.shape[2])
+    total = frames.new_zeros(shape, dtype=compute_dtype(frames.dtype))
+    for part in in_parts(frames):
         for tokens in part.index_select(1, positions):
             total += tokens
     return total.div_(len(frames))
