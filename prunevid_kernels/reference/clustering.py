@@ -8,7 +8,7 @@ infinitely far from everything.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunevid_kernels.reference.floats import CACHED_VALUES, compute_dtype
+from prunevid_kernels.reference.floats import CACHED_PAIRS, compute_dtype
 
 
 class PointClusters(NamedTuple):
@@ -64,42 +64,6 @@ def cluster_sets(
     descending order; a centre's rank is its cluster's label. Every other point joins the nearest
     centre.
     """
-    shape, like = (len(sizes), max(sizes)), distances[0]
-    if shape[0] * shape[1] ** 2 <= CACHED_VALUES or shape[0] == 1:
-        return _cluster_batch(distances, sizes, num_clusters, num_neighbors)
-    clusters = PointClusters(
-        torch.empty(shape, dtype=torch.int64, device=like.device),
-        torch.empty(shape, dtype=torch.int64, device=like.device),
-        like.new_empty(shape),
-        like.new_empty(shape),
-    )
-    for batch in _batches(sizes):
-        of_batch = _cluster_batch(
-            *([values[i] for i in batch] for values in (distances, sizes, num_clusters)),
-            num_neighbors,
-        )
-        rows = torch.tensor(batch, device=like.device)
-        for result, part in zip(clusters, of_batch, strict=True):
-            result[rows, : part.shape[1]] = part
-    return clusters
-
-
-def _batches(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Sets of similar sizes whose distances are few enough for the cache."""
-    by_size = sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)
-    while by_size:
-        at_once = max(1, CACHED_VALUES // sizes[by_size[0]] ** 2)
-        yield by_size[:at_once]
-        by_size = by_size[at_once:]
-
-
-def _cluster_batch(
-    distances: Sequence[Tensor],
-    sizes: Sequence[int],
-    num_clusters: Sequence[int],
-    num_neighbors: int,
-) -> PointClusters:
-    """:func:`cluster_sets` in one pass."""
     distance, exists = _square(distances, sizes)  # [B, n, n], [B, n]
     device, n = distance.device, distance.shape[1]
     farthest = distance.amax(dim=(1, 2), keepdim=True)
@@ -159,10 +123,23 @@ def dpc_knn(
     """
     batch, n, _ = x.shape
     sizes = [n] * batch if lengths is None else list(lengths)
+    at_once = max(1, CACHED_PAIRS // n**2)
+    parts = [
+        _dpc_knn(x[row : row + at_once], num_clusters, num_neighbors, sizes[row : row + at_once])
+        for row in range(0, batch, at_once)
+    ]
+    labels, centers, density, score = (torch.cat(values) for values in zip(*parts, strict=True))
+    return labels, centers, density, score
+
+
+def _dpc_knn(
+    x: Tensor, num_clusters: int, num_neighbors: int, sizes: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """:func:`dpc_knn` of rows that are clustered together."""
     rows = zip(x.split(1), sizes, strict=True)
     distances = [point_distances(row[:, :size])[0] for row, size in rows]
-    clusters = cluster_sets(distances, sizes, [num_clusters] * batch, num_neighbors)
-    longest = max(sizes)
+    clusters = cluster_sets(distances, sizes, [num_clusters] * len(sizes), num_neighbors)
+    longest, n = max(sizes), x.shape[1]
     beyond = torch.arange(longest, device=x.device) >= torch.tensor(sizes, device=x.device)[:, None]
     labels, density, score = (
         F.pad(values.masked_fill(beyond, value), (0, n - longest), value=value)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CACHED_VALUES = 2**18  # a MiB in float32
+CACHED_VALUES = 2**17  # half a MiB in float32
+CACHED_PAIRS = CACHED_VALUES // 2  # several values each are held
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,14 +1,15 @@
 """The plan of a merge: groups, how many tokens each gives, and who is merged with whom.
 
-The groups of a video are clustered together, however many segments it has. Their distances are
-measured first: features are only held for some frames at a time, distances are few beside them.
+Neighbouring groups are clustered together, as many as fit the cache, whichever segment they are of.
+Before that their distances are measured, so that tokens in the computing dtype are held for some
+frames at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from prunevid_kernels.config import PruneVidConfig, budget_tokens, scaled_count
 from prunevid_kernels.reference.clustering import cluster_sets, point_distances
-from prunevid_kernels.reference.floats import compute_dtype, in_parts
+from prunevid_kernels.reference.floats import CACHED_PAIRS, compute_dtype, in_parts
 from prunevid_kernels.reference.segments import (
     mean_over_time,
     segment_lengths,
@@ -137,7 +138,8 @@ class Run(NamedTuple):
 
 
 def group_runs(groups: Sequence[Group], merged_sizes: Sequence[int]) -> list[Run]:
-    """The groups, each merged into so many tokens, in runs of alike ones."""
+    """The groups, each merged into so many tokens, in runs of alike ones that can be clustered
+    together."""
 
     def alike(pair: tuple[Group, int]) -> tuple[int, int]:
         group, merged_size = pair
@@ -146,15 +148,32 @@ def group_runs(groups: Sequence[Group], merged_sizes: Sequence[int]) -> list[Run
     runs = []
     for (_, merged_size), run in groupby(zip(groups, merged_sizes, strict=True), key=alike):
         members = [group for group, _ in run]
-        first, last = members[0], members[-1]
-        runs.append(Run(first.start, last.stop, first.positions, len(members), merged_size))
+        positions = members[0].positions
+        at_once = max(1, CACHED_PAIRS // max(1, len(positions)) ** 2)
+        for i in range(0, len(members), at_once):
+            part = members[i : i + at_once]
+            runs.append(Run(part[0].start, part[-1].stop, positions, len(part), merged_size))
     return runs
+
+
+def in_batches(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    """Neighbouring runs that are clustered together: the squares of their groups' distances are few
+    enough for the cache."""
+    batch: list[Run] = []
+    num_groups = size = 0
+    for run in runs:
+        num_groups, size = num_groups + run.num_groups, max(size, len(run.positions))
+        if batch and num_groups * size**2 > CACHED_PAIRS:
+            yield batch
+            batch, num_groups, size = [], run.num_groups, len(run.positions)
+        batch.append(run)
+    yield batch
 
 
 def run_labels(
     features: Tensor, runs: Sequence[Run], config: PruneVidConfig
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Who is merged with whom in the groups of each run.
+    """Who is merged with whom in the groups of each of runs that are clustered together.
 
     Yields:
         labels int64, in [0, merged_size) or -1: [num_groups, n] where each holds for all frames of
@@ -219,9 +238,10 @@ def plan_merge(features: Tensor, config: PruneVidConfig) -> MergePlan:
     runs = group_runs(groups, merged_sizes)
     before = torch.tensor([0, *accumulate(merged_sizes[:-1])], device=features.device)
     of_runs = before[:, None].split([run.num_groups for run in runs])
-    for run, first, (labels, run_centers) in zip(
-        runs, of_runs, run_labels(features, runs, config), strict=True
-    ):
+    labels_of_runs = chain.from_iterable(
+        run_labels(features, batch, config) for batch in in_batches(runs)
+    )
+    for run, first, (labels, run_centers) in zip(runs, of_runs, labels_of_runs, strict=True):
         source_to_merged[run.start : run.stop, run.positions] = first + labels
         centers.append(run.positions[run_centers].flatten())
 

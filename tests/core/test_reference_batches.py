@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunevid_kernels import MergedVideo, PruneVidConfig, dpc_knn, merge_video, reference
 from prunevid_kernels.benchmarks.cost.kernels.cases import video_features
-from prunevid_kernels.reference import clustering, floats
+from prunevid_kernels.reference import clustering, floats, plan
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -24,8 +24,9 @@ def merged(x: Tensor, config: PruneVidConfig) -> tuple[MergedVideo, reference.Me
 
 
 def take_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (floats, clustering):
-        monkeypatch.setattr(module, "CACHED_VALUES", 1)
+    monkeypatch.setattr(floats, "CACHED_VALUES", 1)
+    for module in (clustering, plan):
+        monkeypatch.setattr(module, "CACHED_PAIRS", 1)
 
 
 VIDEOS = {
@@ -55,12 +56,12 @@ def test_a_merge_has_the_bits_of_one_frame_and_one_group_at_a_time(
     kind: str, config: PruneVidConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = VIDEOS[kind]()
-    together, plan = merged(x, config)
+    together, plan_together = merged(x, config)
     take_one_at_a_time(monkeypatch)
     apart, plan_apart = merged(x, config)
     assert torch.equal(together.tokens, apart.tokens)
-    assert torch.equal(plan.source_to_merged, plan_apart.source_to_merged)
-    assert torch.equal(plan.center_position, plan_apart.center_position)
+    assert torch.equal(plan_together.source_to_merged, plan_apart.source_to_merged)
+    assert torch.equal(plan_together.center_position, plan_apart.center_position)
 
 
 @pytest.mark.parametrize("num_neighbors", [1, 7, 20])
@@ -69,7 +70,7 @@ def test_rows_of_other_lengths_change_no_bit_of_a_row(num_neighbors: int) -> Non
     x = noise(40, 90, 5)
     x[::3] = x[::3].round()
     lengths = [3 + 37 * row % 88 for row in range(40)]
-    assert min(lengths) == 3 and len(x) * max(lengths) ** 2 > floats.CACHED_VALUES
+    assert min(lengths) == 3 and len(x) * max(lengths) ** 2 > clustering.CACHED_PAIRS
     together = dpc_knn(x, 3, num_neighbors=num_neighbors, lengths=lengths, impl="reference")
     for row, length in enumerate(lengths):
         alone = dpc_knn(x[row : row + 1, :length], 3, num_neighbors=num_neighbors, impl="reference")
