@@ -115,7 +115,7 @@ class Run(NamedTuple):
     def distances(self, features: Tensor) -> Iterator[Tensor]:
         """Of each group, a row of :func:`point_distances`."""
         frames = features[self.start : self.stop]
-        if self.num_groups == 1:
+        if self.num_groups < len(frames):
             yield from point_distances(mean_over_time(frames, self.positions)[None])
         else:
             for part in in_parts(frames):
