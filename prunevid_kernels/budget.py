@@ -7,6 +7,7 @@ joined to its results.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -96,23 +97,21 @@ def _by_reference(
             min_cluster_tokens=min_cluster_tokens,
             budget=budget,
         )
-        merged = reference.merge_video(x, config)
-        layout, device = merged.layout, features.device
-        lengths = layout.segment_lengths
-        first_frames = lengths.cumsum(0) - lengths
-        static_sizes = lengths.new_zeros(count).index_put((first_frames,), layout.static_sizes())
-        frame_sizes = layout.group_sizes[~layout.group_is_static]
+        plan = reference.plan_merge(x, config)
+        tokens, anchor, merged_count = reference.carry_out(x, plan)
+        lengths = plan.segment_lengths
+        segment_of_frame = [s for s, length in enumerate(lengths) for _ in range(length)]
+        static_sizes = [0] * count
+        for first, size in zip(accumulate([0, *lengths]), plan.static_sizes, strict=False):
+            static_sizes[first] = size
+        structure = (segment_of_frame, static_sizes, plan.frame_sizes, [budget], [count])
         parts.append(
             BudgetVideo(
-                merged.tokens,
-                layout.source_to_merged,
-                layout.merged_anchor,
-                layout.merged_count,
-                layout.frame_segments().to(device, torch.int32),
-                static_sizes.to(device, torch.int32),
-                frame_sizes.to(device, torch.int32),
-                lengths.new_tensor([budget]).to(device, torch.int32),
-                lengths.new_tensor([count]).to(device, torch.int32),
+                tokens,
+                plan.source_to_merged,
+                anchor,
+                merged_count,
+                *(torch.tensor(row, dtype=torch.int32, device=x.device) for row in structure),
             )
         )
     return _join(parts)

@@ -1,11 +1,11 @@
 """The whole method in eager PyTorch: the specification that runs.
 
-Read along the data's way, ``clustering``, ``merging``, ``selection``, this is PruneVid (Huang et
-al., ACL Findings 2025). It is written to be read and to be compared against, on any device: it
-loops over segments, frames and groups. It is also
-what runs where there is no GPU, so it goes through a video frame by frame and holds the features in
-the computing dtype one frame at a time: that is quicker than a pass over all of them, because a
-frame stays in the cache, and needs little memory.
+Read along the data's way, ``segments``, ``plan``, ``merging``, ``selection``, all but the last on
+``clustering``, this is PruneVid (Huang et al., ACL Findings 2025). It is written to be read and to
+be compared against, on any device. It is also what runs where there is no GPU, so it takes many
+small frames and groups at once, because calls cost more than they do then, and large frames one by
+one, which stay in the cache and need little memory in the computing dtype. How many it takes
+changes no bit of a result.
 
 Two things differ from the authors' released code, both on purpose:
 
@@ -35,22 +35,29 @@ The same input gives the same output, bit for bit, on a GPU too. Matrix products
 merge: where a user allows TF32 or bfloat16 for them, decisions would change.
 """
 
-from prunevid_kernels.reference.clustering import cluster_points, dpc_knn, point_distances
+from prunevid_kernels.reference.clustering import (
+    cluster_points,
+    cluster_sets,
+    dpc_knn,
+    point_distances,
+)
 from prunevid_kernels.reference.floats import first_nonfinite_frame, nonfinite_error
 from prunevid_kernels.reference.merging import (
     average_sources,
+    carry_out,
     merge_video,
     merge_videos,
-    plan_merge,
-    refine_labels,
-    segment_frames,
-    spend_budget,
 )
+from prunevid_kernels.reference.plan import MergePlan, plan_merge, spend_budget
+from prunevid_kernels.reference.segments import refine_labels, segment_frames
 from prunevid_kernels.reference.selection import compact, score_visual_tokens, select_tokens
 
 __all__ = [
+    "MergePlan",
     "average_sources",
+    "carry_out",
     "cluster_points",
+    "cluster_sets",
     "compact",
     "dpc_knn",
     "first_nonfinite_frame",

@@ -33,7 +33,7 @@ from prunevid_kernels import (
     segment_frames,
     select_tokens,
 )
-from prunevid_kernels.reference.merging import position_similarity
+from prunevid_kernels.reference.segments import position_similarity
 
 RUNS = stage1_runs()
 
