@@ -122,7 +122,7 @@ def random_checks(device: torch.device, *, is_tiny: bool) -> Iterator[Check]:
         yield Check("batch", f"videos of {ragged} frames, together and alone", dtype, check)
         check = partial(_repeatable, Case(model, model.frames, dtype), device)
         yield Check("repeat", "runs give the same bits", dtype, check)
-    for frames, n, channels in UGLY[:3] if is_tiny else UGLY:
+    for frames, n, channels in UGLY[2:3] if is_tiny else UGLY:
         for dtype in dtypes:
             check = partial(_ugly, frames, n, channels, device, DTYPES[dtype])
             yield Check("shape", f"{frames}x{n}x{channels}", dtype, check)

@@ -48,23 +48,7 @@ def test_importing_the_package_and_its_config_loads_no_torch(source):
     assert not [name for name in ("torch", "triton", "numpy") if name in loaded]
 
 
-def test_the_core_s_functions_load_torch_alone():
-    loaded = modules_after("from prunevid_kernels import *; merge_video")
-    assert "torch" in loaded
-    unwanted = (
-        "triton",
-        "transformers",
-        "decord",
-        "av",
-        "matplotlib",
-        f"{CORE}.kernels",
-        f"{CORE}.adapters",
-        f"{CORE}.benchmarks",
-    )
-    assert not [name for name in unwanted if name in loaded]
-
-
-def test_every_public_name_is_exported_and_no_other():
+def test_every_public_name_is_exported_and_no_other_and_torch_alone_is_loaded():
     source = """
 import prunevid_kernels
 names = prunevid_kernels.__all__
@@ -83,7 +67,19 @@ try:
 except ImportError as error:
     assert "merge_vidoe" in str(error)
 """
-    modules_after(source)
+    loaded = modules_after(source)
+    assert "torch" in loaded
+    unwanted = (
+        "triton",
+        "transformers",
+        "decord",
+        "av",
+        "matplotlib",
+        f"{CORE}.kernels",
+        f"{CORE}.adapters",
+        f"{CORE}.benchmarks",
+    )
+    assert not [name for name in unwanted if name in loaded]
 
 
 def test_the_lazy_exports_are_what_a_type_checker_sees():

@@ -74,7 +74,7 @@ def test_enough_cases() -> None:
     assert len(OTHER_RUNS) == 2 * len(SMALL) + 1
 
 
-@pytest.mark.sample(12)
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(
     "run",
     [

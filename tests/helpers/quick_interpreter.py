@@ -32,6 +32,8 @@ same_dtype = tl.dtype.__eq__
 unwrap_all = tl.core._unwrap_if_constexpr
 find_computation_type = TritonSemantic.computation_type_impl
 convert_sides = TritonSemantic.binary_op_type_checking_impl
+expand_sides = TritonSemantic.broadcast_impl_value
+new_handle = interpreter.TensorHandle.__init__
 
 
 def install() -> None:
@@ -61,6 +63,8 @@ def forms() -> list[tuple[Any, str, Any, Any]]:
         (tl.core, "_unwrap_if_constexpr", unwrap, unwrap_all),
         (TritonSemantic, "computation_type_impl", computation_type, find_computation_type),
         (TritonSemantic, "binary_op_type_checking_impl", sides, convert_sides),
+        (TritonSemantic, "broadcast_impl_value", broadcast, expand_sides),
+        (interpreter.TensorHandle, "__init__", handle_init, new_handle),
     ]
 
 
@@ -217,17 +221,85 @@ def computation_type(
 
 
 def sides(self: Any, lhs: Any, rhs: Any, *flags: bool, **named: bool) -> tuple[Any, Any]:
-    """The two sides of an operation, converted to one type and one shape: as they are, where they
-    have both, and the type is one that all operations compute in."""
-    if type(lhs) is tl.tensor and type(rhs) is tl.tensor and lhs.shape is rhs.shape:
-        dtype = lhs.dtype
-        if type(dtype) is tl.dtype and dtype.name in _COMPUTED and dtype.name == rhs.dtype.name:
-            return lhs, rhs
+    """The two sides of an operation, converted to one type and one shape. Tensors keep their type
+    where both have the same, and it is one that all operations compute in; what a number becomes
+    beside a tensor is made once for each number, type and shape."""
+    if type(lhs) is not tl.tensor:
+        pass
+    elif type(lhs.dtype) is tl.pointer_type:
+        # The first flag says that the left side may be one.
+        if flags and flags[0] and type(rhs) is tl.tensor and rhs.dtype.name in _OFFSETS:
+            return broadcast(self, lhs, rhs)
+    elif type(lhs.dtype) is tl.dtype:
+        if type(rhs) is tl.tensor:
+            name = lhs.dtype.name
+            if name in _COMPUTED and type(rhs.dtype) is tl.dtype and name == rhs.dtype.name:
+                return broadcast(self, lhs, rhs)
+        elif type(rhs) in _NUMBERS:
+            key = (type(rhs), rhs, lhs.dtype.name, id(lhs.shape), flags, *named.items())
+            known = _numbers.get(key)
+            if known is not None:
+                return lhs, known
+            left, right = convert_sides(self, lhs, rhs, *flags, **named)
+            if left is lhs:
+                _numbers[key] = right
+            return left, right
     return convert_sides(self, lhs, rhs, *flags, **named)
 
 
+_OFFSETS = {"int32", "int64"}
+_NUMBERS = (int, float, bool)
+_numbers: dict[tuple[Any, ...], Any] = {}  # no operation writes into what it was given
+
 # Half precision is divided in float32.
 _COMPUTED = {dtype.name for dtype in (tl.int1, tl.int32, tl.int64, tl.float32, tl.float64)}
+
+
+_broadcast: dict[tuple[int, int], tuple[int, ...] | None] = {}
+
+
+def broadcast(self: Any, lhs: Any, rhs: Any) -> tuple[Any, Any]:
+    """``TritonSemantic.broadcast_impl_value``: both sides in one shape, which is found once for two
+    shapes. Equal shapes are one object."""
+    if lhs.shape is rhs.shape:
+        return lhs, rhs
+    key = (id(lhs.shape), id(rhs.shape))
+    if key not in _broadcast:
+        left, right = ([size.value for size in side.shape] for side in (lhs, rhs))
+        try:
+            _broadcast[key] = np.broadcast_shapes(left, right)
+        except ValueError:
+            _broadcast[key] = None
+    sizes = _broadcast[key]
+    if sizes is None:  # Triton says why not
+        return expand_sides(self, lhs, rhs)
+    return _expanded(lhs, sizes), _expanded(rhs, sizes)
+
+
+def _expanded(value: Any, sizes: tuple[int, ...]) -> Any:
+    if value.shape is _tensor_shape(sizes)[0]:
+        return value
+    data = value.handle.data
+    if value.type.is_block():
+        data = np.broadcast_to(data, sizes)
+    else:
+        data = np.full(sizes, data)
+    handle = interpreter.TensorHandle(data, value.handle.dtype.scalar)
+    return tl.tensor(handle, tl.block_type(value.dtype, list(sizes)))
+
+
+_sizes: set[tuple[int, str]] = set()  # bytes of an array's element and type that go together
+
+
+def handle_init(self: Any, data: np.ndarray, dtype: tl.dtype, attr: Any = None) -> None:
+    """``TensorHandle``: an element's bytes are compared once with each type of number."""
+    key = (data.itemsize, dtype.name) if type(dtype) is tl.dtype else None
+    if key in _sizes:
+        self.data, self.dtype, self.attr = data, dtype, {} if attr is None else attr
+        return
+    new_handle(self, data, dtype, {} if attr is None else attr)
+    if key is not None:
+        _sizes.add(key)
 
 
 # ------------------------------------------------------------------------------------------------

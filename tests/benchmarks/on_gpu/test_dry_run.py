@@ -63,13 +63,14 @@ def results_in(folder):
     return json.loads(path.read_text())
 
 
-def test_a_process_of_its_own_interprets_the_kernels(tmp_path):
-    """With time for one check: the others are counted as cut, and that is no failure."""
+def test_a_process_of_its_own_switches_the_interpreter_on(tmp_path):
+    """Without time for a check: all are counted as cut, and that is no failure."""
     result = command("--dry-run", "--minutes", "1e-9", "--out", str(tmp_path), "--commit", COMMIT)
     assert result.returncode == 0, result.stderr
     results = results_in(tmp_path)
     assert results["environment"]["triton_interpreter"]
-    assert "cut" in {section["status"] for section in results["sections"].values()}
+    statuses = [section["status"] for section in results["sections"].values()]
+    assert statuses == ["cut"] * 5 + ["skipped"] * 2
 
 
 def test_every_section_runs_and_passes(dry_run):

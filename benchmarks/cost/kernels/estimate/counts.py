@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .sass import Graph, Instruction, Region
+from .sass import Graph, Instruction, Location, Region
 from .trace import Program
 
 # Instructions of which the compiler makes one for each of the source's steps, so that copies show.
@@ -160,7 +160,11 @@ def _visit(body: list[ast.stmt], loop: int, found: SourceFile) -> None:
 
 def _statement(instruction: Instruction) -> tuple[str, int] | None:
     """File and first line of the statement that an instruction came from."""
-    place = instruction.source
+    return _statement_at(instruction.source)
+
+
+@functools.cache
+def _statement_at(place: Location | None) -> tuple[str, int] | None:
     if place is None or _is_tritons(place.file):  # whose functions are called from many places
         return None
     line = read_source(place.file).statement.get(place.line)

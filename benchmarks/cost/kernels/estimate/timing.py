@@ -46,20 +46,22 @@ class Use:
     shared: float = 0.0
 
     def add(self, other: Use, times: float = 1.0) -> None:
-        for item in fields(self):
-            old = getattr(self, item.name)
-            setattr(self, item.name, old + times * getattr(other, item.name))
+        for name in _RESOURCES:
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
 
     def largest(self) -> tuple[float, str]:
         """The resource that is occupied longest, in cycles of a program's SM."""
-        return max((getattr(self, item.name), item.name) for item in fields(self))
+        return max((getattr(self, name), name) for name in _RESOURCES)
 
     def longest_alone(self, warps: int) -> float:
         """Cycles of a program without others on its SM: one of its sub-cores may have more of its
         ``warps`` than the mean, as where there are fewer warps than sub-cores."""
         uneven = -(-warps // SUB_CORES) * SUB_CORES / warps
-        of_sub_cores = (getattr(self, item.name) for item in fields(self) if item.name != "shared")
+        of_sub_cores = (getattr(self, name) for name in _RESOURCES if name != "shared")
         return max(self.shared, uneven * max(of_sub_cores))
+
+
+_RESOURCES = tuple(item.name for item in fields(Use))
 
 
 @dataclass(frozen=True)
