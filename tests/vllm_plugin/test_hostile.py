@@ -20,8 +20,8 @@ HOSTILE = 120  # every kind of request comes three times
 TOGETHER = 4  # hostile requests beside a good one
 # The cache counts as memory once its blocks have been used, so it is small.
 CACHE_BYTES = 48 << 20
-# What allocators keep, about 30 MiB. A leaked video of each request, 3.4 MiB of decoded frames, would
-# be 90 and more.
+# What allocators keep, about 30 MiB. A leaked video of each request, 3.4 MiB of decoded frames,
+# would be 90 and more.
 GROWTH_BYTES = 64 << 20
 
 
