@@ -5,8 +5,8 @@ has a name of its own (``uuid``): the server would otherwise answer a repeated o
 and never encode or merge it. Numbers of requests and waiting times are bounded.
 
 The question stands before the video, because otherwise the engine's own pruning cannot be measured
-for models that put timestamps between frames: in vLLM 0.32 a request ends its engine if fewer tokens
-precede a video than its first timestamp has (docs/vllm.md).
+for models that put timestamps between frames: in vLLM 0.32 a request ends its engine if fewer
+tokens precede a video than its first timestamp has (docs/vllm.md).
 """
 
 from __future__ import annotations
