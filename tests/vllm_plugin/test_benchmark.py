@@ -39,16 +39,26 @@ def test_the_benchmark_measures_a_server_with_and_without_pruning(
         assert 0 < merges["share"] < 1
 
 
+@pytest.mark.parametrize(
+    ("family", "methods"),
+    [("qwen2_5_vl", ["evs"]), ("qwen3_vl", ["evs", "vidcom2"])],
+    ids=["qwen2_5_vl", "qwen3_vl"],
+)
 def test_the_benchmark_measures_the_engines_own_pruning(
-    checkpoints: dict[str, Path], tmp_path: Path
+    checkpoints: dict[str, Path], tmp_path: Path, family: str, methods: list[str]
 ) -> None:
-    command = ["bench", "serve", "--model", str(checkpoints["qwen2_5_vl"]), "--out", str(tmp_path)]
+    """All methods that the engine has for a model, though none was named."""
+    command = ["bench", "serve", "--model", str(checkpoints[family]), "--out", str(tmp_path)]
     command += ["--concurrency", "2", "--waves", "1", "--max-tokens", "4"]
     result = CliRunner().invoke(app, [*command, "--server-options", shlex.join(SERVER_OPTIONS)])
     assert result.exit_code == 0, result.output
     results = json.loads((tmp_path / "serve.json").read_text())
-    assert list(results["servers"]) == ["unpruned", "pruned", "evs"]
-    assert results["prompt_tokens"]["evs"] == results["prompt_tokens"]["pruned"]
+    assert results["deaths"] == {}
+    assert list(results["servers"]) == ["unpruned", "pruned", *methods]
+    for method in methods:
+        assert results["prompt_tokens"][method] == results["prompt_tokens"]["pruned"]
+        (load,) = results["servers"][method]
+        assert f"| 2 | {method} | {load['requests_per_s']:.2f} |" in result.stdout
     assert [merges["videos"] for merges in results["merging"]] == [4]
 
 

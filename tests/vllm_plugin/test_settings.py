@@ -29,6 +29,13 @@ def test_chunked_prefill_with_the_engines_own_rate(checkpoint: Path) -> None:
         enable_prefix_caching=False,
     ) as llm:
         chunked = answers(llm, prompts)
+        # A piece that ends right before the video; then, beside another prompt, none that does.
+        start = 0 if checkpoint.name == "llava_onevision" else 1
+        ahead = prompt(checkpoint.name, clips[:1])
+        ahead["prompt"] = "a" * (48 - start) + ahead["prompt"]
+        (alone,) = answers(llm, [ahead])
+        _, beside = answers(llm, [{"prompt": "only text here"}, ahead])
+    assert alone.tokens == beside.tokens
     assert all(answer.prompt_tokens > 48 for answer in chunked)
     oracle = Oracle(checkpoint)
     for answer, video in zip(chunked, clips, strict=True):

@@ -10,7 +10,8 @@ has other work to do is as slow for one as for the other: ratios are of waves th
 other. No number is reported unless the pruned server's usage counts exactly the budgeted tokens and
 the engine's own methods keep as many, within one percent. How many visual tokens the video has is
 found out by asking the pruned server to keep one. A server that dies is reported as one that died
-(turns.py), and how long the merges took by the plugin's own clock (merge_times.py).
+(turns.py), and so is a method of the engine's own that does not start; how long the merges
+took is told by the plugin's own clock (merge_times.py).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ...support.environment import describe
 from .client import Client, Load
 from .merge_times import ENVIRONMENT, OPTIONS, is_taken, read_clock, start_clock
 from .plot import serve_plot
-from .server import running_server
+from .server import ServerError, cause_of_death, running_server
 from .subjects import (
     ENGINE_METHODS,
     PRUNED,
@@ -44,7 +45,7 @@ from .subjects import (
     options_of,
 )
 from .table import table
-from .turns import Turns, Wave, ratios
+from .turns import Death, Turns, Wave, ratios
 
 MAX_CONCURRENCY = 64
 MAX_REQUESTS_A_LEVEL = 512
@@ -186,9 +187,9 @@ def bench_serve(
     """Measure all servers and write ``serve.json``, ``serve.md`` and ``serve.png`` into ``out``.
 
     Raises:
-        ValueError: a model that cannot be served. ServerError, RequestError, ServeCheckError: a
-            server that does not come up, fails a request and lives on, or does not prune as it
-            says.
+        ValueError: a model that cannot be served. ServerError, RequestError, ServeCheckError: an
+            unpruned or pruned server that does not come up, a server that fails a request and
+            lives on, or does not prune as it says.
     """
     out.mkdir(parents=True, exist_ok=True)
     is_own = not request.urls
@@ -211,8 +212,8 @@ def bench_serve(
         "load_average": os.getloadavg()[0],
     }
     with ExitStack() as stack:
-        urls = _start(request, stack, out, progress) if is_own else request.urls
-        for measured in _levels(request, urls, out if is_own else None, progress):
+        urls, unstarted = _start(request, stack, out, progress) if is_own else (request.urls, {})
+        for measured in _levels(request, urls, unstarted, out if is_own else None, progress):
             results |= measured
             (out / "serve.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
             (out / "serve.md").write_text(table(results), encoding="utf-8")
@@ -223,6 +224,7 @@ def bench_serve(
 def _levels(
     request: ServeRequest,
     urls: Mapping[str, str],
+    unstarted: Mapping[str, Death],
     logs: Path | None,
     progress: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
@@ -241,6 +243,7 @@ def _levels(
         clients,
         {name: _log(logs, name) for name in clients} if logs else {},
         request.wave_requests,
+        deaths=unstarted,
     )
     tokens = check(clients[UNPRUNED].ask().prompt_tokens, clients[PRUNED], request.retain)
     counted = {}
@@ -249,7 +252,7 @@ def _levels(
         if came is not None:
             counted[name] = came
     has_clock = logs is not None and not is_taken(request.server_options)
-    loads: dict[str, list[Load]] = {subject: [] for subject in clients}
+    loads: dict[str, list[Load]] = {subject: [] for subject in (*clients, *unstarted)}
     compared, merging = [], []
     for level in request.concurrency:
         turns.warm(level, request.warm_waves)
@@ -286,7 +289,8 @@ def _log(folder: Path, subject: str) -> Path:
 
 def _start(
     request: ServeRequest, stack: ExitStack, out: Path, progress: Callable[[str], None]
-) -> dict[str, str]:
+) -> tuple[dict[str, str], dict[str, Death]]:
+    """URLs of the servers, and why methods of the engine's own did not start."""
     architecture = architecture_of(request.model)
     methods = engine_methods(architecture) if request.methods is None else request.methods
     subjects = (UNPRUNED, PRUNED, *methods)
@@ -295,7 +299,8 @@ def _start(
         subject: device_options(request.server_options, subject, len(subjects))
         for subject in subjects
     }
-    urls = {}
+    urls: dict[str, str] = {}
+    unstarted: dict[str, Death] = {}
     for subject in subjects:
         options = [*request.server_options, *options_of(subject, architecture, request.retain)]
         options += device[subject]
@@ -311,8 +316,15 @@ def _start(
             start_limit_s=request.start_limit_s,
             environment=environment,
         )
-        urls[subject] = stack.enter_context(started)
-    return urls
+        try:
+            urls[subject] = stack.enter_context(started)
+        except ServerError as error:
+            if subject not in methods:
+                raise
+            cause = cause_of_death(_log(out, subject)) or str(error).splitlines()[0]
+            progress(f"{subject}: did not start ({cause})")
+            unstarted[subject] = Death(0, cause)
+    return urls, unstarted
 
 
 def _engine() -> dict[str, str]:

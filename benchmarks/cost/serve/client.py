@@ -3,6 +3,10 @@
 Each request is streamed, so that the time to the first token is seen as a user sees it. Each video
 has a name of its own (``uuid``): the server would otherwise answer a repeated one from its caches
 and never encode or merge it. Numbers of requests and waiting times are bounded.
+
+The question stands before the video, because otherwise the engine's own pruning cannot be measured
+for models that put timestamps between frames: in vLLM 0.32 a request ends its engine if fewer
+tokens precede a video than its first timestamp has (docs/vllm.md).
 """
 
 from __future__ import annotations
@@ -147,7 +151,7 @@ class Client:
         if retain is not None:
             extra["mm_processor_kwargs"] = {"prunevid_retain": retain}
         video = {"type": "video_url", "video_url": {"url": self._video}, "uuid": uuid.uuid4().hex}
-        content: Any = [video, {"type": "text", "text": QUESTION}]
+        content: Any = [{"type": "text", "text": QUESTION}, video]
         start = time.perf_counter()
         stream = await server.chat.completions.create(
             model=model,

@@ -14,7 +14,7 @@ COLUMNS = (
 
 def table(results: dict[str, Any]) -> str:
     """A row for each level and server, with how many times as fast the pruned one is; a server that
-    died says so in its place."""
+    died or did not start says so in its place."""
     tokens = results["prompt_tokens"]
     lines = [
         f"{results['model']}, {results['video']}: {tokens['visual']} visual tokens, "
@@ -30,7 +30,9 @@ def table(results: dict[str, Any]) -> str:
         for name, loads in results["servers"].items():
             if index >= len(loads):
                 death = results["deaths"][name]
-                died = f"died at {death['concurrency']} at once: `{death['error']}`"
+                at = death["concurrency"]
+                when = f"died at {at} at once" if at else "did not start"
+                died = f"{when}: `{death['error']}`"
                 lines.append(f"| {level} | {name} | {died} |{' |' * len(COLUMNS)}")
                 continue
             load = loads[index]

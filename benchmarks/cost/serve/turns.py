@@ -30,7 +30,7 @@ class Death:
     """A server that ended.
 
     Attributes:
-        concurrency: requests that were under way.
+        concurrency: requests that were under way; 0 for one that never answered.
         error: the line of its log that says why, or what the client saw of it.
     """
 
@@ -45,14 +45,20 @@ class Turns:
         clients: by subject.
         logs: of the servers' output, where they are our own.
         wave_requests: of a wave, or as many as the level if that is more.
+        deaths: of servers that are not among the clients, because they never came up.
     """
 
     def __init__(
-        self, clients: Mapping[str, Client], logs: Mapping[str, Path], wave_requests: int = 1
+        self,
+        clients: Mapping[str, Client],
+        logs: Mapping[str, Path],
+        wave_requests: int = 1,
+        *,
+        deaths: Mapping[str, Death] | None = None,
     ) -> None:
         self._wave_requests = wave_requests
         self.living = dict(clients)
-        self.deaths: dict[str, Death] = {}
+        self.deaths = dict(deaths or {})
         self._logs = logs
 
     def ask(self, subject: str, question: Callable[[Client], Answer], level: int) -> Answer | None:

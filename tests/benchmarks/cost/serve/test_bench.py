@@ -53,7 +53,9 @@ def test_measures_two_servers(tmp_path: Path) -> None:
     with Image.open(tmp_path / "serve.png") as picture:
         assert picture.format == "PNG" and min(picture.size) > 400
     assert json.loads(result.stdout.splitlines()[-1])["kind"] == "serve"
-    names = {request["messages"][0]["content"][0]["uuid"] for request in requests}
+    parts = [request["messages"][0]["content"] for request in requests]
+    assert {tuple(part["type"] for part in own) for own in parts} == {("text", "video_url")}
+    names = {video["uuid"] for _, video in parts}
     assert len(names) == len(requests) == 3 + 2 + 6  # check, warm-up, measured
 
 
