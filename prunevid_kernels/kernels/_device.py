@@ -100,6 +100,14 @@ def power_of_2_from(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
+def in_memory(x: Tensor) -> Tensor:
+    """``x`` as its bytes have it: a view of negated or conjugated values, which torch computes as
+    it reads them, is written out. Kernels read addresses."""
+    if x.is_neg() or x.is_conj():
+        return x.resolve_conj().resolve_neg()
+    return x
+
+
 def double_bits(value: float) -> int:
     """A double's bit pattern: Triton passes float arguments as float32, which is too coarse where
     ``int(count * ratio)`` has to come out as in IEEE double precision."""
