@@ -17,6 +17,7 @@ from prunevid_kernels import pipeline
 from prunevid_kernels._validate import FLOAT_DTYPES, as_list, require_lengths
 from prunevid_kernels.config import PruneVidConfig
 from prunevid_kernels.ops import compact, require_config, score_visual_tokens
+from prunevid_kernels.planes import apply_layout
 
 
 def warm_up(
@@ -30,7 +31,8 @@ def warm_up(
 ) -> None:
     """Compile and load the kernels for videos of these shapes, so that no request waits for it.
 
-    Each shape is merged, alone and in batches; each attention shape scores under every mask that a
+    Each shape is merged, alone and in batches, and its plan applied to features of as many
+    channels; each attention shape scores under every mask that a
     caller can ask for, and caches of its keys are compacted. The device's memory has to hold the
     largest shape beside what is there. A config with a budget and one without use other variants.
 
@@ -62,7 +64,8 @@ def warm_up(
             for count in {min(2**power, videos) for power in range(videos.bit_length() + 1)}:
                 of_each = [frames] + [1] * (count - 1)
                 x = torch.zeros((sum(of_each), tokens, channels), dtype=dtype, device=device)
-                pipeline.merge_videos(x, of_each, config, impl="triton")
+                merged = pipeline.merge_videos(x, of_each, config, impl="triton")
+                apply_layout(x[:frames], merged[0].layout, impl="triton")
         for heads, kv_heads, head_dim in attention:
             _warm_up_selection(heads, kv_heads, head_dim, dtype, device)
 

@@ -64,6 +64,8 @@ def request(generator, budget, videos):
     frames = [generator.randint(4, 64) for _ in range(videos)]
     x = torch.empty((sum(frames), N, C), dtype=torch.bfloat16)
     for merged in merge_videos(x, frames, PruneVidConfig(budget=budget), impl="triton"):
+        if videos == 1:
+            apply_layout(x, merged.layout, impl="triton")
         rows, length = generator.randint(1, 60), len(merged.tokens)
         key = torch.empty((1, 4, 14 + length + rows, 128), dtype=torch.bfloat16)
         query = torch.empty((1, 28, rows, 128), dtype=torch.bfloat16)

@@ -106,7 +106,7 @@ CORE_ARROWS = {
         "custom_ops",
         "kernels (lazy)",
     },
-    "warming": {"config", "ops", "pipeline", "_validate"},
+    "warming": {"config", "ops", "pipeline", "planes", "_validate"},
     "": {
         "config",
         "layout",
