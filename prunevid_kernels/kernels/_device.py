@@ -101,11 +101,10 @@ def power_of_2_from(count: int) -> int:
 
 
 def in_memory(x: Tensor) -> Tensor:
-    """``x`` as its bytes have it: a view of negated or conjugated values, which torch computes as
-    it reads them, is written out. Kernels read addresses."""
-    if x.is_neg() or x.is_conj():
-        return x.resolve_conj().resolve_neg()
-    return x
+    """``x``, of no complex dtype, as bytes that lie one after the other. Kernels read addresses: a
+    view of negated values, which torch computes as it reads them, is written out."""
+    x = x.contiguous()
+    return x.resolve_neg() if x.is_neg() else x
 
 
 def double_bits(value: float) -> int:

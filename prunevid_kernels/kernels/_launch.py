@@ -57,12 +57,10 @@ def alike(*tensors: Tensor) -> tuple[Any, ...]:
 
 
 def specialised(integers: tuple[int, ...]) -> tuple[Any, ...]:
-    """What variants depend on in integers that they are specialised on, such as strides that differ
-    from prompt to prompt: which are 1, which are multiples of 16, which need 64 bits."""
-    kinds: list[Any] = [value == 1 or (value & 15 == 0) * 2 for value in integers]
-    if max(integers) > MAX_INT32:
-        kinds += [value > MAX_INT32 for value in integers]
-    return tuple(kinds)
+    """All that variants depend on in integers that they are specialised on, such as strides that
+    differ from prompt to prompt: which are 1, which are multiples of 16, which need 64 bits."""
+    rests = tuple([value & 15 for value in integers])
+    return (rests, integers) if 1 in integers or max(integers) > MAX_INT32 else rests
 
 
 def launch(

@@ -311,7 +311,7 @@ def dpc_knn(
     first_row = torch.arange(batch, dtype=torch.int32, device=device) * n
     end_row = first_row + (n if lengths is None else device_integers(lengths, device))
     density, score = torch.zeros((2, batch, n), dtype=torch.float32, device=device)
-    rows = in_memory(x.reshape(batch * n, channels).contiguous())
+    rows = in_memory(x.reshape(batch * n, channels))
     points = points_of(rows, first_row, end_row, n)
     square = score_points(points, num_neighbors, density.flatten(), score.flatten())
     label = torch.empty((batch, n), dtype=torch.int64, device=device)

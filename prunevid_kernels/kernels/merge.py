@@ -99,7 +99,7 @@ def _decide(
             f"features must have at most {MAX_POINTS} frames a video and tokens a frame, "
             f"got {max(frames)} frames and {n} tokens"
         )
-    x = in_memory(features.contiguous())
+    x = in_memory(features)
     # Room for every token where the host does not know yet how many there will be.
     room = [n * count for count in frames] if budgets is None else list(budgets)
     values, pitch = _tables(frames, room, budgets)

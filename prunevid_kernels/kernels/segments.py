@@ -312,7 +312,7 @@ def segment_frames(frame_features: Tensor, segment_ratio: float, num_neighbors: 
     frames = len(frame_features)
     first_frame = device_integers([0, frames], frame_features.device)
     start = torch.empty(frames, dtype=torch.int32, device=frame_features.device)
-    x = in_memory(frame_features.contiguous())
+    x = in_memory(frame_features)
     segments(x, first_frame, frames, segment_ratio, num_neighbors, start)
     is_start = start == torch.arange(frames, device=start.device)
     return is_start.long().cumsum(0) - 1

@@ -42,9 +42,8 @@ def cluster_points(points: Tensor, num_clusters: int, num_neighbors: int) -> Poi
     is_denser = place[None, :] < place[:, None]  # [i, j]: j is denser than i
     parent_distance = torch.where(is_denser, distance, math.inf).amin(dim=1)
     parent_distance = torch.where(place == 0, distance.max(), parent_distance)
-    # Where overflowing distances leave a density of 0 and a parent at infinity, never 0 * inf: a
-    # score that is NaN would be the best of all.
-    score = torch.where(density == 0, 0.0, density * parent_distance)
+    # Where distances overflow, 0 times infinity counts as 0: NaN would be the best score of all.
+    score = (density * parent_distance).nan_to_num_(0.0, math.inf)
 
     centers = torch.sort(score, descending=True, stable=True).indices[:num_clusters]
     labels = distance[centers].argmin(dim=0)  # the lowest rank among equals

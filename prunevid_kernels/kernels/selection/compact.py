@@ -171,7 +171,7 @@ def compact(
 ) -> list[Tensor]:
     """See :func:`prunevid_kernels.compact`."""
     if any(map(Tensor.is_neg, tensors)) or any(map(Tensor.is_conj, tensors)):
-        tensors = [in_memory(tensor) for tensor in tensors]
+        tensors = [tensor.resolve_conj().resolve_neg() for tensor in tensors]
     by_kind: dict[object, list[int]] = {}
     last = None
     positions: list[int] = []
@@ -201,7 +201,7 @@ def compact(
                 axes = _four_axes(sources[0], axis)
                 assert axes is not None
             kinds.append(_Alike(sources, [compacted[position] for position in positions], *axes))
-    _launch(kinds, in_memory(index.contiguous()))
+    _launch(kinds, in_memory(index))
     return [compacted[position] for position in range(len(tensors))]
 
 

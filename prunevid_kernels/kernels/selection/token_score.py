@@ -294,8 +294,10 @@ def score_visual_tokens(
     :func:`prunevid_kernels.score_visual_tokens`."""
     batch, heads, q_rows, head_dim = query.shape
     kv_heads, num_keys = key.shape[1:3]
-    query = in_memory(query if query.stride(3) == 1 else query.contiguous())
-    key = in_memory(key if key.stride(3) == 1 else key.contiguous())
+    if query.stride(3) != 1 or query.is_neg():
+        query = in_memory(query)
+    if key.stride(3) != 1 or key.is_neg():
+        key = in_memory(key)
     device = query.device
     group = heads // kv_heads
     rows = group * q_rows
