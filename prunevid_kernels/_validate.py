@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from prunevid_kernels.config import require_count, require_ratio
 
@@ -68,6 +69,21 @@ def require_float_tensor(name: str, value: object, axes: str) -> None:
         raise ValueError(f"{name} must have the dimensions [{axes}], got shape {list(value.shape)}")
     if value.dtype not in FLOAT_DTYPES:
         raise TypeError(f"{name} must be float16, bfloat16 or float32, got {value.dtype}")
+
+
+def require_untransformed(**tensors: Tensor) -> None:
+    """None of the tensors is an argument of a transform of ``torch.func``, whose tensors have no
+    memory, or carries a tangent, which a kernel would drop without a word."""
+    if torch.compiler.is_compiling():
+        return
+    may_be_dual = forward_ad._current_level >= 0
+    for name, tensor in tensors.items():
+        is_dual = may_be_dual and forward_ad.unpack_dual(tensor).tangent is not None
+        if is_dual or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            raise ValueError(
+                f"{name} must be an ordinary tensor: torch.func's transforms (vmap, grad, jvp) and "
+                "forward-mode derivatives are not supported; autograd's backward is"
+            )
 
 
 def require_dense(name: str, value: Tensor) -> None:
@@ -149,26 +165,6 @@ def require_no_gradient(function: str, **tensors: Tensor) -> None:
                 f"{function} has no gradient, but {name} requires one: "
                 f"pass {name}.detach(), or call it under torch.no_grad()"
             )
-
-
-def require_out(
-    name: str, out: object, shape: Sequence[int], dtype: torch.dtype, like: Tensor
-) -> None:
-    """``out`` is a contiguous tensor that a result of this shape and dtype can be written to."""
-    if not isinstance(out, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(out).__name__}")
-    if out.is_nested or out.layout != torch.strided:
-        require_dense(name, out)
-    if out.dtype != dtype:
-        raise TypeError(f"{name} must be {dtype}, got {out.dtype}")
-    if out.shape != torch.Size(shape):
-        raise ValueError(f"{name} must have shape {list(shape)}, got {list(out.shape)}")
-    if out.device != like.device:
-        raise ValueError(f"{name} must be on {like.device}, got {out.device}")
-    if not out.is_contiguous():
-        raise ValueError(f"{name} must be contiguous, got strides {list(out.stride())}")
-    if out.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"{name} must not require a gradient: it is written to")
 
 
 def check_merge_to_budget(
@@ -287,7 +283,7 @@ def check_compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Te
     if type(dim) is not int and (isinstance(dim, bool) or not isinstance(dim, Integral)):
         raise TypeError(f"dim must be an integer, got {dim!r}")
     device, length = index.device, None
-    checked_shape = None
+    checked_shape = checked_dtype = None
     for position, tensor in enumerate(tensors):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"tensors[{position}] must be a tensor, got {type(tensor).__name__}")
@@ -297,10 +293,12 @@ def check_compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Te
             raise ValueError(
                 f"tensors[{position}] must be on the device of index, {device}, got {tensor.device}"
             )
-        shape = tensor.shape
-        if shape == checked_shape:
+        shape, dtype = tensor.shape, tensor.dtype
+        if shape == checked_shape and dtype == checked_dtype:
             continue
         name = f"tensors[{position}]"
+        if tensor.is_quantized:
+            raise TypeError(f"{name} must not be quantized, got {dtype}")
         if not -len(shape) <= dim < len(shape):
             raise ValueError(f"dim must be a dimension of {name} {list(shape)}, got {dim}")
         length = shape[dim] if length is None else length
@@ -314,7 +312,9 @@ def check_compact(tensors: Sequence[Tensor], index: Tensor, dim: int) -> list[Te
                 f"dimension 0 in {name}, "
                 f"got dim {dim} and shape {list(shape)}"
             )
-        checked_shape = shape
+        checked_shape, checked_dtype = shape, dtype
+    some = tensors if forward_ad._current_level >= 0 else tensors[:1]
+    require_untransformed(**{f"tensors[{i}]": tensor for i, tensor in enumerate(some)})
     return tensors
 
 
@@ -335,48 +335,3 @@ def compacted_shape(tensor: Tensor, index: Tensor, dim: int) -> list[int]:
     shape = list(tensor.shape)
     shape[dim] = index.shape[-1]
     return shape
-
-
-def check_compact_out(
-    out: Sequence[Tensor], tensors: Sequence[Tensor], index: Tensor, dim: int
-) -> list[Tensor]:
-    """``out`` can take the entries of ``tensors``, and shares no memory with them or the index:
-    programs run in any order, so an entry might be overwritten before it is read."""
-    if isinstance(out, Tensor):
-        raise TypeError("out must be a sequence of tensors, got one tensor")
-    out = as_list("out", out, "tensors")
-    if len(out) != len(tensors):
-        raise ValueError(f"out must have a tensor for each of {len(tensors)}, got {len(out)}")
-    for position, (target, tensor) in enumerate(zip(out, tensors, strict=True)):
-        shape = compacted_shape(tensor, index, dim)
-        require_out(f"out[{position}]", target, shape, tensor.dtype, index)
-    taken = [*((f"tensors[{i}]", tensor) for i, tensor in enumerate(tensors)), ("index", index)]
-    given = [(f"out[{i}]", target) for i, target in enumerate(out)]
-    require_apart(given, taken)
-    return out
-
-
-def require_apart(
-    written: Sequence[tuple[str, Tensor]], read: Sequence[tuple[str, Tensor]]
-) -> None:
-    """No tensor that is written to shares memory with another of either list."""
-    spans = sorted(
-        [(*_span(tensor), name, True) for name, tensor in written if tensor.numel()]
-        + [(*_span(tensor), name, False) for name, tensor in read if tensor.numel()]
-    )
-    last_end: dict[bool, tuple[int, str]] = {True: (0, ""), False: (0, "")}
-    for start, end, name, is_written in spans:
-        for other_is_written, (other_end, other) in last_end.items():
-            if start < other_end and (is_written or other_is_written):
-                both = (name, other) if is_written else (other, name)
-                raise ValueError(f"{both[0]} must not share memory with {both[1]}")
-        last_end[is_written] = max(last_end[is_written], (end, name))
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    """Addresses of the first byte of a tensor and of the byte after its last."""
-    last = sum(
-        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-    )
-    start = tensor.data_ptr()
-    return start, start + (last + 1) * tensor.element_size()

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from prunevid_kernels import reference
-from prunevid_kernels._validate import Impl, require_apart, require_out, resolve_impl
+from prunevid_kernels._out import check_merge_out
+from prunevid_kernels._validate import Impl, resolve_impl
 from prunevid_kernels.config import PruneVidConfig
 
 BudgetMerge = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -49,10 +50,9 @@ def merge_to_budget_unchecked(
     """:func:`prunevid_kernels.custom_ops.merge_to_budget`, all arguments but ``out`` and ``impl``
     validated."""
     numbers = (tau, segment_ratio, cluster_ratio, num_neighbors, min_cluster_tokens)
-    tokens_per_frame, channels = features.shape[1:]
+    tokens_per_frame = features.shape[1]
     if out is not None:
-        require_out("out", out, (sum(budgets), channels), features.dtype, features)
-        require_apart([("out", out)], [("features", features)])
+        check_merge_out(out, features, budgets)
     if resolve_impl(impl, features) == "reference":
         merged = _by_reference(features, frames, budgets, numbers)
         if out is not None:

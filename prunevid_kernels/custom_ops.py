@@ -16,16 +16,14 @@ import torch
 from torch import Tensor
 
 from prunevid_kernels import reference
+from prunevid_kernels._out import check_compact_out, check_scores_out
 from prunevid_kernels._validate import (
     Impl,
     check_compact,
-    check_compact_out,
     check_merge_to_budget,
     check_scores,
     compacted_shape,
-    require_apart,
     require_entries,
-    require_out,
     resolve_impl,
 )
 from prunevid_kernels.budget import BudgetMerge, merge_to_budget_unchecked
@@ -81,8 +79,7 @@ def score_visual_tokens(
     :func:`prunevid_kernels.score_visual_tokens`. ``out`` is no argument of the op."""
     check_scores(query, key, start, stop, scale, causal_offset, key_mask)
     if out is not None:
-        require_out("out", out, (query.shape[0], stop - start), torch.float32, query)
-        require_apart([("out", out)], [("query", query), ("key", key)])
+        check_scores_out(out, query, key, key_mask, stop - start)
     if resolve_impl(impl, query) == "reference":
         scores = reference.score_visual_tokens(
             query, key, slice(start, stop), scale, causal_offset, key_mask

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunevid_kernels import reference
+from prunevid_kernels._out import check_merge_out
 from prunevid_kernels._validate import Impl, resolve_impl
 from prunevid_kernels.budget import merge_to_budget_unchecked
 from prunevid_kernels.config import PruneVidConfig
@@ -77,6 +78,8 @@ def merge_to_budget(
     """The merge in budget mode, ``1 <= budgets[v] <= frames[v] * N``."""
     arguments = (features, frames, budgets, *_merge_numbers(config), impl)
     if is_tracing() or is_differentiated(features):
+        if out is not None:
+            check_merge_out(out, features, budgets)
         result = torch.ops.prunevid.merge_to_budget(*arguments)
         if out is not None:
             result = (out.copy_(result[0]), *result[1:])

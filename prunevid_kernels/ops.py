@@ -16,15 +16,18 @@ import torch
 from torch import Tensor
 
 from prunevid_kernels import custom_ops, reference
+from prunevid_kernels._out import check_compact_out, check_scores_out
 from prunevid_kernels._validate import (
     MAX_INT32,
     Impl,
     as_list,
     as_scale,
+    check_compact,
     require_float_tensor,
     require_lengths,
     require_no_empty_axis,
     require_no_gradient,
+    require_untransformed,
     resolve_impl,
 )
 from prunevid_kernels.config import PruneVidConfig
@@ -78,6 +81,7 @@ def dpc_knn(
     """
     require_float_tensor("x", x, "B, N, C")
     require_no_empty_axis("x", x, "B, N, C")
+    require_untransformed(x=x)
     require_no_gradient("dpc_knn", x=x)
     batch, n, _ = x.shape
     if lengths is not None:
@@ -118,6 +122,7 @@ def segment_frames(
     """
     require_float_tensor("frame_features", frame_features, "T, C")
     require_no_empty_axis("frame_features", frame_features, "T, C")
+    require_untransformed(frame_features=frame_features)
     require_config(config)
     _require_finite("frame_features", frame_features, None)
     if resolve_impl(impl, frame_features) == "reference":
@@ -183,11 +188,14 @@ def score_visual_tokens(
     require_float_tensor("key", key, "B, Hkv, S, D")
     require_no_empty_axis("query", query, "B, H, Q, D")
     require_no_empty_axis("key", key, "B, Hkv, S, D")
+    require_untransformed(query=query, key=key)
     require_no_gradient("score_visual_tokens", query=query, key=key)
     start, stop = visual_bounds(visual_slice, key.shape[2])
     scale = query.shape[3] ** -0.5 if scale is None else as_scale(scale)
     arguments = (query, key, start, stop, scale, causal_offset, key_mask, impl)
     if is_tracing():
+        if out is not None:
+            check_scores_out(out, query, key, key_mask, stop - start)
         scores: Tensor = torch.ops.prunevid.score_visual_tokens(*arguments)
         return scores if out is None else out.copy_(scores)
     return custom_ops.score_visual_tokens(*arguments, out)
@@ -241,6 +249,10 @@ def compact(
     if type(tensors) is not list:
         tensors = as_list("tensors", tensors, "tensors")
     if is_tracing() or (torch.is_grad_enabled() and _any_requires_grad(tensors)):
+        if out is not None or not is_tracing():
+            tensors = check_compact(tensors, index, dim)
+        if out is not None:
+            out = check_compact_out(out, tensors, index, dim)
         compacted: list[Tensor] = torch.ops.prunevid.compact(tensors, index, dim, impl)
         if out is None:
             return compacted

@@ -14,6 +14,7 @@ from prunevid_kernels._validate import (
     check_videos,
     require_float_tensor,
     require_no_gradient,
+    require_untransformed,
 )
 from prunevid_kernels.config import PruneVidConfig, budget_tokens, scaled_count
 from prunevid_kernels.layout import MergedVideo, TokenLayout
@@ -75,6 +76,7 @@ def merge_videos(
         TypeError, ValueError: as :func:`merge_video`.
     """
     frames = check_videos(features, "frames_per_video", frames_per_video)
+    require_untransformed(features=features)
     ops.require_config(config)
     tokens_per_frame = features.shape[1]
     if config.merge and config.budget is None:
@@ -111,6 +113,7 @@ def select_tokens(scores: Tensor, layout: TokenLayout, config: PruneVidConfig) -
             of each group are kept.)
     """
     require_float_tensor("scores", scores, "V")
+    require_untransformed(scores=scores)
     require_no_gradient("select_tokens", scores=scores)
     ops.require_config(config)
     if not isinstance(layout, TokenLayout):

@@ -18,6 +18,7 @@ from prunevid_kernels._validate import (
     Impl,
     require_float_tensor,
     require_no_empty_axis,
+    require_untransformed,
     resolve_impl,
 )
 from prunevid_kernels.custom_ops import is_tracing
@@ -49,6 +50,7 @@ def apply_layout(features: Tensor, layout: TokenLayout, *, impl: Impl = "auto") 
     arguments = (features, layout.source_to_merged, layout.merged_count, impl)
     # Before autograd looks at it, which would fail with an error of its own.
     require_float_tensor("features", features, "T, N, C")
+    require_untransformed(features=features)
     if is_tracing() or is_differentiated(features):
         means: Tensor = torch.ops.prunevid.apply_layout(*arguments)
         return means

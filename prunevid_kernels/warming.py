@@ -15,8 +15,9 @@ import torch
 
 from prunevid_kernels import pipeline
 from prunevid_kernels._validate import FLOAT_DTYPES, as_list, require_lengths
-from prunevid_kernels.config import PruneVidConfig
+from prunevid_kernels.config import PruneVidConfig, budget_tokens
 from prunevid_kernels.ops import compact, require_config, score_visual_tokens
+from prunevid_kernels.planes import apply_layout
 
 
 def warm_up(
@@ -30,7 +31,8 @@ def warm_up(
 ) -> None:
     """Compile and load the kernels for videos of these shapes, so that no request waits for it.
 
-    Each shape is merged, alone and in batches; each attention shape scores under every mask that a
+    Each shape is merged, alone and in batches, and its plan applied to features of as many
+    channels; each attention shape scores under every mask that a
     caller can ask for, and caches of its keys are compacted. The device's memory has to hold the
     largest shape beside what is there. A config with a budget and one without use other variants.
 
@@ -59,12 +61,27 @@ def warm_up(
     (videos,) = require_lengths("videos", [videos], minimum=1, maximum=2**31 - 1)
     with torch.no_grad():
         for frames, tokens, channels in shapes:
+            others = _fewest_frames(frames, tokens, config)
             for count in {min(2**power, videos) for power in range(videos.bit_length() + 1)}:
-                of_each = [frames] + [1] * (count - 1)
+                of_each = [frames] + [others] * (count - 1)
                 x = torch.zeros((sum(of_each), tokens, channels), dtype=dtype, device=device)
-                pipeline.merge_videos(x, of_each, config, impl="triton")
+                merged = pipeline.merge_videos(x, of_each, config, impl="triton")
+                apply_layout(x[:frames], merged[0].layout, impl="triton")
         for heads, kv_heads, head_dim in attention:
             _warm_up_selection(heads, kv_heads, head_dim, dtype, device)
+
+
+def _fewest_frames(frames: int, tokens: int, config: PruneVidConfig) -> int:
+    """Of the shortest video, of at most ``frames`` frames, that kernels merge: one with room for
+    all its tokens is no part of their batch."""
+    if config.budget is None:
+        return 1
+    shrinks = (
+        count
+        for count in range(1, frames + 1)
+        if budget_tokens(count, tokens, config.budget) < count * tokens
+    )
+    return next(shrinks, 1)
 
 
 def _require_device(device: torch.device | str) -> torch.device:

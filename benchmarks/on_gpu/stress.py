@@ -43,21 +43,21 @@ def stress_checks(device: torch.device, *, is_tiny: bool) -> Iterator[Check]:
     """Most valuable first."""
     shapes = TINY if is_tiny else FEW
     runs, occupied_runs = (1, 1) if is_tiny else (300, 100)
-    for shape in shapes:
-        name = "x".join(map(str, shape))
+    names = ["x".join(map(str, shape)) for shape in shapes]
+    for name, shape in zip(names, shapes, strict=True):
         repeat = partial(_repeat, shape, device, runs)
         yield Check("repeat", f"{name}, {runs} runs", "bf16", repeat)
+    for name, shape in zip(names, shapes, strict=True):
         occupied = partial(_repeat, shape, device, occupied_runs, is_occupied=True)
         yield Check("order", f"{name}, {occupied_runs} runs beside others' work", "bf16", occupied)
-    yield Check(
-        "wait", "none in budget mode, new shapes", "bf16", partial(_no_wait, device, is_tiny)
-    )
     others = 1 if is_tiny else 100
     graph = partial(_graph, device, others, is_tiny)
     yield Check("graph", f"replayed after {others} other shapes", "bf16", graph)
+    yield Check(
+        "wait", "none in budget mode, new shapes", "bf16", partial(_no_wait, device, is_tiny)
+    )
     for dtype in ("bf16",) if is_tiny else tuple(DTYPES):
-        for shape in shapes[:3]:
-            name = "x".join(map(str, shape))
+        for name, shape in zip(names[:3], shapes, strict=False):
             massive = partial(_massive, shape, device, DTYPES[dtype])
             yield Check("massive", f"{name}, {MASSIVE_CHANNELS} massive channels", dtype, massive)
 

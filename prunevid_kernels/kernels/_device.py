@@ -100,6 +100,13 @@ def power_of_2_from(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
+def in_memory(x: Tensor) -> Tensor:
+    """``x``, of no complex dtype, as bytes that lie one after the other. Kernels read addresses: a
+    view of negated values, which torch computes as it reads them, is written out."""
+    x = x.contiguous()
+    return x.resolve_neg() if x.is_neg() else x
+
+
 def double_bits(value: float) -> int:
     """A double's bit pattern: Triton passes float arguments as float32, which is too coarse where
     ``int(count * ratio)`` has to come out as in IEEE double precision."""

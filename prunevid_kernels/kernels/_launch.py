@@ -31,6 +31,8 @@ except ImportError:  # before Triton 3.4
 
     _HOOKS = CompiledKernel
 
+MAX_INT32 = 2**31 - 1
+
 _TRITONS_RUN = JITFunction.run
 _LOOKS_AT_SIZES = torch.version.hip is not None
 
@@ -52,6 +54,13 @@ def alike(*tensors: Tensor) -> tuple[Any, ...]:
     for tensor in tensors:
         variant += (tensor.dtype, tensor.data_ptr() & 15 == 0)
     return tuple(variant)
+
+
+def specialised(integers: tuple[int, ...]) -> tuple[Any, ...]:
+    """All that variants depend on in integers that they are specialised on, such as strides that
+    differ from prompt to prompt: which are 1, which are multiples of 16, which need 64 bits."""
+    rests = tuple([value & 15 for value in integers])
+    return (rests, integers) if 1 in integers or max(integers) > MAX_INT32 else rests
 
 
 def launch(

@@ -31,8 +31,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import blocks_for, config_for, device_integers
-from prunevid_kernels.kernels._launch import launch
+from prunevid_kernels.kernels._device import blocks_for, config_for, device_integers, in_memory
+from prunevid_kernels.kernels._launch import MAX_INT32, launch
 from prunevid_kernels.kernels._parts import parts
 from prunevid_kernels.kernels.density_peaks import (
     densities,
@@ -208,9 +208,6 @@ def _dpc_knn_kernel(
     tl.store(center_ptr + points * num_clusters + rank, j.to(tl.int64), mask=is_center)
 
 
-MAX_INT32 = 2**31 - 1
-
-
 class Points(NamedTuple):
     """Sets of points by their Gram matrices, in R rows.
 
@@ -314,7 +311,8 @@ def dpc_knn(
     first_row = torch.arange(batch, dtype=torch.int32, device=device) * n
     end_row = first_row + (n if lengths is None else device_integers(lengths, device))
     density, score = torch.zeros((2, batch, n), dtype=torch.float32, device=device)
-    points = points_of(x.reshape(batch * n, channels).contiguous(), first_row, end_row, n)
+    rows = in_memory(x.reshape(batch * n, channels))
+    points = points_of(rows, first_row, end_row, n)
     square = score_points(points, num_neighbors, density.flatten(), score.flatten())
     label = torch.empty((batch, n), dtype=torch.int64, device=device)
     center = torch.empty((batch, num_clusters), dtype=torch.int64, device=device)

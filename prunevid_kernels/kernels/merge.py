@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import MAX_POINTS
+from prunevid_kernels.kernels._device import MAX_POINTS, in_memory
 from prunevid_kernels.kernels._parts import span
 from prunevid_kernels.kernels.group_clusters import GroupClusters, group_clusters
 from prunevid_kernels.kernels.group_gram import group_gram
@@ -99,7 +99,7 @@ def _decide(
             f"features must have at most {MAX_POINTS} frames a video and tokens a frame, "
             f"got {max(frames)} frames and {n} tokens"
         )
-    x = features.contiguous()
+    x = in_memory(features)
     # Room for every token where the host does not know yet how many there will be.
     room = [n * count for count in frames] if budgets is None else list(budgets)
     values, pitch = _tables(frames, room, budgets)

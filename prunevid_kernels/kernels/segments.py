@@ -28,10 +28,11 @@ from prunevid_kernels.kernels._device import (
     config_for,
     device_integers,
     double_bits,
+    in_memory,
     power_of_2_from,
     scaled_count,
 )
-from prunevid_kernels.kernels._launch import launch
+from prunevid_kernels.kernels._launch import MAX_INT32, launch
 from prunevid_kernels.kernels._parts import parts, span
 from prunevid_kernels.kernels.density_peaks import (
     MAX_SMALL_SET,
@@ -39,7 +40,7 @@ from prunevid_kernels.kernels.density_peaks import (
     ranks,
     small_set_labels,
 )
-from prunevid_kernels.kernels.dpc_knn import MAX_INT32, points_of, score_points
+from prunevid_kernels.kernels.dpc_knn import points_of, score_points
 
 
 @triton.jit
@@ -311,7 +312,7 @@ def segment_frames(frame_features: Tensor, segment_ratio: float, num_neighbors: 
     frames = len(frame_features)
     first_frame = device_integers([0, frames], frame_features.device)
     start = torch.empty(frames, dtype=torch.int32, device=frame_features.device)
-    x = frame_features.contiguous()
+    x = in_memory(frame_features)
     segments(x, first_frame, frames, segment_ratio, num_neighbors, start)
     is_start = start == torch.arange(frames, device=start.device)
     return is_start.long().cumsum(0) - 1

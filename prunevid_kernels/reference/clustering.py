@@ -81,7 +81,9 @@ def cluster_sets(
     place = torch.empty_like(index).scatter_(1, densest_first, index)
     is_denser = place[:, None, :] < place[:, :, None]  # [B, i, j]: j is denser than i
     # The densest point is as far from a denser one as any two points are apart.
-    score = density * torch.where(is_denser, distance, farthest).amin(dim=-1)
+    parent_distance = torch.where(is_denser, distance, farthest).amin(dim=-1)
+    # Where distances overflow, 0 times infinity counts as 0: NaN would be the best score of all.
+    score = (density * parent_distance).nan_to_num_(0.0, math.inf)
 
     ranked = torch.where(exists, score, -math.inf)
     best_first = torch.sort(ranked, descending=True, stable=True).indices

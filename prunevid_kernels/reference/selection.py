@@ -35,7 +35,8 @@ def score_visual_tokens(
     key_heads, num_keys = key.shape[1:3]
     # The query heads that share a key head become further rows of it.
     query = query.to(floats).reshape(batch, key_heads, -1, head_dim)
-    logits = (query @ key.to(floats).mT).mul_(scale)  # [B, Hkv, H / Hkv * Q, S]
+    with torch.autocast(query.device.type, enabled=False):  # which would round the products
+        logits = (query @ key.to(floats).mT).mul_(scale)  # [B, Hkv, H / Hkv * Q, S]
     if not all_finite(logits):
         logits += logits - logits  # NaN for an overflow, to -inf included
     logits = logits.view(batch, heads, num_rows, num_keys)

@@ -233,3 +233,14 @@ def test_wrong_arguments_are_refused(
 def test_too_many_points_for_the_kernel() -> None:
     with pytest.raises(ValueError, match="at most 4096 points .*got 4097"):
         dpc_knn(torch.zeros(1, 4097, 1), 1, impl="triton")
+
+
+@IMPLS
+def test_a_point_whose_distances_overflow_is_no_best_centre(impl: str) -> None:
+    """Its density is 0 and its parent at infinity: a score of 0, not 0 times infinity."""
+    x = noise(1, 20, 12)
+    x[0, 3, 4] = 3e38
+    clusters = dpc_knn(x, 10, impl=impl)
+    expected = dpc_knn(x, 10, impl="reference")
+    assert clusters.density[0, 3] == 0 and clusters.score[0, 3] == 0
+    assert 3 not in clusters.centers and torch.equal(clusters.labels, expected.labels)

@@ -16,6 +16,7 @@ from kernel_grid import (
     small_blocks,
 )
 from torch import Tensor
+from triton.runtime.interpreter import GridExecutor
 
 from prunevid_kernels import score_visual_tokens
 
@@ -337,3 +338,26 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         score_visual_tokens(**{**VALID, **changed}, impl=impl)
+
+
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+def test_rows_that_stand_behind_all_keys_see_all(impl: str) -> None:
+    """Up to the largest offset, which a row's number must not push over 32 bits."""
+    expected = score_visual_tokens(Q, K, slice(2, 6), impl=impl)
+    for offset in (9, 10, 2**31 - 1):
+        found = score_visual_tokens(Q, K, slice(2, 6), causal_offset=offset, impl=impl)
+        assert torch.equal(found, expected), offset
+
+
+def test_more_heads_than_a_grid_s_last_axis_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """70,000 of all samples together: CUDA grids end at 65,535 but in their first dimension."""
+    grids: list[tuple[int, ...]] = []
+
+    def launched(executor: GridExecutor, *args: object, **kwargs: object) -> None:
+        grids.append(executor.grid)
+
+    monkeypatch.setattr(GridExecutor, "__call__", launched)
+    query, key = torch.empty(35_000, 2, 1, 16), torch.empty(35_000, 2, 4, 16)
+    score_visual_tokens(query, key, slice(0, 4), impl="triton")
+    assert [grid[0] for grid in grids] == [70_000, 70_000]
+    assert all(extent <= 65_535 for grid in grids for extent in grid[1:])

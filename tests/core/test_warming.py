@@ -64,6 +64,8 @@ def request(generator, budget, videos):
     frames = [generator.randint(4, 64) for _ in range(videos)]
     x = torch.empty((sum(frames), N, C), dtype=torch.bfloat16)
     for merged in merge_videos(x, frames, PruneVidConfig(budget=budget), impl="triton"):
+        if videos == 1:
+            apply_layout(x, merged.layout, impl="triton")
         rows, length = generator.randint(1, 60), len(merged.tokens)
         key = torch.empty((1, 4, 14 + length + rows, 128), dtype=torch.bfloat16)
         query = torch.empty((1, 28, rows, 128), dtype=torch.bfloat16)
@@ -94,19 +96,36 @@ print(json.dumps([warmed, compiled]))
 """
 
 
-def test_no_request_compiles_after_it() -> None:
+def run(script: str) -> list[dict[str, int]]:
+    """Kernel -> variants that were compiled: by the warm-up, and by the requests after it."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
     )
     assert finished.returncode == 0, finished.stderr
-    warmed, later = json.loads(finished.stdout.splitlines()[-1])
+    counted: list[dict[str, int]] = json.loads(finished.stdout.splitlines()[-1])
+    return counted
+
+
+def test_no_request_compiles_after_it() -> None:
+    warmed, later = run(SCRIPT)
     assert not later
     assert len(warmed) >= 12  # kernels
     of_masks = sum(warmed[name] - 1 for name in ("_log_sum_kernel", "_max_probability_kernel"))
     of_batches = sum(warmed[name] - 1 for name in ("_group_table_kernel", "_group_clusters_kernel"))
     assert of_masks == 6
     assert sum(warmed.values()) - of_masks - of_batches <= len(warmed) + 6, warmed
+
+
+def test_batches_hold_videos_that_a_number_of_tokens_leaves_no_room_for() -> None:
+    """A short video would be left as it is, and the batch of two be a batch of one."""
+    warmed, later = run(
+        SCRIPT.replace("PruneVidConfig(budget=0.25)", "PruneVidConfig(budget=300)")
+        .replace("generator.choice([0.1, 0.25, 0.4, 700])", "300")
+        .replace("range(400)", "range(40)")
+    )
+    assert not later
+    assert warmed["_group_mean_kernel"] == 3  # one, two and four videos
 
 
 def test_it_runs_what_it_compiles() -> None:

@@ -76,7 +76,7 @@ GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
         "SPLIT_C": (128, 256),
         "PART_C": (512, 1024, 2048),
         "num_warps": (4, 8),
-        "num_stages": (3, 4),
+        "num_stages": (2, 3, 4),
     },
     # Fewer, smaller tiles would be faster for short videos alone, and one more variant to compile.
     "cluster_rows": {
@@ -112,7 +112,7 @@ GRIDS: dict[str, dict[str, tuple[int, ...]]] = {
         "BLOCK_K": (4, 16, 64),
         "BLOCK_I": (32, 64, 128),
         "num_warps": (2, 4, 8),
-        "num_stages": (1,),
+        "num_stages": (2,),
     },
 }
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import ceil_div, config_for, power_of_2_from
+from prunevid_kernels.kernels._device import ceil_div, config_for, in_memory, power_of_2_from
 
 
 @triton.jit(
@@ -62,7 +62,7 @@ def layout_mean(x: Tensor, source_to_merged: Tensor, merged_count: Tensor) -> Te
         source_to_merged: [T, N] int64; -1 goes nowhere.
         merged_count: [L] int64: how many go to each.
     """
-    x, channels, num_merged = x.contiguous(), x.shape[2], len(merged_count)
+    x, channels, num_merged = in_memory(x), x.shape[2], len(merged_count)
     # Stable, so that the sums run in the order of the sources; those that go nowhere come first.
     source = source_to_merged.flatten().sort(stable=True).indices
     end = len(source) - merged_count.sum() + merged_count.cumsum(0)

@@ -17,12 +17,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from prunevid_kernels.kernels._device import ceil_div, config_for
-from prunevid_kernels.kernels._launch import alike, launch
+from prunevid_kernels.kernels._device import ceil_div, config_for, in_memory
+from prunevid_kernels.kernels._launch import MAX_INT32, alike, launch
 
 WORDS = {8: tl.int64, 4: tl.int32, 2: tl.int16, 1: tl.int8}
 
-MAX_PROGRAMS = 2**31 - 1
+MAX_PROGRAMS = MAX_INT32
 """The most programs along the first axis of a grid; the other two end at 65,535."""
 
 MAX_TENSORS = 32
@@ -94,7 +94,7 @@ def _compact_kernel(
     outer,
     outer1,
     K,
-    S,
+    S: tl.int64,
     stride_index_b: tl.int64,
     stride_0: tl.int64,
     stride_1: tl.int64,
@@ -170,6 +170,8 @@ def compact(
     tensors: Sequence[Tensor], index: Tensor, dim: int, out: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
     """See :func:`prunevid_kernels.compact`."""
+    if any(map(Tensor.is_neg, tensors)) or any(map(Tensor.is_conj, tensors)):
+        tensors = [tensor.resolve_conj().resolve_neg() for tensor in tensors]
     by_kind: dict[object, list[int]] = {}
     last = None
     positions: list[int] = []
@@ -199,7 +201,7 @@ def compact(
                 axes = _four_axes(sources[0], axis)
                 assert axes is not None
             kinds.append(_Alike(sources, [compacted[position] for position in positions], *axes))
-    _launch(kinds, index.contiguous())
+    _launch(kinds, in_memory(index))
     return [compacted[position] for position in range(len(tensors))]
 
 
@@ -207,6 +209,8 @@ def _launch(kinds: Sequence[_Alike], index: Tensor) -> None:
     """A launch for up to ``MAX_TENSORS`` tensors of each kind."""
     length = index.shape[-1]
     stride_index_b = index.stride(0) if index.ndim == 2 else 0
+    if length > MAX_INT32:
+        raise ValueError(f"index must have at most {MAX_INT32} entries a row, got {length}")
     config = config_for("compact", index.device)
     blocks_k = ceil_div(length, config["BLOCK_K"])
     for kind in kinds:

@@ -25,10 +25,11 @@ from prunevid_kernels.kernels._device import (
     ceil_div,
     config_for,
     dot,
+    in_memory,
     is_interpreted,
     power_of_2_from,
 )
-from prunevid_kernels.kernels._launch import alike, launch
+from prunevid_kernels.kernels._launch import alike, launch, specialised
 
 NAN_BITS = tl.constexpr(0x7FC00000)
 
@@ -136,9 +137,9 @@ def _log_sum_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Program (split, rows, batch and key head): log_sum[split, b, kv_head, row] over the split's
+    """Program (batch and key head, rows, split): log_sum[split, b, kv_head, row] over the split's
     keys."""
-    split, batch_head = tl.program_id(0), tl.program_id(2)
+    batch_head, split = tl.program_id(0), tl.program_id(2)
     b, kv_head = (batch_head // num_kv_heads).to(tl.int64), batch_head % num_kv_heads
     row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     first_key = split * keys_per_split
@@ -179,7 +180,7 @@ def _log_sum_kernel(
     sees_any = total != 0.0  # true of NaN
     log_sum = tl.where(sees_any, largest + tl.log(tl.where(sees_any, total, 1.0)), float("-inf"))
     rows = group * Q
-    out = (split.to(tl.int64) * tl.num_programs(2) + batch_head) * rows + row
+    out = (split.to(tl.int64) * tl.num_programs(0) + batch_head) * rows + row
     tl.store(log_sum_ptr + out, log_sum, mask=row < rows)
 
     if (tl.program_id(1) == 0) & (kv_head == 0):  # clear the scores for the second launch
@@ -201,7 +202,7 @@ def _row_log_sum(log_sum_ptr, row, rows, batch_head, num_splits, BLOCK_M: tl.con
         shift = tl.where(new_largest > float("-inf"), new_largest, 0.0)
         total = total * tl.exp(largest - shift) + tl.exp(log_sum - shift)
         largest = new_largest
-        part_ptrs += tl.num_programs(2).to(tl.int64) * rows
+        part_ptrs += tl.num_programs(0).to(tl.int64) * rows
     shift = tl.where(largest > float("-inf"), largest, 0.0)
     sees_any = total != 0.0
     return tl.where(sees_any, shift + tl.log(tl.where(sees_any, total, 1.0)), 0.0)
@@ -240,11 +241,11 @@ def _max_probability_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Program (visual keys, rows, batch and key head): the maximum over those rows of that key
+    """Program (batch and key head, rows, visual keys): the maximum over those rows of that key
     head."""
-    batch_head = tl.program_id(2)
+    batch_head = tl.program_id(0)
     b, kv_head = (batch_head // num_kv_heads).to(tl.int64), batch_head % num_kv_heads
-    v = tl.program_id(0) * BLOCK_S + tl.arange(0, BLOCK_S)
+    v = tl.program_id(2) * BLOCK_S + tl.arange(0, BLOCK_S)
     row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     q_ptr += b * stride_q_b
     k_ptr += b * stride_k_b + kv_head.to(tl.int64) * stride_k_h
@@ -293,8 +294,10 @@ def score_visual_tokens(
     :func:`prunevid_kernels.score_visual_tokens`."""
     batch, heads, q_rows, head_dim = query.shape
     kv_heads, num_keys = key.shape[1:3]
-    query = query if query.stride(3) == 1 else query.contiguous()
-    key = key if key.stride(3) == 1 else key.contiguous()
+    if query.stride(3) != 1 or query.is_neg():
+        query = in_memory(query)
+    if key.stride(3) != 1 or key.is_neg():
+        key = in_memory(key)
     device = query.device
     group = heads // kv_heads
     rows = group * q_rows
@@ -317,20 +320,22 @@ def score_visual_tokens(
     tensors = (query, key, mask, log_sums, out.view(torch.int32))
     sizes = (kv_heads, group, q_rows, num_keys, head_dim)
     strides = (*query.stride()[:3], *key.stride()[:3])
-    variant = (*alike(*tensors), head_dim, *strides)
+    variant = (*alike(*tensors), head_dim, *specialised(strides))
     row_blocks = ceil_div(rows, config["BLOCK_M"])
+    # From the last key on, a row sees all; no sum with a row's number leaves 32 bits.
+    offset = 0 if causal_offset is None else min(causal_offset, num_keys)
     launch(
         _log_sum_kernel,
         variant,
-        (splits, row_blocks, batch * kv_heads),
-        (*tensors, *sizes, num_visual, *strides, scale, causal_offset or 0, keys_per_split),
+        (batch * kv_heads, row_blocks, splits),
+        (*tensors, *sizes, num_visual, *strides, scale, offset, keys_per_split),
         {**flags, **config},
     )
     launch(
         _max_probability_kernel,
         variant,
-        (ceil_div(num_visual, config["BLOCK_S"]), row_blocks, batch * kv_heads),
-        (*tensors, *sizes, first_visual, num_visual, *strides, scale, causal_offset or 0, splits),
+        (batch * kv_heads, row_blocks, ceil_div(num_visual, config["BLOCK_S"])),
+        (*tensors, *sizes, first_visual, num_visual, *strides, scale, offset, splits),
         {**flags, **config},
     )
     return out

@@ -12,7 +12,10 @@ import pytest
 
 EXAMINED = """
 import json
+import torch
+from prunevid_kernels import score_visual_tokens
 from prunevid_kernels.benchmarks.cost import host_time
+from prunevid_kernels.kernels import _launch
 from prunevid_kernels.kernels.means import frame_mean
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -45,6 +48,17 @@ def operators(name):
     return counted.names
 
 found["operators"] = {name: operators(name) for name in ("merge", "merge, budget")}
+
+def ways_past_the_binder():  # that are kept for prompts of one model
+    with host_time.launches_dropped():
+        for keys in range(50, 90):
+            for rows in (3, 7):
+                query = torch.zeros((1, 4, rows, 16), dtype=torch.bfloat16)
+                key = torch.zeros((1, 2, keys, 16), dtype=torch.bfloat16)
+                score_visual_tokens(query, key, slice(1, 40), impl="triton")
+        return len(_launch._COMPILED)
+
+found["ways"] = ways_past_the_binder()
 found["variants"] = host_time.variants_of_one_model(30)
 found["times"] = host_time.timed(repeats=1)
 print(json.dumps(found))
@@ -93,3 +107,8 @@ def test_requests_to_one_model_need_one_variant_of_each_kernel(found: dict[str, 
     twice = {kernel: count for kernel, count in found["variants"].items() if count > 1}
     assert len(found["variants"]) == 13
     assert twice == {"_short_segments_kernel": 2}
+
+
+def test_a_prompt_of_another_length_takes_the_same_way_to_a_launch(found: dict[str, Any]) -> None:
+    """And none of its own, of which a server would gather ever more."""
+    assert found["ways"] == 2

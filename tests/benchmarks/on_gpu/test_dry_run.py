@@ -16,6 +16,7 @@ import torch
 
 from prunevid_kernels.benchmarks.cost.kernels.cases import REDUCED, Case
 from prunevid_kernels.benchmarks.cost.timing import Quantiles
+from prunevid_kernels.benchmarks.on_gpu import checks as gpu_checks
 from prunevid_kernels.benchmarks.on_gpu import command as on_gpu
 from prunevid_kernels.benchmarks.on_gpu import golden as gpu_golden
 from prunevid_kernels.benchmarks.on_gpu import sanitizer as gpu_sanitizer
@@ -85,8 +86,10 @@ def test_every_section_runs_and_passes(dry_run):
         "sanitizer": "skipped",
     }
     assert list(sections)[0] == "stress"  # the most valuable first
-    stress = {row["group"] for row in sections["stress"]["rows"]}
-    assert stress == {"repeat", "order", "wait", "graph", "massive"}
+    stress = [row["group"] for row in sections["stress"]["rows"]]
+    assert list(dict.fromkeys(stress)) == ["repeat", "order", "graph", "wait", "massive"]
+    assert list(sections).index("modelled") < list(sections).index("end_to_end")
+    assert all("vision_share" in row for row in sections["end_to_end"]["rows"])
     groups = Counter(row["group"] for row in sections["correctness"]["rows"])
     assert set(groups) == {
         "merge", "budget", "score", "compact", "launches", "batch", "repeat", "shape", "error",
@@ -369,3 +372,25 @@ def test_sanitizer_is_believed_only_when_it_saw_every_kernel(
 def test_sanitizer_target_launches_every_kernel(capsys):
     gpu_sanitizer.exercise_kernels(CPU)
     assert capsys.readouterr().out.strip() == gpu_sanitizer.DONE
+
+
+def test_stress_is_in_the_order_of_its_value():
+    """At the sizes of a GPU: up to 16 of something; graphs after 100 other shapes."""
+    checks = list(stress.stress_checks(CPU, is_tiny=False))
+    groups = [check.group for check in checks]
+    assert list(dict.fromkeys(groups)) == ["repeat", "order", "graph", "wait", "massive"]
+    assert groups == sorted(groups, key=list(dict.fromkeys(groups)).index)  # none comes back
+    assert all(min(shape[:2]) <= 16 for shape in stress.FEW)
+    assert groups.count("repeat") == groups.count("order") == len(stress.FEW)
+    assert [check.name for check in checks if check.group == "graph"] == [
+        "replayed after 100 other shapes"
+    ]
+
+
+def test_one_launch_more_than_the_design_s_is_found(monkeypatch):
+    monkeypatch.setattr(gpu_checks, "MERGE_LAUNCHES", gpu_checks.MERGE_LAUNCHES - 1)
+    (check,) = (
+        check for check in gpu_checks.random_checks(CPU, is_tiny=True) if check.group == "launches"
+    )
+    record = check.record()
+    assert record["status"] == "failed" and "merge: " in record["reason"]

@@ -23,6 +23,14 @@ def test_every_kernel_of_the_table_can_be_tuned_and_its_default_is_a_possible_co
             assert set(config) == names
 
 
+@pytest.mark.parametrize("kernel", tune.GRIDS)
+def test_every_config_that_ships_for_a_gpu_could_have_been_chosen(kernel: str) -> None:
+    shipped = _device.config_table()[kernel]
+    possible = list(tune.candidates(kernel))
+    for architecture, config in shipped.items():
+        assert architecture == "interpreter" or config in possible, architecture
+
+
 def test_the_shipped_table_is_as_tuning_would_write_it(tmp_path: Path) -> None:
     table = json.loads(tune.CONFIGS.read_text())
     tune.write_table(table, tmp_path / "configs.json")
