@@ -203,7 +203,7 @@ def draw_token_chart(
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """The image as PNG, made in half the time that the usual compression takes for 8 % of its bytes."""
+    """The image as PNG: in half the usual time, for 8 % more bytes."""
     buffer = BytesIO()
     image.save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
