@@ -165,8 +165,7 @@ def test_a_run_that_differs_once_is_found(monkeypatch):
 
     real = stress.segment_frames
     monkeypatch.setattr(stress, "segment_frames", segments)
-    (check,) = (c for c in stress.stress_checks(CPU, is_tiny=True) if c.name == "4x9x48, 3 runs")
-    outcome = check.run()
+    outcome = stress._repeat((4, 9, 48), CPU, runs=3)
     assert outcome.status == "failed"
     assert outcome.reason == "of 3 runs, other than in the first: segments in 1"
 
