@@ -20,6 +20,7 @@ before ``###``: see ``generation.py``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,8 @@ class StLlm(VideoLlm):
             kwargs["attention_mask"] = mask
         return super().generate(inputs, *args, **kwargs)
 
+    # transformers looks for the names of generate's arguments in the signature.
+    @wraps(VideoLlm.prepare_inputs_for_generation)
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any
     ) -> dict[str, Any]:

@@ -213,7 +213,6 @@ def test_beams_have_the_scores_of_the_slow_decoder(family):
     assert abs(total / STEPS - beams.sequences_scores[0].item()) <= 1e-5
 
 
-@pytest.mark.sample(3)
 @EACH
 def test_text_goes_on_after_a_pruned_prompt(family):
     model, inputs, more = family.build(), family.question(), text_tokens(5, 9)
