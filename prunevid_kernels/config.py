@@ -7,9 +7,11 @@ nothing further down has to check it again.
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass, fields
 from numbers import Integral, Rational, Real
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 ScoreMode = Literal["nope", "rope"]
 SelectionMode = Literal["grouped", "global"]
@@ -21,7 +23,7 @@ def scaled_count(count: int, ratio: float) -> int:
     This is the rounding of the published method, and it is not the exact product's: ``100 * 0.29``
     gives 28.
     """
-    return int(count * ratio)
+    return math.trunc(count * ratio)  # unlike int, it leaves a tracer's numbers open
 
 
 def budget_tokens(frames: int, tokens_per_frame: int, retain: int | float) -> int:
@@ -164,6 +166,8 @@ def require_count(name: str, value: object, *, minimum: int) -> int:
     """``value`` as an int in [minimum, MAX_COUNT]."""
     if type(value) is int and minimum <= value <= MAX_COUNT:
         return value
+    if _is_symbolic(value):  # torch.export keeps a length open; what it stands for is not known yet
+        return value
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer >= {minimum}, got {_shown(value)}")
     count = int(value)
@@ -174,9 +178,17 @@ def require_count(name: str, value: object, *, minimum: int) -> int:
     return count
 
 
+def _is_symbolic(value: object) -> TypeGuard[int]:
+    """Whether ``value`` is a tracer's integer. Without torch, which this module does not load."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.SymInt)
+
+
 def _require_budget(name: str, value: object) -> int | float:
     if isinstance(value, Integral) and not isinstance(value, bool):
         return require_count(name, value, minimum=1)
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a count or a share in (0, 1], got {value!r}")
     return require_ratio(name, value)
 
 

@@ -259,9 +259,9 @@ class MergedVideo:
     Attributes:
         tokens: [L, C] merged tokens in the features' dtype.
         layout: how they came about.
-        first_bad_frame: budget mode on a GPU only, where raising would mean waiting: 0-d int32 on
-            the device, the first frame that holds a NaN or an infinity, T where there is none. Else
-            None: the features were finite, or there would be no result.
+        first_bad_frame: budget mode in the kernels only, where raising would mean waiting: 0-d
+            int32 on the device, the first frame that holds a NaN or an infinity, T where there is
+            none. Else None: the features were finite, or there would be no result.
     """
 
     tokens: Tensor

@@ -282,7 +282,8 @@ def visual_bounds(visual_slice: slice, num_keys: int) -> tuple[int, int]:
     stop = stop + num_keys if stop < 0 else stop
     if visual_slice.step not in (None, 1) or not 0 <= start < stop <= num_keys:
         raise ValueError(
-            f"visual_slice must select 1 to {num_keys} keys with step 1, got {visual_slice}"
+            f"visual_slice must select one or more of {num_keys} keys, with step 1, "
+            f"got {visual_slice}"
         )
     return start, stop
 

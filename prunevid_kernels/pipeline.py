@@ -81,7 +81,9 @@ def merge_videos(
     tokens_per_frame = features.shape[1]
     if config.merge and config.budget is None:
         if out is not None:
-            raise ValueError("out needs a budget: without one the number of tokens is not known")
+            raise ValueError(
+                "out needs a budget (or merge=False): without one the number of tokens is not known"
+            )
         return merging.merge(features, frames, config, impl=impl)
     retain = 1.0 if config.budget is None or not config.merge else config.budget
     budgets = [budget_tokens(count, tokens_per_frame, retain) for count in frames]

@@ -57,6 +57,8 @@ def warm_up(
     attention = as_list("attention", attention, "triples")
     for name, triples in (("shapes", shapes), ("attention", attention)):
         for triple in triples:
+            if isinstance(triple, int):
+                raise TypeError(f"{name} must hold triples of integers, got {triple!r}")
             require_lengths(name, triple, count=3, minimum=1, maximum=2**31 - 1)
     (videos,) = require_lengths("videos", [videos], minimum=1, maximum=2**31 - 1)
     with torch.no_grad():

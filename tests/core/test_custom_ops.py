@@ -80,6 +80,20 @@ def test_exports() -> None:
         assert torch.equal(found, expected)
 
 
+def test_an_export_leaves_the_number_of_frames_open() -> None:
+    """With a number of tokens; of a share torch cannot show that it is no more than there are."""
+
+    class Merged(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return merge_video(x, PruneVidConfig(budget=10)).tokens
+
+    frames = torch.export.Dim("frames", min=2, max=64)
+    exported = torch.export.export(Merged(), (features(),), dynamic_shapes={"x": {0: frames}})
+    for count in (3, 20):
+        x = torch.randn(count, *features().shape[1:])
+        assert torch.equal(exported.module()(x), Merged()(x))
+
+
 def test_fake_tensors_get_the_shapes_without_running() -> None:
     with torch.device("meta"):
         x = torch.empty((8, 18, 12), dtype=torch.bfloat16)

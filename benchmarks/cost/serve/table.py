@@ -22,7 +22,7 @@ def table(results: dict[str, Any]) -> str:
         f"{results['max_tokens']} tokens an answer. {results['note']}.",
         "",
         f"| concurrency | server | {' | '.join(title for _, title, _ in COLUMNS)} "
-        "| pruned is faster by (lowest to highest wave) |",
+        "| pruned is faster by: median (lowest to highest) of neighbouring waves |",
         "|---|---|---:|---:|---:|---:|---|",
     ]
     for index, ratios in enumerate(results["ratios"]):
