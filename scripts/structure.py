@@ -4,7 +4,7 @@
     python scripts/structure.py --write    # put it, without the lines, into CONTRIBUTING.md
 
 Every module of the three folders is parsed, never imported, so an import inside a function counts
-as well. ``tests/project/test_layering.py`` holds the rules about what is found here.
+as well. ``tests/project/test_layering.py`` and ``test_family_names.py`` hold the rules about it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The structure: who may import whom, how large a folder may be, and where a family may be named.
+"""The structure: who may import whom, and how large a folder may be.
 
 Every module of the three folders is parsed (``scripts/structure.py``), so an import inside a
 function counts as well. An import of our own has to match a rule below; what no rule allows is
@@ -9,7 +9,6 @@ and benchmarks are free there.
 from __future__ import annotations
 
 import ast
-import re
 import sys
 
 import pytest
@@ -66,13 +65,6 @@ ORDER = [
 # The two tables, of families and of methods, import from the folders of what they list.
 FAMILY_TABLE = f"{ADAPTERS}.families"
 TABLES = (FAMILY_TABLE, f"{ADAPTERS}.methods.registry")
-# Where a family's name may stand besides its own folder and the table, and why.
-NAMES_ALLOWED = {
-    "adapters/vllm": "an engine wants a class for each architecture",
-    "adapters/lmms_eval": "an engine wants a class for each architecture",
-    "benchmarks/embedded": "the embedded model is one of a family",
-    "benchmarks/train_tiny": "the embedded model is one of a family",
-}
 
 # Core module, or room of modules, which may import each other -> the core modules it may import.
 # "kernels (lazy)": inside functions only.
@@ -335,26 +327,6 @@ def too_full(folders: dict[str, int]) -> list[str]:
     return [folder for folder, count in folders.items() if count > MOST_MODULES]
 
 
-def family_names() -> dict[str, re.Pattern[str]]:
-    """A family's folder -> its name in any spelling: ``st_llm``, ``ST-LLM``, ``StLlmConfig``."""
-    folders = [path.parent.name for path in (ROOT / "adapters" / "families").glob("*/__init__.py")]
-    return {
-        name: re.compile(rf"(?<![a-z]){name.replace('_', '[ _-]?')}", re.IGNORECASE)
-        for name in folders
-    }
-
-
-def named_families(folder: str, module: str, source: str) -> list[str]:
-    """The families that a module names although neither it nor its folder is the place for it."""
-    if module == FAMILY_TABLE or any(folder.startswith(place) for place in NAMES_ALLOWED):
-        return []
-    return [
-        name
-        for name, pattern in family_names().items()
-        if not folder.startswith(f"adapters/families/{name}") and pattern.search(source)
-    ]
-
-
 def test_no_folder_is_too_full():
     folders = {folder_of(path) for path in modules().values()}
     assert not too_full({folder: len(counted_modules(ROOT / folder)) for folder in folders})
@@ -367,35 +339,6 @@ def test_a_planted_full_folder_is_found(tmp_path):
     assert not too_full({"planted": len(counted_modules(tmp_path))})
     (tmp_path / "one_more.py").touch()
     assert too_full({"planted": len(counted_modules(tmp_path))}) == ["planted"]
-
-
-def test_a_family_is_named_in_its_folder_and_in_the_table():
-    found = {
-        module: named_families(folder_of(path), module, path.read_text())
-        for module, path in modules().items()
-    }
-    assert {module: named for module, named in found.items() if named} == {}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        pytest.param('if family == "st_llm":', id="key"),
-        pytest.param("# as ST-LLM does", id="comment"),
-        pytest.param("from .pllava import Pllava", id="import"),
-        pytest.param("x = LlavaOnevisionConfig()", id="class"),
-        pytest.param('MODEL = "llava-onevision-7b"', id="size"),
-    ],
-)
-def test_a_planted_family_name_is_found(source):
-    assert len(named_families("benchmarks/cost", f"{BENCHMARKS}.cost.harness", source)) == 1
-    assert len(named_families("adapters/families/other", "x", source)) == 1
-
-
-def test_a_family_may_be_named_at_home():
-    assert not named_families("adapters/families/st_llm", "x", "StLlm")
-    assert not named_families("adapters/families", FAMILY_TABLE, "st_llm, pllava")
-    assert not named_families("benchmarks/cost", "x", "most llms")
 
 
 def test_the_page_shows_the_structure_of_today():
